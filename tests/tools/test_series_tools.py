@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Tests of scripts/lay, patches and series, on a small tree that stands for
+QEMU's. Prints TAP.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2] / 'scripts'
+HEAD = '''Subject: core: call the feature
+Reason: call: only the core knows when
+Upstream: not sent yet
+Rebase: look for core_start()
+
+'''
+CORE = '''int core_start(void)
+{
+    prepare();
+    return 0;
+}
+
+int core_stop(void)
+{
+    prepare();
+    return 0;
+}
+'''
+LIST = "files(\n  'core.c',\n  'other.c',\n)\n"
+COMMITS = '''A feature
+Cover text.
+
+== docs: describe the feature
+
++ docs/*
++ core/meson.build
+
+== core: add the feature
+
++ core/feature.c
++ core/core.c
+'''
+
+
+class ToolsTest(unittest.TestCase):
+    """Each test has a fresh repository and a fresh laid tree."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.top = Path(folder.name) / 'repo'
+        self.src = self.top / 'build/src'
+        self.git_env = {**os.environ, 'LC_ALL': 'C',
+                        'GIT_CONFIG_GLOBAL': '/dev/null',
+                        'GIT_AUTHOR_NAME': 'T', 'GIT_COMMITTER_NAME': 'T',
+                        'GIT_AUTHOR_EMAIL': 't@example.org',
+                        'GIT_COMMITTER_EMAIL': 't@example.org'}
+        self.write('.gitignore', '/build/\n')
+        self.write('patches/series', '')
+        (self.top / 'scripts').mkdir()
+        shutil.copy(SCRIPTS / 'not-laid', self.top / 'scripts')
+        self.git('init', '-q', self.top)
+        self.new_base({'core/core.c': CORE, 'core/meson.build': LIST,
+                       'VERSION': '10.0.1\n'})
+
+    def new_base(self, files):
+        """As configure does with a source of QEMU."""
+        shutil.rmtree(self.top / 'build', ignore_errors=True)
+        for path, text in files.items():
+            self.write(f'build/src/{path}', text)
+        base = self.top / 'build/base.git'
+        self.git('init', '-q', '--bare', base)
+        tree = [f'--git-dir={base}', f'--work-tree={self.src}']
+        self.git(*tree, 'add', '-A', cwd=self.src)
+        self.git(*tree, 'commit', '-q', '-m', 'QEMU', cwd=self.src)
+        self.git(*tree, 'tag', 'base', cwd=self.src)
+        self.write('build/source', '')
+
+    def git(self, *args, cwd=None):
+        subprocess.run(['git', *args], cwd=cwd, env=self.git_env, check=True,
+                       stdout=subprocess.DEVNULL)
+
+    def write(self, path, text):
+        path = self.top / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def read(self, path):
+        return (self.top / path).read_text()
+
+    def tool(self, name, *args, fails=False):
+        """Run a script; returns all that it printed."""
+        done = subprocess.run(
+            [sys.executable, SCRIPTS / name, '--top', self.top, *args],
+            env=self.git_env, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False)
+        self.assertEqual(done.returncode != 0, fails, done.stdout)
+        self.assertNotIn('Traceback', done.stdout)
+        return done.stdout
+
+    def add_patch(self, path='core/core.c', old='    prepare();\n    return',
+                  new='    prepare();\n    feature();\n    return', at=0):
+        """Change a file of QEMU in the laid tree, and refresh."""
+        text = self.read(f'build/src/{path}')
+        start = text.index(old, at)
+        self.write(f'build/src/{path}',
+                   text[:start] + new + text[start + len(old):])
+        said = self.tool('patches', 'refresh')
+        patch = self.read(f'patches/{path}.patch')
+        self.write(f'patches/{path}.patch',
+                   HEAD + patch[patch.index('--- a/'):])
+        return said
+
+    # Laying
+
+    def test_overlay_is_laid_and_only_once(self):
+        self.write('core/feature.c', 'one\n')
+        self.write('core/other.c', 'other\n')
+        self.assertIn('2 files laid', self.tool('lay'))
+        before = (self.src / 'core/other.c').stat().st_mtime_ns
+        self.write('core/feature.c', 'two\n')
+        self.assertIn('1 files laid', self.tool('lay'))
+        self.assertEqual(self.read('build/src/core/feature.c'), 'two\n')
+        self.assertEqual((self.src / 'core/other.c').stat().st_mtime_ns,
+                         before)
+
+    def test_touched_file_is_not_written_again(self):
+        self.write('core/feature.c', 'one\n')
+        self.tool('lay')
+        before = (self.src / 'core/feature.c').stat().st_mtime_ns
+        os.utime(self.top / 'core/feature.c')
+        self.tool('lay')
+        self.assertEqual((self.src / 'core/feature.c').stat().st_mtime_ns,
+                         before)
+
+    def test_vanished_overlay_is_removed_with_its_folder(self):
+        self.write('new/deep/feature.c', 'one\n')
+        self.tool('lay')
+        (self.top / 'new/deep/feature.c').unlink()
+        self.tool('lay')
+        self.assertFalse((self.src / 'new').exists())
+
+    def test_repository_files_are_not_laid(self):
+        for path in ('README.md', 'scripts/x', 'patches/commits',
+                     'tests/mux/standalone/qemu/osdep.h'):
+            self.write(path, 'x\n')
+        self.assertIn('0 files laid', self.tool('lay', '-v'))
+
+    def test_overlay_never_replaces_a_file_of_qemu(self):
+        self.write('core/core.c', 'mine\n')
+        said = self.tool('lay', fails=True)
+        self.assertIn('core/core.c is a file of QEMU', said)
+        self.assertEqual(self.read('build/src/core/core.c'), CORE)
+        self.assertIn('not ok 1', self.tool('patches', 'check', fails=True))
+
+    def test_edit_in_laid_tree_survives_laying(self):
+        self.write('core/feature.c', 'one\n')
+        self.tool('lay')
+        self.write('build/src/core/feature.c', 'edited\n')
+        self.assertIn('kept', self.tool('lay'))
+        self.assertEqual(self.read('build/src/core/feature.c'), 'edited\n')
+
+    def test_edits_on_both_sides_are_a_conflict(self):
+        self.write('core/feature.c', 'one\n')
+        self.tool('lay')
+        self.write('build/src/core/feature.c', 'edited\n')
+        self.write('core/feature.c', 'two\n')
+        self.assertIn('core/feature.c was edited',
+                      self.tool('lay', fails=True))
+        self.tool('patches', 'refresh', fails=True)
+        self.assertEqual(self.read('core/feature.c'), 'two\n')
+        self.tool('lay', '--force')
+        self.assertEqual(self.read('build/src/core/feature.c'), 'two\n')
+
+    # Patches
+
+    def test_refresh_makes_a_patch_with_enough_context(self):
+        self.add_patch(at=CORE.index('core_stop'))
+        self.tool('patches', 'check')
+        self.tool('lay', '--force')
+        self.assertEqual(self.read('build/src/core/core.c').index('feature'),
+                         CORE.index('prepare', CORE.index('core_stop'))
+                         + len('prepare();\n    '))
+
+    def test_new_patch_needs_its_head_filled_in(self):
+        self.assertIn('fill in its head', self.add_patch())
+        self.tool('patches', 'check')
+        patch = self.read('patches/core/core.c.patch')
+        for bad, fault in ((HEAD.replace('call:', 'whim:'), 'must begin'),
+                           (HEAD.replace('Rebase:', 'Re:'), 'no "Rebase:"'),
+                           (HEAD.replace('only', 'FILL-IN'), 'not filled')):
+            self.write('patches/core/core.c.patch', patch.replace(HEAD, bad))
+            self.assertIn(fault, self.tool('patches', 'check', fails=True))
+
+    def test_refresh_keeps_the_head(self):
+        self.add_patch()
+        text = self.read('build/src/core/core.c')
+        self.write('build/src/core/core.c',
+                   text.replace('feature();', 'better_feature();'))
+        self.tool('patches', 'refresh')
+        patch = self.read('patches/core/core.c.patch')
+        self.assertTrue(patch.startswith(HEAD))
+        self.assertIn('+    better_feature();', patch)
+
+    def test_reverted_change_takes_its_patch_along(self):
+        self.add_patch()
+        self.tool('lay')
+        self.write('build/src/core/core.c', CORE)
+        self.tool('patches', 'refresh')
+        self.assertFalse((self.top / 'patches/core/core.c.patch').exists())
+        self.assertEqual(self.read('patches/series'), '')
+
+    def test_vanished_patch_restores_the_file(self):
+        self.add_patch()
+        self.tool('lay')
+        (self.top / 'patches/core/core.c.patch').unlink()
+        self.write('patches/series', '')
+        self.tool('lay')
+        self.assertEqual(self.read('build/src/core/core.c'), CORE)
+
+    def test_ambiguous_context_is_refused(self):
+        self.add_patch()
+        self.write('patches/core/core.c.patch', HEAD +
+                   '--- a/core/core.c\n+++ b/core/core.c\n@@ -3,2 +3,3 @@\n'
+                   '     prepare();\n+    feature();\n     return 0;\n')
+        said = self.tool('patches', 'check', fails=True)
+        self.assertIn('ambiguous', said)
+        self.assertIn('lines 3, 9', said)
+        self.tool('lay', '--force', fails=True)
+
+    def test_fuzz_is_refused(self):
+        self.add_patch()
+        patch = self.read('patches/core/core.c.patch')
+        self.write('patches/core/core.c.patch',
+                   patch.replace(' int core_start(void)',
+                                 ' int core_begin(void)'))
+        self.assertIn('not in the file',
+                      self.tool('patches', 'check', fails=True))
+
+    def test_patch_of_another_file_is_refused(self):
+        self.add_patch()
+        patch = self.read('patches/core/core.c.patch')
+        self.write('patches/core/core.c.patch',
+                   patch + '--- a/VERSION\n+++ b/VERSION\n@@ -1 +1 @@\n'
+                   '-10.0.1\n+10.0.2\n')
+        self.tool('patches', 'check', fails=True)
+
+    def test_unlisted_patch_is_reported(self):
+        self.add_patch()
+        self.write('patches/series', '')
+        self.assertIn('not in patches/series',
+                      self.tool('patches', 'check', fails=True))
+
+    def test_check_without_a_source_checks_heads(self):
+        self.add_patch()
+        shutil.rmtree(self.top / 'build')
+        self.assertIn('no source', self.tool('patches', 'check'))
+        self.write('patches/core/core.c.patch',
+                   self.read('patches/core/core.c.patch')[len(HEAD):])
+        self.tool('patches', 'check', fails=True)
+
+    # Another QEMU
+
+    def test_rename_in_another_qemu_is_named(self):
+        self.add_patch()
+        self.new_base({'core/renamed.c': CORE, 'VERSION': '10.0.2\n'})
+        self.assertIn('QEMU has no file core/core.c',
+                      self.tool('lay', fails=True))
+        self.assertIn('core/core.c', self.tool('patches', 'refresh',
+                                               fails=True))
+        self.assertTrue((self.top / 'patches/core/core.c.patch').exists())
+
+    def test_moved_lines_apply_and_changed_ones_are_made_by_hand(self):
+        self.add_patch()
+        self.new_base({'core/core.c': '/* more */\n' * 9 + CORE})
+        self.tool('lay')
+        self.assertIn('feature();', self.read('build/src/core/core.c'))
+        changed = CORE.replace('prepare();', 'get_ready();')
+        self.new_base({'core/core.c': changed})
+        self.assertIn('patches/core/core.c.patch: hunk 1',
+                      self.tool('lay', fails=True))
+        self.write('build/src/core/core.c', changed.replace(
+            'ready();', 'ready();\n    feature();', 1))
+        self.tool('patches', 'refresh')
+        self.tool('patches', 'check')
+        self.assertTrue(self.read('patches/core/core.c.patch')
+                        .startswith(HEAD))
+
+    def test_change_at_no_particular_place_fails_and_is_named(self):
+        self.new_base({'core/core.c': 'same();\n' * 100})
+        self.write('build/src/core/core.c',
+                   'same();\n' * 50 + 'feature();\n' + 'same();\n' * 50)
+        said = self.tool('patches', 'refresh', fails=True)
+        self.assertIn('core/core.c: no context', said)
+        self.assertFalse((self.top / 'patches/core/core.c.patch').exists())
+
+    # Other trees
+
+    def test_refresh_from_a_git_tree(self):
+        tree = self.top.parent / 'tree'
+        shutil.copytree(self.src, tree)
+        self.git('init', '-q', tree)
+        self.git('add', '-A', cwd=tree)
+        self.git('commit', '-q', '-m', 'base', cwd=tree)
+        (tree / 'core/feature.c').write_text('feature\n')
+        (tree / 'core/core.c').write_text(
+            CORE.replace('{', '{\n    feature();', 1))
+        self.git('add', '-A', cwd=tree)
+        self.git('commit', '-q', '-m', 'feature', cwd=tree)
+        self.tool('patches', 'refresh', '--from', tree)
+        self.assertEqual(self.read('core/feature.c'), 'feature\n')
+        self.assertEqual(self.read('patches/series'), 'core/core.c.patch\n')
+        self.tool('lay')
+        self.assertEqual(self.read('build/src/core/core.c'),
+                         (tree / 'core/core.c').read_text())
+
+    # The mail series
+
+    def test_list_entries_come_with_their_files(self):
+        self.write('docs/feature.rst', 'Feature\n')
+        self.write('core/feature.c', 'feature\n')
+        self.tool('lay')
+        self.add_patch('core/meson.build', "  'core.c',\n",
+                       "  'core.c',\n  'feature.c',\n")
+        self.add_patch()
+        self.write('patches/commits', COMMITS)
+        self.tool('series', '--branch')
+
+        def at(revision, path):
+            return subprocess.run(
+                ['git', 'show', f'{revision}:{path}'], check=True,
+                cwd=self.top / 'build/branch', stdout=subprocess.PIPE,
+                text=True).stdout
+
+        self.assertEqual(at('series~1', 'core/meson.build'), LIST)
+        self.assertIn("'feature.c'", at('series', 'core/meson.build'))
+        self.assertIn('feature();', at('series', 'core/core.c'))
+
+    def test_forgotten_file_is_named(self):
+        self.write('docs/feature.rst', 'Feature\n')
+        self.write('core/feature.c', 'feature\n')
+        self.add_patch()
+        self.write('patches/commits',
+                   'Cover\n\n== docs: describe it\n+ docs/*\n')
+        said = self.tool('series', '--branch', fails=True)
+        self.assertIn('+ core/feature.c', said)
+        self.assertIn('+ core/core.c 1', said)
+
+
+class TapResult(unittest.TestResult):
+    """Prints TAP."""
+
+    def line(self, test, good, detail=''):
+        print('ok' if good else 'not ok', self.testsRun,
+              test.id().split('.')[-1], flush=True)
+        print(''.join(f'# {line}\n' for line in detail.splitlines()), end='')
+
+    def addSuccess(self, test):
+        self.line(test, True)
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.line(test, False, self._exc_info_to_string(err, test))
+
+    addError = addFailure
+
+
+if __name__ == '__main__':
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(ToolsTest)
+    print(f'1..{suite.countTestCases()}')
+    sys.exit(not suite.run(TapResult()).wasSuccessful())
