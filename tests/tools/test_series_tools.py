@@ -63,10 +63,14 @@ class ToolsTest(unittest.TestCase):
                         'GIT_COMMITTER_EMAIL': 't@example.org'}
         self.write('.gitignore', '/build/\n')
         self.write('patches/series', '')
+        self.write('MAINTAINERS', 'Feature\n-------\nF: core/feature.*\n'
+                   'F: docs/\n')
         (self.top / 'scripts').mkdir()
         shutil.copy(SCRIPTS / 'not-laid', self.top / 'scripts')
         self.git('init', '-q', self.top)
         self.new_base({'core/core.c': CORE, 'core/meson.build': LIST,
+                       'MAINTAINERS': 'Core\n----\nF: core/\n\n'
+                                      'Migration\n---------\nF: mig/\n',
                        'VERSION': '10.0.1\n'})
 
     def new_base(self, files):
@@ -257,6 +261,14 @@ class ToolsTest(unittest.TestCase):
         self.assertIn('not in patches/series',
                       self.tool('patches', 'check', fails=True))
 
+    def test_unmaintained_file_is_reported(self):
+        self.write('docs/deep/page.rst', 'covered\n')
+        self.write('core/feature.c', 'covered\n')
+        self.tool('patches', 'check')
+        self.write('core/stray.c', 'not covered\n')
+        self.assertIn('core/stray.c: no "F:" line',
+                      self.tool('patches', 'check', fails=True))
+
     def test_check_without_a_source_checks_heads(self):
         self.add_patch()
         shutil.rmtree(self.top / 'build')
@@ -313,7 +325,10 @@ class ToolsTest(unittest.TestCase):
             CORE.replace('{', '{\n    feature();', 1))
         self.git('add', '-A', cwd=tree)
         self.git('commit', '-q', '-m', 'feature', cwd=tree)
-        self.tool('patches', 'refresh', '--from', tree)
+        (tree / 'core/stray.c').write_text('stray\n')
+        said = self.tool('patches', 'refresh', '--from', tree)
+        self.assertIn('core/stray.c: new and untracked', said)
+        self.assertFalse((self.top / 'core/stray.c').exists())
         self.assertEqual(self.read('core/feature.c'), 'feature\n')
         self.assertEqual(self.read('patches/series'), 'core/core.c.patch\n')
         self.tool('lay')
@@ -340,6 +355,10 @@ class ToolsTest(unittest.TestCase):
 
         self.assertEqual(at('series~1', 'core/meson.build'), LIST)
         self.assertIn("'feature.c'", at('series', 'core/meson.build'))
+        self.assertEqual(at('series~1', 'MAINTAINERS'),
+                         'Core\n----\nF: core/\n\n'
+                         + self.read('MAINTAINERS') +
+                         '\nMigration\n---------\nF: mig/\n')
         self.assertIn('feature();', at('series', 'core/core.c'))
 
     def test_forgotten_file_is_named(self):
