@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+One QEMU process with the test's guest or waiting for it.
+
+QMP and the serial console are socket pairs made here, so that this QEMU
+has no listening socket that the migration did not ask for.
+"""
+
+import json
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .disks import Disk
+from .qmp import QMP, QMPError
+
+FIRMWARE = 'bios-256k.bin'
+FIRMWARE_FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
+
+
+class VMError(Exception):
+    """QEMU did not start or did not end; the text has its own message."""
+
+
+@dataclass(frozen=True)
+class GuestConfig:
+    """What both sides have in common."""
+
+    build: Path
+    kernel: Path
+    initramfs: Path
+    disks: tuple[Disk, ...]
+    memory_mb: int = 768
+    settings: tuple[tuple[str, int], ...] = ()
+
+    def command_line(self) -> str:
+        settings = ' '.join(f'{name}={value}' for name, value in
+                            (('disks', len(self.disks)), *self.settings))
+        return f'console=ttyS0 quiet panic=-1 mitigations=off {settings}'
+
+
+def _firmware(build: Path) -> list[str]:
+    folders = [build / 'qemu-bundle/usr/local/share/qemu', build / 'pc-bios',
+               *map(Path, FIRMWARE_FOLDERS)]
+    if not any((folder / FIRMWARE).exists() for folder in folders):
+        raise VMError(f'no {FIRMWARE}: the packages seabios and '
+                      'qemu-system-data have it')
+    return [word for folder in folders if folder.is_dir()
+            for word in ('-L', str(folder))]
+
+
+class VM:
+    """A QEMU process.  Ends with stop(), however far it came."""
+
+    def __init__(self, name: str, config: GuestConfig, folder: Path,
+                 incoming: bool = False):
+        self.name = name
+        self.config = config
+        self.folder = folder
+        self.log = folder / f'{name}.log'
+        self.incoming = incoming
+        self._process: subprocess.Popen | None = None
+        qmp, self._qmp_theirs = socket.socketpair()
+        self.console, self._console_theirs = socket.socketpair()
+        self.qmp = QMP(qmp, name)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (not whether the guest runs)."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it: the guest too unless it waits for a migration."""
+        theirs = (self._qmp_theirs, self._console_theirs)
+        with open(self.log, 'wb') as log:
+            self._process = subprocess.Popen(
+                self._arguments(), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, pass_fds=[sock.fileno() for sock in theirs])
+        for sock in theirs:
+            sock.close()
+        try:
+            self.qmp.negotiate()
+        except QMPError as err:
+            raise VMError(f'{err}: {self.messages()}') from None
+
+    def messages(self) -> str:
+        """What QEMU printed."""
+        return self.log.read_text(errors='replace').strip()
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end of the process; returns its status."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise VMError(f'{self.name}: still there after {timeout} s'
+                          ) from None
+
+    def quit(self) -> None:
+        """End it in good order, images closed."""
+        if self.running:
+            self.qmp.cmd('quit')
+        status = self.wait(20)
+        if status:
+            raise VMError(f'{self.name}: exit status {status}: '
+                          f'{self.messages()}')
+
+    def stop(self) -> None:
+        """End it by force if it is still there."""
+        if self.running:
+            self._process.kill()
+            self._process.wait()
+        self.qmp.close()
+
+    def _arguments(self) -> list[str]:
+        config = self.config
+        memory = f'{config.memory_mb}M'
+        argv = [str(config.build / 'qemu-system-x86_64'),
+                *_firmware(config.build), '-nodefaults', '-no-user-config',
+                '-no-reboot', '-display', 'none', '-accel', 'tcg',
+                '-machine', 'pc,memory-backend=mem', '-m', memory,
+                '-object', f'memory-backend-ram,id=mem,size={memory},'
+                           'prealloc=on',
+                '-kernel', str(config.kernel),
+                '-initrd', str(config.initramfs),
+                '-append', config.command_line(),
+                '-chardev', f'socket,id=qmp,fd={self._qmp_theirs.fileno()}',
+                '-mon', 'chardev=qmp,mode=control', '-chardev',
+                f'socket,id=serial,fd={self._console_theirs.fileno()}',
+                '-serial', 'chardev:serial']
+        for disk in config.disks:
+            argv += self._disk_arguments(disk)
+        return argv + (['-incoming', 'defer'] if self.incoming else [])
+
+    def _disk_arguments(self, disk: Disk) -> list[str]:
+        # A crash of the host is not what is tested: without its flushes
+        # the speed of the host's disk is not what is measured.
+        cache = {'direct': False, 'no-flush': True}
+        node = {'driver': disk.format, 'node-name': disk.name, 'cache': cache,
+                'file': {'driver': 'file', 'cache': cache,
+                         'node-name': f'{disk.name}-file',
+                         'filename': str(disk.image(self.folder))}}
+        return ['-blockdev', json.dumps(node), '-device',
+                f'virtio-blk-pci,drive={disk.name},serial={disk.name}']

@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Tests of the guest tests: would they notice?  No QEMU is needed.
+"""
+
+import contextlib
+import io
+import os
+import socket
+import tempfile
+import unittest
+import zlib
+from pathlib import Path
+
+from guestlib import layout, netwatch, verify
+from guestlib.disks import Disk
+from guestlib.display import Display
+from guestlib.guestlog import GuestLog
+from guestlib.migrate import Progress, Stream
+
+DISK = Disk(1, 'raw', 16 << 20)
+
+
+def record(sequence: int) -> bytes:
+    """A record as init.c writes it, with a payload of its own."""
+    payload = b'\x5a' * (layout.PAGE - layout.RECORD_HEAD.size)
+    head = layout.RECORD_MAGIC, sequence, DISK.number
+    crc = zlib.crc32(layout.RECORD_HEAD.pack(*head, 0) + payload)
+    return layout.RECORD_HEAD.pack(*head, crc) + payload
+
+
+class DiskCheck(unittest.TestCase):
+    """verify.check_disk() on a disk with 40 records."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / 'disk'
+        blocks = DISK.size // layout.BLOCK
+        self.path.write_bytes(b''.join(
+            bytes(layout.initial_block(DISK.number, block, blocks))
+            for block in range(blocks)))
+        for sequence in range(40):
+            self.put(self.place(sequence), record(sequence))
+
+    @staticmethod
+    def place(sequence: int) -> int:
+        return layout.record_page(sequence, DISK.size) * layout.PAGE
+
+    def put(self, offset: int, data: bytes) -> None:
+        with open(self.path, 'r+b') as file:
+            file.seek(offset)
+            file.write(data)
+
+    def faults(self, acknowledged: int = 40) -> list[str]:
+        return verify.check_disk(DISK, self.path, acknowledged).faults
+
+    def test_good(self):
+        report = verify.check_disk(DISK, self.path, 40)
+        self.assertEqual(report.faults, [])
+        self.assertEqual(report.records, 40)
+        self.assertEqual(report.records + report.pages,
+                         DISK.size // layout.PAGE)
+
+    def test_one_write_under_way(self):
+        self.assertEqual(self.faults(39), [])
+
+    def test_unknown_write(self):
+        self.assertEqual(len(self.faults(38)), 1)
+
+    def test_lost_write(self):
+        self.put(self.place(7), bytes(layout.PAGE))
+        self.assertRegex(self.faults()[0], 'write 7 .*no record')
+
+    def test_last_write_lost(self):
+        self.assertRegex(self.faults(41)[0], 'write 40 .*no record')
+
+    def test_old_write(self):
+        self.put(self.place(7), record(6))
+        self.assertRegex(self.faults()[0], 'write 7 .*holds record 6')
+
+    def test_torn_write(self):
+        self.put(self.place(7) + layout.PAGE - 1, b'\0')
+        self.assertRegex(self.faults()[0], 'write 7 .*checksum')
+
+    def test_changed_byte(self):
+        for offset in (DISK.size // 2 - 1, DISK.size - 1):
+            with self.subTest(offset=offset):
+                self.put(offset, b'\1')
+                page = offset // layout.PAGE * layout.PAGE
+                self.assertIn(f'{page:#x}', self.faults()[-1])
+
+    def test_short_disk(self):
+        os.truncate(self.path, DISK.size - layout.BLOCK)
+        self.assertRegex(self.faults()[0], 'bytes')
+
+    def test_many_faults_are_counted(self):
+        self.put(0, bytes(layout.BLOCK))
+        self.assertRegex(self.faults()[-1], r'\d{3} faults in all')
+
+    def test_places_are_all_different(self):
+        capacity = layout.record_capacity(DISK.size)
+        self.assertEqual(len({layout.record_page(sequence, DISK.size)
+                              for sequence in range(capacity)}), capacity)
+
+
+class Log(unittest.TestCase):
+    """GuestLog with two consoles."""
+
+    def setUp(self):
+        self.log = GuestLog(2)
+        self.addCleanup(self.log.close)
+        self.ends = {}
+        for side in ('source', 'destination'):
+            ours, self.ends[side] = socket.socketpair()
+            self.addCleanup(ours.close)
+            self.addCleanup(self.ends[side].close)
+            self.log.attach(side, ours)
+
+    def say(self, side: str, text: str) -> None:
+        self.ends[side].sendall(text.encode())
+
+    def test_line_over_two_consoles(self):
+        self.say('source', 'READY 2\r\nW 0 0\r\nW 1 0\r\nW 0')
+        self.say('destination', ' 1\r\nW 1 1\r\n')
+        self.log.close()
+        self.assertEqual([[ack.side for ack in acks] for acks in
+                          self.log.acks], [['source', 'destination']] * 2)
+        self.assertEqual(self.log.faults + self.log.other, [])
+
+    def test_missing_acknowledgement(self):
+        self.say('source', 'W 0 0\r\nW 0 2\r\n')
+        self.log.close()
+        self.assertRegex(self.log.faults[0], 'write 2 .*after 0')
+
+    def test_guest_restarted(self):
+        self.say('source', 'W 0 0\r\nW 0 1\r\n')
+        self.say('destination', 'W 0 0\r\n')
+        self.log.close()
+        self.assertRegex(self.log.faults[0], 'write 0 .*after 1')
+
+    def test_guest_complains(self):
+        self.say('destination', 'E memory: page 3\r\n')
+        self.log.close()
+        self.assertRegex(self.log.faults[0], 'memory: page 3')
+
+
+class Network(unittest.TestCase):
+    """NetWatch on sockets of this process."""
+
+    def setUp(self):
+        self.stack = contextlib.ExitStack()
+        self.addCleanup(self.stack.close)
+
+    def watched(self, listeners: int, connections: int):
+        """What it sees of sockets that this process opens."""
+        watch = netwatch.NetWatch({'both': os.getpid()})
+        server = None
+        for _ in range(listeners):
+            server = self.stack.enter_context(socket.create_server(
+                ('127.0.0.1', 0)))
+        port = server.getsockname()[1]
+        for _ in range(connections):
+            self.stack.enter_context(socket.create_connection(
+                ('127.0.0.1', port)))
+            self.stack.enter_context(server.accept()[0])
+        return watch.stop(), port
+
+    def test_sees_every_socket(self):
+        seen, port = self.watched(listeners=2, connections=3)
+        self.assertEqual(len(seen.listeners()), 2)
+        self.assertEqual(len(seen.connections()), 6)
+        self.assertIn(f'127.0.0.1:{port}',
+                      [found.local for found in seen.listeners()])
+
+    def test_short_connection_is_seen_afterwards(self):
+        watch = netwatch.NetWatch({})
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(('127.0.0.1', port)):
+                server.accept()[0].close()
+        faults = netwatch.one_tcp_connection(watch.stop(), 'a', 'b', port)
+        self.assertRegex(' '.join(faults), 'short connection')
+
+
+class NetworkRules(unittest.TestCase):
+    """one_tcp_connection() and one_unix_connection() on made-up sightings."""
+
+    LISTENER = netwatch.Socket('dst', 'tcp', True, '127.0.0.1:4444')
+    THERE = netwatch.Socket('src', 'tcp', False, '127.0.0.1:5000',
+                            '127.0.0.1:4444')
+    BACK = netwatch.Socket('dst', 'tcp', False, '127.0.0.1:4444',
+                           '127.0.0.1:5000')
+
+    def tcp(self, *sockets) -> list[str]:
+        seen = netwatch.Sightings(dict(enumerate(sockets)))
+        return netwatch.one_tcp_connection(seen, 'src', 'dst', 4444)
+
+    def test_one_connection(self):
+        self.assertEqual(self.tcp(self.LISTENER, self.THERE, self.BACK), [])
+
+    def test_no_connection(self):
+        self.assertTrue(self.tcp(self.LISTENER))
+
+    def test_second_connection(self):
+        second = [netwatch.Socket('src', 'tcp', False, '127.0.0.1:5001',
+                                  '127.0.0.1:4444'),
+                  netwatch.Socket('dst', 'tcp', False, '127.0.0.1:4444',
+                                  '127.0.0.1:5001')]
+        self.assertTrue(self.tcp(self.LISTENER, self.THERE, self.BACK,
+                                 *second))
+
+    def test_other_listeners(self):
+        for other in (netwatch.Socket('dst', 'tcp', True, '127.0.0.1:10809'),
+                      netwatch.Socket('src', 'tcp', True, '127.0.0.1:4444'),
+                      netwatch.Socket('dst', 'unix', True, '/tmp/nbd')):
+            with self.subTest(other=str(other)):
+                self.assertEqual(self.tcp(self.LISTENER, self.THERE,
+                                          self.BACK, other), [str(other)])
+
+    def test_unix(self):
+        listener = netwatch.Socket('dst', 'unix', True, '/m')
+        ends = [netwatch.Socket('dst', 'unix', False, '/m'),
+                netwatch.Socket('src', 'unix', False, '(no name)')]
+
+        def faults(*sockets):
+            seen = netwatch.Sightings(dict(enumerate(sockets)))
+            return netwatch.one_unix_connection(seen, 'src', 'dst', '/m')
+
+        self.assertEqual(faults(listener, *ends), [])
+        self.assertTrue(faults(listener, *ends, *ends))
+        self.assertTrue(faults(listener))
+        self.assertTrue(faults(listener, *ends, self.LISTENER))
+
+
+class Screen(io.StringIO):
+    """A terminal to draw on."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Shown(unittest.TestCase):
+    """Display of what QEMU tells, be it much or little."""
+
+    MAIN = Stream('main', 'open', 0, 0)
+    DISK = Stream('nbd-disk0', 'open', 256 << 20, 1 << 20, 768 << 20, 1 << 30)
+    JOB = {'nbd-disk0': {'len': 1 << 30, 'offset': 1 << 29, 'ready': False}}
+
+    @staticmethod
+    def lines(*steps: Progress, out=None) -> list[str]:
+        display = Display(out or io.StringIO())
+        for step in steps:
+            display(step)
+        return display._out.getvalue().splitlines()
+
+    def test_streams(self):
+        line, = self.lines(Progress('setup', 'disks', [self.MAIN, self.DISK]))
+        self.assertRegex(line, r'disks \| main .* waits for the disks \| '
+                         r'nbd-disk0 25% .* 768 MiB left, copies')
+
+    def test_numbers_of_the_job(self):
+        stream = Stream('nbd-disk0', 'open')
+        line, = self.lines(Progress('setup', '', [stream], self.JOB))
+        self.assertIn('nbd-disk0 50%', line)
+
+    def test_unknown_state_and_phase(self):
+        line, = self.lines(Progress('odd', 'new', [Stream('x', 'newer')]))
+        self.assertRegex(line, 'new .* newer')
+
+    def test_line_on_change_only(self):
+        step = Progress('setup', 'disks', [self.DISK])
+        other = Progress('active', 'precopy', [self.DISK])
+        self.assertEqual(len(self.lines(step, step, other, other)), 2)
+
+    def test_terminal(self):
+        step = Progress('setup', 'disks', [self.MAIN, self.DISK])
+        lines = self.lines(step, step, out=Screen())
+        self.assertRegex(lines[2], r'nbd-disk0 +\[#{6}\.{18}\]')
+        self.assertIn('\033[3A', lines[3])
+
+
+if __name__ == '__main__':
+    unittest.main()
