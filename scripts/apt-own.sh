@@ -16,19 +16,15 @@ apt_failed() {
 $(grep -E '^(E|W|Err)' "$apt_dir/log" | head -n 5 | sed 's/^/    /')"
 }
 
-# debian_mirror SECURITY?: prints the base address of the mirror that apt
-# takes Debian itself from ("security": Debian's security updates).
+# debian_mirror: prints the address of the mirror that apt takes Debian from.
 debian_mirror() {
-    # shellcheck disable=SC2016 # apt expands these
-    own='$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)'
     # Third parties use Debian's suite names too: ORIGIN tells them apart,
     # but is known only after an "apt-get update".
-    mirrors=$(apt-get indextargets --format "$own" 'ShortDesc: Packages' |
-              awk -F'|' '$1 == "Debian" && $3 == "main" { print $2, $4 }')
-    case $1 in
-    security) printf '%s\n' "$mirrors" | awk '$1 ~ /-security$/' ;;
-    *)        printf '%s\n' "$mirrors" | awk '$1 !~ /-(security|backports)$/'
-    esac | awk 'NF == 2 { print $2; exit }'
+    # shellcheck disable=SC2016 # apt expands these
+    apt-get indextargets 'ShortDesc: Packages' \
+            --format '$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)' |
+        awk -F'|' '$1 == "Debian" && $2 !~ /-/ && $3 == "main" {
+                       print $4; exit }'
 }
 
 # apt_own_init DIR: where lists, cache and sources live.
