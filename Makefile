@@ -7,8 +7,7 @@ BUILD := build
 NINJA := ninja -C $(BUILD)/qemu
 PROGRAMS := qemu-system-x86_64 qemu-img qemu-io qemu-nbd \
 	storage-daemon/qemu-storage-daemon
-SUITES := tools patches engine engine-san unit series-qtest nbd qtest \
-	guest docs
+SUITES := tools patches engine engine-san unit nbd qtest guest docs
 # `make check-unit T=part-of-a-name`
 only = $(if $(T),--only $(T))
 

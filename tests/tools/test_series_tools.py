@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 Tests of scripts/lay, patches and series, on a small tree that stands for
-QEMU's. Prints TAP.
+QEMU's.
 """
 
 import os
@@ -372,25 +372,5 @@ class ToolsTest(unittest.TestCase):
         self.assertIn('+ core/core.c 1', said)
 
 
-class TapResult(unittest.TestResult):
-    """Prints TAP."""
-
-    def line(self, test, good, detail=''):
-        print('ok' if good else 'not ok', self.testsRun,
-              test.id().split('.')[-1], flush=True)
-        print(''.join(f'# {line}\n' for line in detail.splitlines()), end='')
-
-    def addSuccess(self, test):
-        self.line(test, True)
-
-    def addFailure(self, test, err):
-        super().addFailure(test, err)
-        self.line(test, False, self._exc_info_to_string(err, test))
-
-    addError = addFailure
-
-
 if __name__ == '__main__':
-    suite = unittest.defaultTestLoader.loadTestsFromTestCase(ToolsTest)
-    print(f'1..{suite.countTestCases()}')
-    sys.exit(not suite.run(TapResult()).wasSuccessful())
+    unittest.main()
