@@ -63,14 +63,14 @@ class ToolsTest(unittest.TestCase):
                         'GIT_COMMITTER_EMAIL': 't@example.org'}
         self.write('.gitignore', '/build/\n')
         self.write('patches/series', '')
-        self.write('MAINTAINERS', 'Feature\n-------\nF: core/feature.*\n'
+        self.write('MAINTAINERS', 'Feature\nF: core/feature.*\n'
                    'F: docs/\n')
         (self.top / 'scripts').mkdir()
         shutil.copy(SCRIPTS / 'not-laid', self.top / 'scripts')
         self.git('init', '-q', self.top)
         self.new_base({'core/core.c': CORE, 'core/meson.build': LIST,
                        'MAINTAINERS': 'Core\n----\nF: core/\n\n'
-                                      'Migration\n---------\nF: mig/\n',
+                                      'Migration\nM: A <a@b>\n',
                        'VERSION': '10.0.1\n'})
 
     def new_base(self, files):
@@ -358,7 +358,7 @@ class ToolsTest(unittest.TestCase):
         self.assertEqual(at('series~1', 'MAINTAINERS'),
                          'Core\n----\nF: core/\n\n'
                          + self.read('MAINTAINERS') +
-                         '\nMigration\n---------\nF: mig/\n')
+                         '\nMigration\nM: A <a@b>\n')
         self.assertIn('feature();', at('series', 'core/core.c'))
 
     def test_forgotten_file_is_named(self):
