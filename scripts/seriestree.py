@@ -52,7 +52,8 @@ def run(*command, **kwargs):
                           check=False, **kwargs)
     if done.returncode:
         raise SeriesError(f'{" ".join(str(w) for w in command)}: '
-                          + done.stderr.decode(errors='replace').strip())
+                          + (done.stderr or done.stdout)
+                          .decode(errors='replace').strip())
     return done.stdout
 
 
