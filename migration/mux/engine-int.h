@@ -1,0 +1,273 @@
+/*
+ * Migration multiplexer: what the parts of the engine share
+ *
+ *   engine.c   the connection: start, HELLO, time, events, the end
+ *   rx.c       bytes in: where they go, frames told apart
+ *   rx-frame.c what each frame means
+ *   stream.c   one stream: its states and what the application does with it
+ *   tx.c       bytes out: the batch, control frames
+ *   sched.c    which stream sends next, and how much
+ *
+ * Every stream is, for the engine, in one of these conditions:
+ *
+ *   waiting    ours, OPEN not sent (in MuxEngine.opens)
+ *   live       OPEN sent or received; in MuxEngine.live under its id
+ *   retired    the id is done with: reset, or both directions finished and
+ *              acknowledged.  MuxEngine.retired remembers what the peer may
+ *              still send on it; what the stream itself still wants to send
+ *              (a RESET, the last FIN_OK) goes out first.
+ *
+ * A stream is freed when it is retired, or the connection has ended, and the
+ * application has released it, and no memory of it is in use by the transport.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_ENGINE_INT_H
+#define MIGRATION_MUX_ENGINE_INT_H
+
+#include "engine.h"
+#include "engine-limits.h"
+#include "frame.h"
+#include "chunks.h"
+
+/* Control frames that a stream wants to send, in the order of sending. */
+typedef enum MuxPending {
+    MUX_PENDING_RESET = 1 << 0,
+    MUX_PENDING_OPEN_OK = 1 << 1,
+    MUX_PENDING_WINDOW = 1 << 2,
+    MUX_PENDING_FIN = 1 << 3,
+    MUX_PENDING_FIN_OK = 1 << 4,
+} MuxPending;
+
+struct MuxStream {
+    MuxEngine *engine;
+    char *name;
+    uint32_t id;
+    bool local;                 /* opened by this side */
+    MuxStreamState state;
+    bool announced;             /* OPEN sent or received */
+    bool retired;
+    bool released;              /* the application has let go */
+    bool urgent;
+    bool urgent_counted;        /* in MuxEngine.urgent_active */
+    void *opaque;
+    char *error;                /* why the stream was aborted */
+
+    /* sending */
+    uint64_t tx_limit;          /* the peer accepts bytes below this offset */
+    uint64_t tx_offset;         /* bytes committed to batches */
+    MuxChunks own;              /* copied by mux_stream_tx_copy() */
+    size_t own_committed;       /* bytes of @own that are in the batch */
+    struct iovec *offer;        /* the application's memory */
+    unsigned offer_max;         /* elements allocated */
+    unsigned offer_niov;        /* elements used; 0: no offer */
+    unsigned offer_index;       /* first element not wholly committed */
+    size_t offer_skip;          /* bytes of it that are committed */
+    size_t offer_size;          /* bytes of the whole offer */
+    size_t offer_committed;     /* bytes that were put in a batch */
+    size_t offer_sent;          /* bytes that the transport took */
+    unsigned batch_refs;        /* pieces of the batch that are ours */
+    bool tx_blocked;            /* a writer was told no: owes WRITABLE */
+    bool fin_wanted, fin_sent, fin_acked;
+
+    /* receiving */
+    uint64_t rx_limit;          /* the peer was told it may send below this */
+    uint64_t rx_offset;         /* bytes that DATA headers have announced */
+    uint64_t rx_arrived;        /* bytes that came */
+    uint64_t rx_consumed;       /* bytes that the application is done with */
+    MuxChunks rx;               /* what lies between the two */
+    bool fin_received, fin_ok_wanted;
+
+    /* waiting to send; NULL: in no queue */
+    unsigned pending;           /* MuxPending */
+    uint32_t reset_code;
+    char *reset_text;
+    GQueue *control_queue;      /* MuxEngine.control or .opens */
+    GList control_link;
+    GQueue *data_queue;         /* MuxEngine.urgent or .bulk */
+    GList data_link;
+    size_t deficit;             /* bytes that it may send in this round */
+    unsigned weight;            /* quanta added per round */
+
+    /* waiting to tell the application */
+    unsigned events;            /* bits 1 << MuxEventType */
+    GQueue *event_queue;
+    GList event_link;
+};
+
+/* What the peer may still send on an id that is done with. */
+typedef struct MuxRetired {
+    uint64_t limit, offset;     /* as MuxStream.rx_limit, .rx_offset */
+} MuxRetired;
+
+/* The bytes that go to the transport next; see tx.c. */
+typedef struct MuxBatchPiece {
+    MuxStream *stream;          /* whose memory; NULL: the batch's own */
+    bool own;                   /* in MuxStream.own, else in the offer */
+} MuxBatchPiece;
+
+typedef struct MuxBatch {
+    struct iovec iov[MUX_BATCH_IOV];
+    MuxBatchPiece piece[MUX_BATCH_IOV];
+    unsigned niov, first;       /* filled; first one not wholly sent */
+    size_t skip;                /* bytes of the first that are sent */
+    size_t size;                /* bytes put in, for the limit */
+    uint8_t control[MUX_BATCH_CONTROL];
+    size_t control_len;
+    GSList *copies;             /* of offers that were taken back */
+} MuxBatch;
+
+typedef enum MuxRxPhase {
+    MUX_RX_HELLO,               /* the fixed part */
+    MUX_RX_HELLO_TAIL,          /* its reserved tail, skipped */
+    MUX_RX_FRAME,               /* payload of the current frame, next header */
+} MuxRxPhase;
+
+struct MuxEngine {
+    MuxConfig config;
+    int64_t start;              /* when the engine was made, ns */
+
+    /* the connection */
+    bool hello_queued;          /* ours is in a batch or sent */
+    bool hello_done;            /* the peer's fits ours */
+    MuxHello peer;
+    bool ended;
+    bool tx_closed;             /* nothing more can or needs to be sent */
+    char *error;
+    bool goaway_wanted;
+    uint32_t goaway_code;
+    char *goaway_text;
+
+    /* streams */
+    GHashTable *live;           /* id to MuxStream */
+    GHashTable *retired;        /* id to MuxRetired */
+    GHashTable *all;            /* set of MuxStream, to free them */
+    uint32_t last_id[2];        /* of OPENs sent (0) and received (1) */
+    unsigned announced[2];      /* live streams: ours (0), the peer's (1) */
+    unsigned unanswered[2];     /* of those, without OPEN_OK or RESET */
+    unsigned lifetime[2];       /* streams ever */
+    uint32_t next_id;           /* for the next stream of ours */
+    unsigned local_open;        /* streams of ours, waiting or live */
+
+    /* receiving */
+    MuxRxPhase rx_phase;
+    uint8_t rx_buf[MUX_HELLO_SIZE];     /* HELLO, then the next header */
+    size_t rx_buf_len;
+    MuxHeader rx_header;        /* of the frame whose payload comes now */
+    uint64_t rx_left;           /* payload bytes still to come */
+    MuxStream *rx_stream;       /* takes them; NULL: control or dropped */
+    size_t rx_named;            /* payload bytes that rx_want() named */
+    bool rx_named_stream;       /* in rx_stream's memory, else in rx_control */
+    bool rx_drop;               /* not interested in the payload */
+    uint8_t rx_control[MUX_CONTROL_MAX];
+    uint8_t rx_scratch[MUX_SCRATCH_SIZE];
+
+    /* sending */
+    MuxBatch batch;
+    GQueue control;             /* streams with MuxStream.pending */
+    GQueue opens;               /* streams waiting for their OPEN */
+    GQueue urgent, bulk;        /* streams with data that credit allows */
+    unsigned urgent_run;        /* urgent frames since the last bulk one */
+    unsigned urgent_active;     /* live urgent streams that have carried data */
+    uint64_t pongs[MUX_UNANSWERED_PINGS];
+    unsigned npongs;
+
+    /* round trips */
+    bool ping_wanted, ping_in_flight;
+    uint64_t ping_id;
+    int64_t ping_sent;          /* ns */
+    int64_t rtt_min;            /* ns; -1: none yet */
+
+    /* waiting to tell the application */
+    GQueue events;              /* streams with MuxStream.events */
+    bool hello_event, ended_event;
+
+    MuxChunkPool pool;
+};
+
+/* --- engine.c --- */
+
+const char *mux_role_name(uint32_t role);
+const char *mux_local_name(MuxEngine *e);       /* "source", "destination" */
+const char *mux_peer_name(MuxEngine *e);
+
+/*
+ * The peer broke the protocol or a limit: end the connection with a GOAWAY
+ * that carries the same @code and text as our own error.
+ */
+void G_GNUC_PRINTF(3, 4)
+mux_engine_fail(MuxEngine *e, uint32_t code, const char *fmt, ...);
+
+/* End everything now; takes @error, NULL is a clean end.  Sends nothing. */
+void mux_engine_end(MuxEngine *e, char *error);
+
+/* A MUX_EVENT_... for the application, unless it has let go of @s. */
+void mux_stream_event(MuxStream *s, MuxEventType type);
+
+/* The peer's HELLO is complete: accept it or fail. */
+void mux_engine_hello(MuxEngine *e);
+
+/* --- rx-frame.c --- */
+
+/*
+ * A frame's header came.  Checks it against the state of its stream; leaves
+ * in rx_left, rx_stream and rx_drop where its payload goes.
+ */
+void mux_frame_begin(MuxEngine *e);
+
+/* The payload of a control frame is in rx_control. */
+void mux_frame_complete(MuxEngine *e, int64_t now);
+
+/* --- stream.c --- */
+
+MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local);
+void mux_stream_destroy(MuxStream *s);
+
+/* Free @s if nothing needs it any more. */
+void mux_stream_maybe_free(MuxStream *s);
+
+/* The exchange on this id is over: @state is FINISHED or RESET. */
+void mux_stream_retire(MuxStream *s, MuxStreamState state);
+
+/* Send FIN_OK; may free @s. */
+void mux_stream_answer_fin(MuxStream *s);
+
+/* Retire @s if both directions are finished and acknowledged. */
+void mux_stream_check_finished(MuxStream *s);
+
+/* The connection is over, with @why (for streams that were not finished). */
+void mux_stream_end(MuxStream *s, const char *why);
+
+/* Payload has been put in @s's memory. */
+void mux_stream_rx_arrived(MuxStream *s, size_t bytes);
+
+/* The transport took @bytes of @s's memory. */
+void mux_stream_tx_taken(MuxStream *s, bool own, size_t bytes);
+
+/* Tell a writer that waits, if @s takes data now. */
+void mux_stream_tx_unblock(MuxStream *s);
+
+/* --- tx.c --- */
+
+/* Queue a MUX_PENDING_... control frame of @s. */
+void mux_stream_want_control(MuxStream *s, MuxPending what);
+
+/* Drop @s from every queue of things to send. */
+void mux_stream_unqueue(MuxStream *s);
+
+/* --- sched.c --- */
+
+/* What @s has to send or may send has changed. */
+void mux_sched_update(MuxStream *s);
+
+/* Bytes that @s has to send and that are not in a batch. */
+size_t mux_stream_tx_waiting(MuxStream *s);
+
+/* The stream that sends next, NULL: none; *@max becomes its share, bytes. */
+MuxStream *mux_sched_pick(MuxEngine *e, size_t *max);
+
+/* @s has put a frame with @bytes of payload in the batch. */
+void mux_sched_sent(MuxStream *s, size_t bytes);
+
+#endif

@@ -1,0 +1,381 @@
+/*
+ * Migration multiplexer: the connection
+ *
+ * Start, HELLO, time, events and the end.  The end has one road:
+ * mux_engine_end(), which takes every stream along.  What leads there:
+ *
+ *   the peer broke the protocol  mux_engine_fail(): GOAWAY goes out last
+ *   the caller ends it           mux_engine_goaway(): likewise
+ *   the peer sent GOAWAY         nothing more is sent
+ *   the transport ended, failed  nothing more is sent
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "engine-int.h"
+
+#define NS_PER_S    (1000 * 1000 * 1000LL)
+
+/* What this implementation can do, and what it needs the peer to do. */
+#define OUR_FEATURES    UINT64_C(0)
+#define OUR_REQUIRED    UINT64_C(0)
+
+const char *mux_role_name(uint32_t role)
+{
+    return role == MUX_ROLE_SOURCE ? "source" : "destination";
+}
+
+const char *mux_local_name(MuxEngine *e)
+{
+    return mux_role_name(e->config.role);
+}
+
+const char *mux_peer_name(MuxEngine *e)
+{
+    return mux_role_name(e->config.role == MUX_ROLE_SOURCE
+                         ? MUX_ROLE_DESTINATION : MUX_ROLE_SOURCE);
+}
+
+void mux_config_default(MuxConfig *config, MuxRole role)
+{
+    *config = (MuxConfig) {
+        .role = role,
+        .version_min = MUX_VERSION,
+        .version_max = MUX_VERSION,
+        .max_frame = MUX_FRAME_BULK,
+        .max_streams = MUX_MAX_STREAMS,
+        .window = MUX_WINDOW,
+        .hello_timeout = MUX_HELLO_TIMEOUT,
+    };
+}
+
+MuxEngine *mux_engine_new(const MuxConfig *config, int64_t now)
+{
+    MuxEngine *e = g_new0(MuxEngine, 1);
+
+    g_assert(config->max_frame >= MUX_FRAME_MIN &&
+             config->max_frame <= MUX_FRAME_LIMIT);
+    g_assert(config->window > 0);
+    e->config = *config;
+    e->start = now;
+    e->rtt_min = -1;
+    e->next_id = config->role == MUX_ROLE_SOURCE ? 1 : 2;
+    e->live = g_hash_table_new(NULL, NULL);
+    e->retired = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    e->all = g_hash_table_new(NULL, NULL);
+    return e;
+}
+
+void mux_engine_free(MuxEngine *e)
+{
+    GHashTableIter iter;
+    gpointer s;
+
+    if (!e) {
+        return;
+    }
+    g_hash_table_iter_init(&iter, e->all);
+    while (g_hash_table_iter_next(&iter, &s, NULL)) {
+        g_hash_table_iter_steal(&iter);
+        mux_stream_destroy(s);
+    }
+    g_hash_table_unref(e->all);
+    g_hash_table_unref(e->live);
+    g_hash_table_unref(e->retired);
+    mux_chunk_pool_clear(&e->pool);
+    g_slist_free_full(e->batch.copies, g_free);
+    g_free(e->goaway_text);
+    g_free(e->error);
+    g_free(e);
+}
+
+/* --- HELLO --- */
+
+static bool hello_check_form(MuxEngine *e)
+{
+    const MuxHello *peer = &e->peer;
+    const char *fault = NULL;
+
+    if (peer->length < MUX_HELLO_SIZE || peer->length > MUX_HELLO_MAX) {
+        fault = "length";
+    } else if (peer->version_min > peer->version_max) {
+        fault = "version range";
+    } else if (peer->max_frame < MUX_FRAME_MIN) {
+        fault = "frame limit";
+    } else if (peer->role != MUX_ROLE_SOURCE &&
+               peer->role != MUX_ROLE_DESTINATION) {
+        fault = "role";
+    }
+    if (fault) {
+        mux_engine_fail(e, MUX_CODE_PROTOCOL, "%s sent a HELLO with a bad %s",
+                        mux_peer_name(e), fault);
+        return false;
+    }
+    if (peer->role == e->config.role) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
+                        "both sides claim to be the %s of the migration",
+                        mux_local_name(e));
+        return false;
+    }
+    return true;
+}
+
+static bool hello_check_features(MuxEngine *e)
+{
+    uint64_t theirs = e->peer.required & ~OUR_FEATURES;
+    uint64_t ours = OUR_REQUIRED & ~e->peer.features;
+
+    if (theirs) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
+                        "%s requires feature bits 0x%" PRIx64
+                        " of the migration multiplexer, %s offers 0x%" PRIx64,
+                        mux_peer_name(e), e->peer.required,
+                        mux_local_name(e), OUR_FEATURES);
+        return false;
+    }
+    if (ours) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
+                        "%s requires feature bits 0x%" PRIx64
+                        " of the migration multiplexer, %s offers 0x%" PRIx64,
+                        mux_local_name(e), OUR_REQUIRED,
+                        mux_peer_name(e), e->peer.features);
+        return false;
+    }
+    return true;
+}
+
+void mux_engine_hello(MuxEngine *e)
+{
+    const MuxConfig *c = &e->config;
+    const MuxHello *peer = &e->peer;
+
+    if (!hello_check_form(e)) {
+        return;
+    }
+    if (MAX(c->version_min, peer->version_min) >
+        MIN(c->version_max, peer->version_max)) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
+                        "no common version of the migration multiplexer: "
+                        "%s offers %u to %u, %s offers %u to %u",
+                        mux_local_name(e), c->version_min, c->version_max,
+                        mux_peer_name(e), peer->version_min,
+                        peer->version_max);
+        return;
+    }
+    if (!hello_check_features(e)) {
+        return;
+    }
+    e->hello_done = true;
+    e->hello_event = true;
+}
+
+/* --- time --- */
+
+int64_t mux_engine_deadline(MuxEngine *e)
+{
+    if (e->hello_done || e->ended || !e->config.hello_timeout) {
+        return INT64_MAX;
+    }
+    return e->start + e->config.hello_timeout;
+}
+
+void mux_engine_timeout(MuxEngine *e, int64_t now)
+{
+    if (now < mux_engine_deadline(e)) {
+        return;
+    }
+    mux_engine_fail(e, MUX_CODE_TIMEOUT,
+                    "%s sent no HELLO within %g s "
+                    "(does it support multiplexed migration?)",
+                    mux_peer_name(e),
+                    (double)e->config.hello_timeout / NS_PER_S);
+}
+
+void mux_engine_ping(MuxEngine *e, int64_t now)
+{
+    if (!e->ended && !e->ping_in_flight) {
+        e->ping_wanted = true;
+        e->ping_in_flight = true;
+        e->ping_id++;
+    }
+}
+
+int64_t mux_engine_rtt(MuxEngine *e)
+{
+    return e->rtt_min;
+}
+
+/* --- events --- */
+
+void mux_stream_event(MuxStream *s, MuxEventType type)
+{
+    MuxEngine *e = s->engine;
+
+    if (s->released) {
+        return;
+    }
+    s->events |= 1u << type;
+    if (!s->event_queue) {
+        s->event_queue = &e->events;
+        g_queue_push_tail_link(&e->events, &s->event_link);
+    }
+}
+
+bool mux_engine_next_event(MuxEngine *e, MuxEvent *event)
+{
+    GList *link = g_queue_peek_head_link(&e->events);
+
+    *event = (MuxEvent) { 0 };
+    if (e->hello_event) {
+        e->hello_event = false;
+        event->type = MUX_EVENT_HELLO;
+        return true;
+    }
+    if (link) {
+        MuxStream *s = link->data;
+
+        event->stream = s;
+        event->type = __builtin_ctz(s->events);
+        s->events &= s->events - 1;
+        if (!s->events) {
+            s->event_queue = NULL;
+            g_queue_unlink(&e->events, link);
+        }
+        return true;
+    }
+    if (e->ended_event) {
+        e->ended_event = false;
+        event->type = MUX_EVENT_ENDED;
+        return true;
+    }
+    return false;
+}
+
+/* --- the end --- */
+
+void mux_engine_end(MuxEngine *e, char *error)
+{
+    g_autoptr(GList) streams = NULL;
+    g_autofree char *why = NULL;
+
+    if (e->ended) {
+        g_free(error);
+        return;
+    }
+    e->ended = true;
+    e->ended_event = true;
+    e->tx_closed = !e->goaway_wanted;
+    e->error = error;
+    why = error ? g_strdup(error)
+                : g_strdup_printf("connection with the %s has ended",
+                                  mux_peer_name(e));
+    streams = g_hash_table_get_keys(e->all);
+    for (GList *l = streams; l; l = l->next) {
+        mux_stream_end(l->data, why);
+    }
+}
+
+static void end_with_goaway(MuxEngine *e, uint32_t code, const char *text,
+                            char *error)
+{
+    if (!e->ended) {
+        e->goaway_wanted = true;
+        e->goaway_code = code;
+        e->goaway_text = g_strndup(text, mux_text_length(text));
+    }
+    mux_engine_end(e, error);
+}
+
+void mux_engine_fail(MuxEngine *e, uint32_t code, const char *fmt, ...)
+{
+    va_list ap;
+    char *text;
+
+    va_start(ap, fmt);
+    text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    end_with_goaway(e, code, text, text);
+}
+
+void mux_engine_goaway(MuxEngine *e, uint32_t code, const char *text)
+{
+    char *error = NULL;
+
+    text = text ?: "";
+    if (code != MUX_CODE_OK) {
+        error = g_strdup_printf("%s ended the connection: %s",
+                                mux_local_name(e), text);
+    }
+    end_with_goaway(e, code, text, error);
+}
+
+void mux_engine_transport_error(MuxEngine *e, const char *text)
+{
+    e->goaway_wanted = false;
+    e->tx_closed = true;
+    mux_engine_end(e, g_strdup_printf("connection with the %s failed: %s",
+                                      mux_peer_name(e), text));
+}
+
+/* Returns the first opened of the streams that are not finished, or NULL. */
+static MuxStream *first_unfinished(MuxEngine *e)
+{
+    MuxStream *found = NULL;
+    GHashTableIter iter;
+    gpointer key;
+
+    g_hash_table_iter_init(&iter, e->all);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        MuxStream *s = key;
+
+        if (!s->retired && (!found || s->id < found->id)) {
+            found = s;
+        }
+    }
+    return found;
+}
+
+/* Returns what is wrong with an end of the peer's bytes here, NULL: nothing. */
+static char *eof_error(MuxEngine *e)
+{
+    const char *peer = mux_peer_name(e);
+    MuxStream *s = first_unfinished(e);
+
+    if (!e->hello_done && !e->rx_buf_len) {
+        return g_strdup("peer closed the connection before its HELLO "
+                        "(does it support multiplexed migration?)");
+    }
+    if (!e->hello_done) {
+        return g_strdup("peer closed the connection in the middle of its "
+                        "HELLO (does it support multiplexed migration?)");
+    }
+    if (e->rx_left || e->rx_buf_len) {
+        return g_strdup_printf("%s closed the connection in the middle of "
+                               "a frame", peer);
+    }
+    if (s) {
+        return g_strdup_printf("%s closed the connection before stream '%s' "
+                               "was finished", peer, s->name);
+    }
+    return NULL;
+}
+
+void mux_engine_rx_eof(MuxEngine *e, int64_t now)
+{
+    if (e->ended) {
+        e->tx_closed = true;
+        return;
+    }
+    mux_engine_end(e, eof_error(e));
+}
+
+bool mux_engine_ended(MuxEngine *e)
+{
+    return e->ended;
+}
+
+const char *mux_engine_error(MuxEngine *e)
+{
+    return e->error;
+}

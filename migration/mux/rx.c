@@ -1,0 +1,159 @@
+/*
+ * Migration multiplexer: bytes in
+ *
+ * HELLO, then frames.  While a payload is being received the next header's 16
+ * bytes are asked for too, so that a run of DATA frames costs one read each.
+ * Payload of DATA goes straight into its stream's memory, of control frames
+ * into one small buffer, and what nobody wants into a scratch area.
+ *
+ * This path never waits for an application: credit made sure of room, and a
+ * stream that is gone has its data dropped.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "engine-int.h"
+
+/* Account for @bytes of what was named for payload; nothing stays named. */
+static void rx_settle(MuxEngine *e, size_t bytes)
+{
+    MuxStream *s = e->rx_named_stream ? e->rx_stream : NULL;
+
+    e->rx_left -= bytes;
+    e->rx_named = 0;
+    e->rx_named_stream = false;
+    if (!s) {
+        return;
+    }
+    mux_chunks_commit(&s->rx, bytes);
+    if (e->rx_drop) {
+        e->rx_stream = NULL;
+    } else if (bytes) {
+        mux_stream_rx_arrived(s, bytes);
+    }
+    mux_stream_maybe_free(s);
+}
+
+static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
+{
+    unsigned n = 1;
+
+    if (e->rx_drop) {
+        iov->iov_base = e->rx_scratch;
+        iov->iov_len = MIN(e->rx_left, MUX_SCRATCH_SIZE);
+    } else if (e->rx_stream) {
+        n = mux_chunks_reserve(&e->rx_stream->rx,
+                               MIN(e->rx_left, MUX_FRAME_BULK), iov, max);
+        e->rx_named_stream = true;
+    } else {
+        iov->iov_base = e->rx_control + e->rx_header.length - e->rx_left;
+        iov->iov_len = e->rx_left;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        e->rx_named += iov[i].iov_len;
+    }
+    return n;
+}
+
+unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
+{
+    size_t head = e->hello_done ? MUX_HEADER_SIZE : MUX_HELLO_SIZE;
+    unsigned n = 0;
+
+    g_assert(max >= 3);
+    rx_settle(e, 0);
+    if (e->ended) {
+        return 0;
+    }
+    if (e->rx_left) {
+        n = want_payload(e, iov, max - 1);
+        if (e->rx_named < e->rx_left) {
+            return n;
+        }
+    }
+    iov[n].iov_base = e->rx_buf + e->rx_buf_len;
+    iov[n].iov_len = head - e->rx_buf_len;
+    return n + 1;
+}
+
+/* Some of the HELLO is here: a peer of another kind shows at once. */
+static void hello_arrived(MuxEngine *e)
+{
+    if (e->rx_buf_len >= 4 && ldl_be_p(e->rx_buf) != (int)MUX_MAGIC) {
+        mux_engine_fail(e, MUX_CODE_PROTOCOL,
+                        "peer does not speak the migration multiplexer "
+                        "(got 0x%08x instead of 0x%08x)",
+                        ldl_be_p(e->rx_buf), MUX_MAGIC);
+        return;
+    }
+    if (e->rx_buf_len == MUX_HELLO_SIZE) {
+        mux_hello_decode(e->rx_buf, &e->peer);
+        mux_engine_hello(e);
+        if (!e->ended) {
+            e->rx_buf_len = 0;
+            e->rx_left = e->peer.length - MUX_HELLO_SIZE;
+            e->rx_drop = true;
+        }
+    }
+}
+
+/* The payload of the current frame is complete; it may have been empty. */
+static void payload_complete(MuxEngine *e, int64_t now)
+{
+    bool control = !e->rx_drop && !e->rx_stream;
+
+    e->rx_stream = NULL;
+    if (control) {
+        e->rx_drop = true;
+        mux_frame_complete(e, now);
+    }
+}
+
+static void header_arrived(MuxEngine *e, int64_t now)
+{
+    if (e->rx_buf_len < MUX_HEADER_SIZE) {
+        return;
+    }
+    mux_header_decode(e->rx_buf, &e->rx_header);
+    e->rx_buf_len = 0;
+    e->rx_left = e->rx_header.length;
+    e->rx_stream = NULL;
+    e->rx_drop = false;
+    mux_frame_begin(e);
+    if (!e->ended && !e->rx_left) {
+        payload_complete(e, now);
+    }
+}
+
+void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
+{
+    size_t payload = MIN(bytes, e->rx_named);
+    bool had_payload = e->rx_left > 0;
+
+    rx_settle(e, payload);
+    bytes -= payload;
+    if (e->ended) {
+        return;
+    }
+    if (had_payload) {
+        if (e->rx_left) {
+            g_assert(bytes == 0);
+            return;
+        }
+        payload_complete(e, now);
+        if (e->ended) {
+            return;
+        }
+    }
+    if (bytes) {
+        e->rx_buf_len += bytes;
+        g_assert(e->rx_buf_len <= MUX_HELLO_SIZE);
+        if (e->hello_done) {
+            header_arrived(e, now);
+        } else {
+            hello_arrived(e);
+        }
+    }
+}

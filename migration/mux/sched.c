@@ -1,0 +1,120 @@
+/*
+ * Migration multiplexer: which stream sends next, and how much
+ *
+ * Urgent streams go first, a frame each in turn; after MUX_URGENT_RUN of their
+ * frames one bulk frame goes, so that bulk is slowed down and never stopped.
+ * Bulk streams share by deficit round robin: a stream at the head of the queue
+ * gets a quantum of one frame per unit of weight, and goes to the tail when it
+ * is used up.  A queue holds only streams that could send now.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "engine-int.h"
+
+/* Largest payload of a frame now, bytes. */
+static size_t frame_max(MuxEngine *e)
+{
+    size_t most = e->urgent_active ? MUX_FRAME_URGENT : MUX_FRAME_BULK;
+
+    return MIN(most, e->peer.max_frame);
+}
+
+size_t mux_stream_tx_waiting(MuxStream *s)
+{
+    return s->own.size - s->own_committed +
+           s->offer_size - s->offer_committed;
+}
+
+/* Our direction is open: it carries data until its FIN is at least queued. */
+static bool may_send(MuxStream *s)
+{
+    return !s->retired && s->state != MUX_STREAM_OPENING && !s->fin_sent &&
+           !(s->pending & MUX_PENDING_FIN);
+}
+
+static void leave_data_queue(MuxStream *s)
+{
+    if (s->data_queue) {
+        g_queue_unlink(s->data_queue, &s->data_link);
+        s->data_queue = NULL;
+        s->deficit = 0;
+    }
+}
+
+/* An urgent stream shortens everybody's frames once it carries data. */
+static void count_urgent(MuxStream *s)
+{
+    bool count = s->urgent && !s->retired &&
+                 (s->tx_offset || s->rx_offset);
+
+    if (count != s->urgent_counted) {
+        s->engine->urgent_active += count ? 1 : -1;
+        s->urgent_counted = count;
+    }
+}
+
+void mux_sched_update(MuxStream *s)
+{
+    MuxEngine *e = s->engine;
+    bool waiting = may_send(s) && mux_stream_tx_waiting(s);
+    GQueue *queue = NULL;
+
+    count_urgent(s);
+    if (waiting && s->tx_limit > s->tx_offset) {
+        queue = s->urgent ? &e->urgent : &e->bulk;
+    }
+    if (s->data_queue != queue) {
+        leave_data_queue(s);
+        if (queue) {
+            g_queue_push_tail_link(queue, &s->data_link);
+            s->data_queue = queue;
+        }
+    }
+    if (!waiting && may_send(s) && s->fin_wanted) {
+        mux_stream_want_control(s, MUX_PENDING_FIN);
+    }
+}
+
+MuxStream *mux_sched_pick(MuxEngine *e, size_t *max)
+{
+    bool bulk = e->urgent_run >= MUX_URGENT_RUN || !e->urgent.length;
+    GQueue *queue = bulk && e->bulk.length ? &e->bulk : &e->urgent;
+    MuxStream *s = g_queue_peek_head(queue);
+    uint64_t credit;
+
+    if (!s) {
+        return NULL;
+    }
+    *max = MIN(frame_max(e), mux_stream_tx_waiting(s));
+    credit = s->tx_limit - s->tx_offset;
+    *max = MIN(*max, credit);
+    if (queue == &e->bulk) {
+        if (!s->deficit) {
+            s->deficit = frame_max(e) * s->weight;
+        }
+        *max = MIN(*max, s->deficit);
+    }
+    return s;
+}
+
+void mux_sched_sent(MuxStream *s, size_t bytes)
+{
+    MuxEngine *e = s->engine;
+    GQueue *queue = s->data_queue;
+    bool turn_over = true;
+
+    if (queue == &e->urgent) {
+        e->urgent_run++;
+    } else {
+        e->urgent_run = 0;
+        s->deficit -= bytes;
+        turn_over = s->deficit == 0;
+    }
+    if (turn_over) {
+        g_queue_unlink(queue, &s->data_link);
+        g_queue_push_tail_link(queue, &s->data_link);
+    }
+    mux_sched_update(s);
+}

@@ -1,0 +1,473 @@
+/*
+ * Migration multiplexer: one stream
+ *
+ * What the application may do in each state (MuxStreamState); everything else
+ * is harmless and has no effect.
+ *
+ *   OPENING    ours: offer data, fin, reset, release; all but reset take
+ *              effect after OPEN_OK.  The peer's: accept, reset; release
+ *              resets it.
+ *   OPEN       both directions carry data; fin, reset, release.
+ *   FINISHING  our fin was called, the peer's FIN came, or both.  The
+ *              direction that is not finished still carries data; fin_ok
+ *              once the peer's FIN came; reset, release.
+ *   FINISHED   both directions are finished and dealt with.  What was
+ *              received stays readable; release.
+ *   RESET      aborted by one side, or the connection ended first:
+ *              mux_stream_error() says why.  What was received before a
+ *              RESET from the peer or the end of the connection stays
+ *              readable, after our own it does not; release.
+ *
+ * FINISHED and RESET are final: each stream gets to exactly one of them.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "engine-int.h"
+
+/* --- life --- */
+
+MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local)
+{
+    MuxStream *s = g_new0(MuxStream, 1);
+
+    s->engine = e;
+    s->name = name;
+    s->id = id;
+    s->local = local;
+    s->weight = 1;
+    s->control_link.data = s;
+    s->data_link.data = s;
+    s->event_link.data = s;
+    mux_chunks_init(&s->own, &e->pool);
+    mux_chunks_init(&s->rx, &e->pool);
+    g_hash_table_add(e->all, s);
+    return s;
+}
+
+void mux_stream_destroy(MuxStream *s)
+{
+    mux_chunks_clear(&s->own);
+    mux_chunks_clear(&s->rx);
+    g_free(s->offer);
+    g_free(s->reset_text);
+    g_free(s->error);
+    g_free(s->name);
+    g_free(s);
+}
+
+static bool rx_memory_named(MuxStream *s)
+{
+    return s->engine->rx_named_stream && s->engine->rx_stream == s;
+}
+
+void mux_stream_maybe_free(MuxStream *s)
+{
+    MuxEngine *e = s->engine;
+
+    if (!s->released || s->batch_refs || rx_memory_named(s) || s->pending) {
+        return;
+    }
+    if (!s->retired) {
+        return;
+    }
+    if (e->rx_stream == s) {
+        e->rx_stream = NULL;
+        e->rx_drop = true;
+    }
+    g_hash_table_remove(e->all, s);
+    mux_stream_destroy(s);
+}
+
+/* The wire has no more use for @s: leave the tables. */
+static void forget_id(MuxStream *s, MuxStreamState state)
+{
+    MuxEngine *e = s->engine;
+    unsigned opener = s->local ? 0 : 1;
+    MuxRetired *r;
+
+    if (s->announced) {
+        r = g_new(MuxRetired, 1);
+        r->offset = s->rx_offset;
+        r->limit = state == MUX_STREAM_FINISHED ? s->rx_offset : s->rx_limit;
+        g_hash_table_insert(e->retired, GUINT_TO_POINTER(s->id), r);
+        g_hash_table_remove(e->live, GUINT_TO_POINTER(s->id));
+        e->announced[opener]--;
+        if (s->state == MUX_STREAM_OPENING) {
+            e->unanswered[opener]--;
+        }
+    }
+    if (s->local) {
+        e->local_open--;
+    }
+    s->retired = true;
+}
+
+void mux_stream_retire(MuxStream *s, MuxStreamState state)
+{
+    MuxEngine *e = s->engine;
+
+    forget_id(s, state);
+    s->state = state;
+    if (state == MUX_STREAM_RESET) {
+        mux_stream_unqueue(s);
+        if (e->rx_stream == s) {
+            e->rx_drop = true;
+            if (!e->rx_named_stream) {
+                e->rx_stream = NULL;
+            }
+        }
+    } else {
+        s->pending &= MUX_PENDING_FIN_OK;
+    }
+    mux_sched_update(s);
+    mux_stream_maybe_free(s);
+}
+
+void mux_stream_check_finished(MuxStream *s)
+{
+    if (s->fin_acked && s->fin_received && s->fin_ok_wanted) {
+        mux_stream_retire(s, MUX_STREAM_FINISHED);
+    }
+}
+
+void mux_stream_end(MuxStream *s, const char *why)
+{
+    MuxEngine *e = s->engine;
+
+    if (e->tx_closed) {
+        s->pending = 0;
+        mux_stream_unqueue(s);
+    }
+    if (!s->retired) {
+        forget_id(s, MUX_STREAM_RESET);
+        s->state = MUX_STREAM_RESET;
+        s->error = g_strdup(why);
+        if (!s->announced) {
+            mux_stream_unqueue(s);
+        }
+        mux_sched_update(s);
+    }
+    mux_stream_maybe_free(s);
+}
+
+/* --- opening and ending --- */
+
+MuxStream *mux_engine_open(MuxEngine *e, const char *name, const char **why)
+{
+    unsigned most = e->config.max_streams;
+    MuxStream *s;
+
+    if (e->hello_done) {
+        most = MIN(most, e->peer.max_streams);
+    }
+    if (e->ended) {
+        *why = e->error ?: "the connection has ended";
+        return NULL;
+    }
+    if (!mux_name_ok(name, strlen(name))) {
+        *why = "a stream's name has 1 to 255 printable ASCII characters";
+        return NULL;
+    }
+    if (e->local_open >= most) {
+        *why = "too many streams are open on this connection";
+        return NULL;
+    }
+    if (e->lifetime[0] >= MUX_LIFETIME_STREAMS) {
+        *why = "too many streams have been opened on this connection";
+        return NULL;
+    }
+    s = mux_stream_new(e, g_strdup(name), e->next_id, true);
+    e->next_id += 2;
+    e->lifetime[0]++;
+    e->local_open++;
+    s->control_queue = &e->opens;
+    g_queue_push_tail_link(&e->opens, &s->control_link);
+    return s;
+}
+
+void mux_stream_accept(MuxStream *s)
+{
+    if (s->local || s->state != MUX_STREAM_OPENING) {
+        return;
+    }
+    s->state = MUX_STREAM_OPEN;
+    s->engine->unanswered[1]--;
+    mux_stream_want_control(s, MUX_PENDING_OPEN_OK);
+    mux_stream_tx_unblock(s);
+}
+
+void mux_stream_reset(MuxStream *s, uint32_t code, const char *text)
+{
+    if (s->retired) {
+        return;
+    }
+    text = text ?: "";
+    s->error = g_strdup_printf("%s aborted stream '%s': %s",
+                               mux_local_name(s->engine), s->name, text);
+    s->reset_code = code;
+    s->reset_text = g_strndup(text, mux_text_length(text));
+    if (s->announced) {
+        mux_stream_unqueue(s);
+        mux_stream_want_control(s, MUX_PENDING_RESET);
+    }
+    mux_stream_retire(s, MUX_STREAM_RESET);
+}
+
+void mux_stream_fin(MuxStream *s)
+{
+    if (s->retired || s->fin_wanted) {
+        return;
+    }
+    s->fin_wanted = true;
+    if (s->state == MUX_STREAM_OPEN) {
+        s->state = MUX_STREAM_FINISHING;
+    }
+    mux_sched_update(s);
+}
+
+void mux_stream_answer_fin(MuxStream *s)
+{
+    mux_stream_want_control(s, MUX_PENDING_FIN_OK);
+    mux_stream_check_finished(s);
+}
+
+void mux_stream_fin_ok(MuxStream *s)
+{
+    if (s->retired || s->fin_ok_wanted) {
+        return;
+    }
+    s->fin_ok_wanted = true;
+    if (s->fin_received) {
+        mux_stream_answer_fin(s);
+    }
+}
+
+static bool offer_active(MuxStream *s)
+{
+    return s->offer_sent < s->offer_size;
+}
+
+void mux_stream_release(MuxStream *s)
+{
+    g_assert(!s->released && !offer_active(s));
+    s->released = true;
+    s->opaque = NULL;
+    s->events = 0;
+    if (s->event_queue) {
+        g_queue_unlink(s->event_queue, &s->event_link);
+        s->event_queue = NULL;
+    }
+    mux_stream_rx_consume(s, s->rx.size);
+    if (!s->retired && !s->local && s->state == MUX_STREAM_OPENING) {
+        mux_stream_reset(s, MUX_CODE_REFUSED, "stream was not accepted");
+        return;
+    }
+    mux_stream_fin(s);
+    if (s->fin_received && !s->fin_ok_wanted && !s->retired) {
+        mux_stream_fin_ok(s);
+        return;
+    }
+    s->fin_ok_wanted = true;
+    mux_stream_maybe_free(s);
+}
+
+/* --- received data --- */
+
+/* What the application may read: not what came before our own RESET. */
+static size_t rx_readable(MuxStream *s)
+{
+    return s->reset_text ? 0 : s->rx.size;
+}
+
+unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max)
+{
+    return mux_chunks_peek(&s->rx, 0, rx_readable(s), iov, max);
+}
+
+size_t mux_stream_rx_pending(MuxStream *s)
+{
+    return rx_readable(s);
+}
+
+/* Half of the window was used up: worth a WINDOW frame. */
+static bool window_due(MuxStream *s)
+{
+    uint64_t window = s->engine->config.window;
+
+    return s->rx_limit - s->rx_consumed <= window / 2;
+}
+
+void mux_stream_rx_consume(MuxStream *s, size_t bytes)
+{
+    mux_chunks_consume(&s->rx, bytes);
+    s->rx_consumed += bytes;
+    if (!s->retired && !s->fin_received && s->rx_limit && window_due(s)) {
+        mux_stream_want_control(s, MUX_PENDING_WINDOW);
+    }
+}
+
+void mux_stream_rx_arrived(MuxStream *s, size_t bytes)
+{
+    s->rx_arrived += bytes;
+    if (s->released) {
+        mux_stream_rx_consume(s, s->rx.size);
+    } else {
+        mux_stream_event(s, MUX_EVENT_READABLE);
+    }
+    mux_sched_update(s);
+}
+
+bool mux_stream_rx_fin(MuxStream *s)
+{
+    return s->fin_received;
+}
+
+/* --- data to send --- */
+
+/* The state allows new data. */
+static bool may_write(MuxStream *s)
+{
+    return !s->retired && !s->fin_wanted && !s->released;
+}
+
+static bool takes_data(MuxStream *s)
+{
+    return may_write(s) && s->state != MUX_STREAM_OPENING &&
+           s->tx_limit > s->tx_offset && !s->own.size && !offer_active(s);
+}
+
+bool mux_stream_writable(MuxStream *s)
+{
+    bool ok = takes_data(s);
+
+    s->tx_blocked |= !ok;
+    return ok;
+}
+
+void mux_stream_tx_unblock(MuxStream *s)
+{
+    if (s->tx_blocked && takes_data(s)) {
+        s->tx_blocked = false;
+        mux_stream_event(s, MUX_EVENT_WRITABLE);
+    }
+}
+
+void mux_stream_tx_offer(MuxStream *s, const struct iovec *iov, unsigned niov)
+{
+    g_assert(!offer_active(s));
+    if (niov > s->offer_max) {
+        s->offer = g_renew(struct iovec, s->offer, niov);
+        s->offer_max = niov;
+    }
+    s->offer_niov = niov;
+    s->offer_index = 0;
+    s->offer_skip = 0;
+    s->offer_size = 0;
+    s->offer_committed = 0;
+    s->offer_sent = 0;
+    for (unsigned i = 0; i < niov; i++) {
+        s->offer[i] = iov[i];
+        s->offer_size += iov[i].iov_len;
+    }
+    mux_sched_update(s);
+}
+
+size_t mux_stream_tx_sent(MuxStream *s)
+{
+    return s->offer_sent;
+}
+
+size_t mux_stream_tx_copy(MuxStream *s, const struct iovec *iov, unsigned niov)
+{
+    uint64_t credit = s->tx_limit - s->tx_offset;
+    size_t queued = s->own.size - s->own_committed;
+    size_t room = MUX_OWN_BUFFER - s->own.size;
+    size_t done = 0;
+
+    if (!may_write(s) || s->state == MUX_STREAM_OPENING || offer_active(s)) {
+        room = 0;
+    } else {
+        room = MIN(room, credit - queued);
+    }
+    for (unsigned i = 0; i < niov; i++) {
+        size_t n = MIN(iov[i].iov_len, room - done);
+
+        mux_chunks_append(&s->own, iov[i].iov_base, n);
+        done += n;
+        if (n < iov[i].iov_len) {
+            s->tx_blocked = true;
+            break;
+        }
+    }
+    mux_sched_update(s);
+    return done;
+}
+
+void mux_stream_tx_taken(MuxStream *s, bool own, size_t bytes)
+{
+    if (own) {
+        s->own_committed -= bytes;
+        mux_chunks_consume(&s->own, bytes);
+    } else {
+        s->offer_sent += bytes;
+        if (!offer_active(s)) {
+            mux_stream_event(s, MUX_EVENT_WRITABLE);
+        }
+    }
+    mux_stream_tx_unblock(s);
+}
+
+/* --- queries --- */
+
+MuxStreamState mux_stream_state(MuxStream *s)
+{
+    return s->state;
+}
+
+bool mux_stream_fin_acked(MuxStream *s)
+{
+    return s->fin_acked;
+}
+
+const char *mux_stream_name(MuxStream *s)
+{
+    return s->name;
+}
+
+const char *mux_stream_error(MuxStream *s)
+{
+    return s->error;
+}
+
+uint32_t mux_stream_id(MuxStream *s)
+{
+    return s->id;
+}
+
+uint64_t mux_stream_bytes_sent(MuxStream *s)
+{
+    return s->tx_offset;
+}
+
+uint64_t mux_stream_bytes_received(MuxStream *s)
+{
+    return s->rx_arrived;
+}
+
+void mux_stream_set_opaque(MuxStream *s, void *opaque)
+{
+    s->opaque = opaque;
+}
+
+void *mux_stream_opaque(MuxStream *s)
+{
+    return s->opaque;
+}
+
+void mux_stream_set_urgent(MuxStream *s, bool urgent)
+{
+    s->urgent = urgent;
+    mux_sched_update(s);
+}

@@ -1,0 +1,453 @@
+/*
+ * Migration multiplexer: bytes out
+ *
+ * What goes to the transport is put together in batches.  A batch refers to
+ * its own small buffer (headers, control frames) and to memory of streams
+ * (payload); once built it does not change until all of it was sent, but for
+ * an offer that is taken back, whose bytes are then replaced by a copy.
+ *
+ * Order: HELLO, control frames, OPENs, data (sched.c), and GOAWAY last of all.
+ * Control that does not fit in a batch stops data, so what a data frame relies
+ * on (OPEN_OK before DATA) is always ahead of it.
+ *
+ * What waits is bounded: for each stream one bit per control frame type, and a
+ * fixed number of PONGs.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "engine-int.h"
+
+/* A data frame shorter than this is left to the next batch if that helps. */
+#define SHORTEST_CUT    4096
+
+/* --- queues --- */
+
+void mux_stream_want_control(MuxStream *s, MuxPending what)
+{
+    MuxEngine *e = s->engine;
+
+    if (e->ended) {
+        return;
+    }
+    s->pending |= what;
+    if (!s->control_queue) {
+        s->control_queue = &e->control;
+        g_queue_push_tail_link(&e->control, &s->control_link);
+    }
+}
+
+void mux_stream_unqueue(MuxStream *s)
+{
+    s->pending &= MUX_PENDING_RESET;
+    if (s->control_queue && !s->pending) {
+        g_queue_unlink(s->control_queue, &s->control_link);
+        s->control_queue = NULL;
+    }
+}
+
+/* --- putting things in the batch --- */
+
+static bool control_fits(MuxBatch *b, size_t size)
+{
+    return b->niov + 1 <= MUX_BATCH_IOV &&
+           b->control_len + size <= sizeof(b->control);
+}
+
+static void add_piece(MuxBatch *b, void *base, size_t len,
+                      MuxStream *s, bool own)
+{
+    unsigned last = b->niov - 1;
+
+    if (b->niov && b->piece[last].stream == s && b->piece[last].own == own &&
+        b->iov[last].iov_base + b->iov[last].iov_len == base) {
+        b->iov[last].iov_len += len;
+        return;
+    }
+    b->iov[b->niov] = (struct iovec) { .iov_base = base, .iov_len = len };
+    b->piece[b->niov] = (MuxBatchPiece) { .stream = s, .own = own };
+    b->niov++;
+    if (s) {
+        s->batch_refs++;
+    }
+}
+
+/* Room for @size bytes of the batch's own, as the next thing to be sent. */
+static uint8_t *add_control(MuxBatch *b, size_t size)
+{
+    uint8_t *p = b->control + b->control_len;
+
+    b->control_len += size;
+    add_piece(b, p, size, NULL, false);
+    return p;
+}
+
+/* A control frame; returns where its payload belongs. */
+static uint8_t *add_frame(MuxEngine *e, MuxFrameType type, uint32_t stream,
+                          uint32_t length, uint32_t arg)
+{
+    MuxHeader h = {
+        .type = type, .stream = stream, .length = length, .arg = arg,
+    };
+    uint8_t *p = add_control(&e->batch, MUX_HEADER_SIZE + length);
+
+    mux_header_encode(&h, p);
+    return p + MUX_HEADER_SIZE;
+}
+
+static void add_u64_frame(MuxEngine *e, MuxFrameType type, uint32_t stream,
+                          uint64_t value)
+{
+    stq_be_p(add_frame(e, type, stream, 8, 0), value);
+}
+
+static void add_text_frame(MuxEngine *e, MuxFrameType type, uint32_t stream,
+                           uint32_t code, const char *text)
+{
+    size_t len = strlen(text);
+
+    memcpy(add_frame(e, type, stream, len, code), text, len);
+}
+
+static void put_hello(MuxEngine *e)
+{
+    MuxHello hello = {
+        .magic = MUX_MAGIC,
+        .version_min = e->config.version_min,
+        .version_max = e->config.version_max,
+        .length = MUX_HELLO_SIZE,
+        .max_frame = e->config.max_frame,
+        .max_streams = e->config.max_streams,
+        .role = e->config.role,
+    };
+
+    mux_hello_encode(&hello, add_control(&e->batch, MUX_HELLO_SIZE));
+    e->hello_queued = true;
+}
+
+static void put_pending(MuxStream *s, MuxPending what)
+{
+    MuxEngine *e = s->engine;
+
+    switch (what) {
+    case MUX_PENDING_RESET:
+        add_text_frame(e, MUX_FRAME_RESET, s->id, s->reset_code,
+                       s->reset_text);
+        break;
+    case MUX_PENDING_OPEN_OK:
+        s->rx_limit = e->config.window;
+        add_u64_frame(e, MUX_FRAME_OPEN_OK, s->id, s->rx_limit);
+        break;
+    case MUX_PENDING_WINDOW:
+        s->rx_limit = s->rx_consumed + e->config.window;
+        add_u64_frame(e, MUX_FRAME_WINDOW, s->id, s->rx_limit);
+        break;
+    case MUX_PENDING_FIN:
+        s->fin_sent = true;
+        add_u64_frame(e, MUX_FRAME_FIN, s->id, s->tx_offset);
+        break;
+    case MUX_PENDING_FIN_OK:
+        add_u64_frame(e, MUX_FRAME_FIN_OK, s->id, s->rx_offset);
+        break;
+    }
+}
+
+/* Control frames of streams, as many as fit. */
+static bool put_controls(MuxEngine *e)
+{
+    MuxStream *s;
+
+    while ((s = g_queue_peek_head(&e->control))) {
+        MuxPending what = s->pending & -s->pending;
+
+        if (!control_fits(&e->batch, MUX_HEADER_SIZE + MUX_TEXT_MAX)) {
+            return false;
+        }
+        if (what) {
+            put_pending(s, what);
+            s->pending &= ~what;
+        }
+        if (!s->pending) {
+            g_queue_unlink(&e->control, &s->control_link);
+            s->control_queue = NULL;
+            mux_stream_maybe_free(s);
+        }
+    }
+    return true;
+}
+
+static void put_goaway(MuxEngine *e)
+{
+    if (control_fits(&e->batch, MUX_HEADER_SIZE + MUX_TEXT_MAX)) {
+        add_text_frame(e, MUX_FRAME_GOAWAY, 0, e->goaway_code,
+                       e->goaway_text);
+        e->goaway_wanted = false;
+    }
+}
+
+static bool put_pings(MuxEngine *e, int64_t now)
+{
+    size_t size = (e->npongs + 1) * (MUX_HEADER_SIZE + 8);
+
+    if (!control_fits(&e->batch, size)) {
+        return false;
+    }
+    for (unsigned i = 0; i < e->npongs; i++) {
+        add_u64_frame(e, MUX_FRAME_PONG, 0, e->pongs[i]);
+    }
+    e->npongs = 0;
+    if (e->ping_wanted) {
+        add_u64_frame(e, MUX_FRAME_PING, 0, e->ping_id);
+        e->ping_wanted = false;
+        e->ping_sent = now;
+    }
+    return true;
+}
+
+static void put_open(MuxStream *s)
+{
+    MuxEngine *e = s->engine;
+    size_t len = strlen(s->name);
+    uint8_t *p = add_frame(e, MUX_FRAME_OPEN, s->id, MUX_OPEN_SIZE + len, 0);
+
+    s->rx_limit = e->config.window;
+    stq_be_p(p, s->rx_limit);
+    stw_be_p(p + 8, len);
+    stw_be_p(p + 10, 0);
+    memcpy(p + MUX_OPEN_SIZE, s->name, len);
+    s->announced = true;
+    e->last_id[0] = s->id;
+    e->announced[0]++;
+    e->unanswered[0]++;
+    g_hash_table_insert(e->live, GUINT_TO_POINTER(s->id), s);
+}
+
+/* The peer's limits allow the next OPEN. */
+static bool open_possible(MuxEngine *e)
+{
+    return e->opens.length && e->hello_done &&
+           e->unanswered[0] < MUX_UNANSWERED_OPENS &&
+           e->announced[0] < e->peer.max_streams;
+}
+
+static bool put_opens(MuxEngine *e)
+{
+    while (open_possible(e)) {
+        MuxStream *s = g_queue_peek_head(&e->opens);
+
+        if (!control_fits(&e->batch, MUX_HEADER_SIZE + MUX_OPEN_SIZE +
+                          MUX_NAME_MAX)) {
+            return false;
+        }
+        g_queue_unlink(&e->opens, &s->control_link);
+        s->control_queue = NULL;
+        put_open(s);
+    }
+    return true;
+}
+
+/* --- data --- */
+
+/* Put up to @max bytes of what @s copied in the batch; returns how many. */
+static size_t put_own(MuxStream *s, size_t max)
+{
+    MuxBatch *b = &s->engine->batch;
+    struct iovec iov[MUX_BATCH_IOV];
+    size_t done = 0;
+    unsigned n;
+
+    max = MIN(max, s->own.size - s->own_committed);
+    n = mux_chunks_peek(&s->own, s->own_committed, max, iov,
+                        MUX_BATCH_IOV - b->niov);
+    for (unsigned i = 0; i < n; i++) {
+        add_piece(b, iov[i].iov_base, iov[i].iov_len, s, true);
+        done += iov[i].iov_len;
+    }
+    s->own_committed += done;
+    return done;
+}
+
+/* The same for what @s offers. */
+static size_t put_offer(MuxStream *s, size_t max)
+{
+    MuxBatch *b = &s->engine->batch;
+    size_t done = 0;
+
+    while (done < max && s->offer_index < s->offer_niov &&
+           b->niov < MUX_BATCH_IOV) {
+        struct iovec *v = &s->offer[s->offer_index];
+        size_t n = MIN(max - done, v->iov_len - s->offer_skip);
+
+        if (n) {
+            add_piece(b, v->iov_base + s->offer_skip, n, s, false);
+        }
+        done += n;
+        s->offer_skip += n;
+        if (s->offer_skip == v->iov_len) {
+            s->offer_index++;
+            s->offer_skip = 0;
+        }
+    }
+    s->offer_committed += done;
+    return done;
+}
+
+/* One DATA frame; returns whether the batch may take another. */
+static bool put_data(MuxEngine *e)
+{
+    MuxBatch *b = &e->batch;
+    MuxHeader h = { .type = MUX_FRAME_DATA };
+    size_t room = MUX_BATCH_BYTES - b->size;
+    size_t max, len;
+    MuxStream *s = mux_sched_pick(e, &max);
+    uint8_t *header;
+
+    if (!s || b->niov + 2 > MUX_BATCH_IOV ||
+        !control_fits(b, MUX_HEADER_SIZE) ||
+        (room < max && room < SHORTEST_CUT)) {
+        return false;
+    }
+    header = add_control(b, MUX_HEADER_SIZE);
+    max = MIN(max, room);
+    len = put_own(s, max);
+    len += put_offer(s, max - len);
+    h.stream = s->id;
+    h.length = len;
+    h.arg = (uint32_t)s->tx_offset;
+    mux_header_encode(&h, header);
+    b->size += len;
+    s->tx_offset += len;
+    mux_sched_sent(s, len);
+    return true;
+}
+
+/* --- the batch --- */
+
+static void batch_build(MuxEngine *e, int64_t now)
+{
+    if (!e->hello_queued) {
+        put_hello(e);
+    }
+    if (e->ended) {
+        if (put_controls(e) && e->goaway_wanted) {
+            put_goaway(e);
+        }
+        return;
+    }
+    if (!e->hello_done) {
+        return;
+    }
+    /* the last data of a stream lets its FIN follow */
+    do {
+        if (!put_pings(e, now) || !put_controls(e) || !put_opens(e)) {
+            return;
+        }
+    } while (put_data(e));
+}
+
+static bool batch_empty(MuxBatch *b)
+{
+    return b->first == b->niov;
+}
+
+static void batch_reset(MuxBatch *b)
+{
+    b->niov = b->first = 0;
+    b->skip = b->size = b->control_len = 0;
+    g_slist_free_full(b->copies, g_free);
+    b->copies = NULL;
+}
+
+unsigned mux_engine_tx_want(MuxEngine *e, struct iovec *iov, unsigned max,
+                            int64_t now)
+{
+    MuxBatch *b = &e->batch;
+    unsigned n;
+
+    if (e->tx_closed) {
+        return 0;
+    }
+    if (batch_empty(b)) {
+        batch_reset(b);
+        batch_build(e, now);
+    }
+    n = MIN(max, b->niov - b->first);
+    memcpy(iov, b->iov + b->first, n * sizeof(*iov));
+    if (n) {
+        iov[0].iov_base += b->skip;
+        iov[0].iov_len -= b->skip;
+    }
+    return n;
+}
+
+void mux_engine_tx_done(MuxEngine *e, size_t bytes, int64_t now)
+{
+    MuxBatch *b = &e->batch;
+
+    while (bytes) {
+        MuxStream *s = b->piece[b->first].stream;
+        size_t left = b->iov[b->first].iov_len - b->skip;
+        size_t n = MIN(bytes, left);
+
+        g_assert(!batch_empty(b));
+        bytes -= n;
+        b->skip += n;
+        if (s) {
+            mux_stream_tx_taken(s, b->piece[b->first].own, n);
+        }
+        if (n == left) {
+            b->first++;
+            b->skip = 0;
+            if (s) {
+                s->batch_refs--;
+                mux_stream_maybe_free(s);
+            }
+        }
+    }
+    if (batch_empty(b)) {
+        batch_reset(b);
+    }
+}
+
+bool mux_engine_tx_idle(MuxEngine *e)
+{
+    if (e->tx_closed) {
+        return true;
+    }
+    if (!batch_empty(&e->batch) || !e->hello_queued || e->goaway_wanted ||
+        e->control.length) {
+        return false;
+    }
+    if (e->ended || !e->hello_done) {
+        return true;
+    }
+    return !e->npongs && !e->ping_wanted && !open_possible(e) &&
+           !e->urgent.length && !e->bulk.length;
+}
+
+size_t mux_stream_tx_withdraw(MuxStream *s)
+{
+    MuxBatch *b = &s->engine->batch;
+    size_t taken = s->offer_committed;
+
+    for (unsigned i = b->first; i < b->niov; i++) {
+        if (b->piece[i].stream == s && !b->piece[i].own) {
+            b->iov[i].iov_base = g_memdup2(b->iov[i].iov_base,
+                                           b->iov[i].iov_len);
+            b->copies = g_slist_prepend(b->copies, b->iov[i].iov_base);
+            b->piece[i].stream = NULL;
+            s->batch_refs--;
+        }
+    }
+    s->offer_niov = 0;
+    s->offer_index = 0;
+    s->offer_skip = 0;
+    s->offer_size = 0;
+    s->offer_committed = 0;
+    s->offer_sent = 0;
+    mux_sched_update(s);
+    mux_stream_tx_unblock(s);
+    return taken;
+}
