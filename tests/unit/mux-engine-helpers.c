@@ -1,0 +1,384 @@
+/*
+ * Helpers for tests of the migration multiplexer's engine
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "migration/mux/frame.h"
+#include "mux-engine-helpers.h"
+
+uint32_t mux_test_seed(uint32_t preset)
+{
+    const char *env = g_getenv("MUX_TEST_SEED");
+    uint32_t seed = env ? g_ascii_strtoull(env, NULL, 0) : preset;
+
+    g_test_message("MUX_TEST_SEED=%u", seed);
+    return seed;
+}
+
+/* --- watching the wire --- */
+
+static uint64_t *table_u64(GHashTable *t, uint32_t id)
+{
+    uint64_t *v = g_hash_table_lookup(t, GUINT_TO_POINTER(id));
+
+    if (!v) {
+        v = g_new0(uint64_t, 1);
+        g_hash_table_insert(t, GUINT_TO_POINTER(id), v);
+    }
+    return v;
+}
+
+static void watch_frame(MuxLink *link, int side, const MuxHeader *h,
+                        const uint8_t *payload)
+{
+    MuxLinkSide *from = &link->side[side], *to = &link->side[!side];
+    uint64_t *offset = table_u64(from->offsets, h->stream);
+    uint64_t *granted = table_u64(from->limits, h->stream);
+
+    g_assert_cmpuint(h->flags, ==, 0);
+    g_assert_cmpuint(h->zero, ==, 0);
+    switch (h->type) {
+    case MUX_FRAME_OPEN:
+        g_assert_cmpuint(h->stream % 2, ==, side == SRC);
+        /* fall through */
+    case MUX_FRAME_OPEN_OK:
+    case MUX_FRAME_WINDOW:
+        g_assert_cmpuint(ldq_be_p(payload), >, *granted);
+        *granted = ldq_be_p(payload);
+        break;
+    case MUX_FRAME_DATA:
+        g_assert_cmpuint(h->length, >, 0);
+        g_assert_cmpuint(h->arg, ==, (uint32_t)*offset);
+        *offset += h->length;
+        g_assert_cmpuint(*offset, <=, *table_u64(to->limits, h->stream));
+        break;
+    case MUX_FRAME_FIN:
+        g_assert_cmpuint(ldq_be_p(payload), ==, *offset);
+        break;
+    case MUX_FRAME_FIN_OK:
+        g_assert_cmpuint(ldq_be_p(payload), ==,
+                         *table_u64(to->offsets, h->stream));
+        break;
+    }
+}
+
+static void watch(MuxLink *link, int side)
+{
+    MuxLinkSide *from = &link->side[side];
+
+    if (from->watched == 0 && from->sent->len >= MUX_HELLO_SIZE) {
+        from->watched = MUX_HELLO_SIZE;
+    }
+    while (from->watched &&
+           from->sent->len - from->watched >= MUX_HEADER_SIZE) {
+        const uint8_t *p = from->sent->data + from->watched;
+        MuxHeader h;
+
+        mux_header_decode(p, &h);
+        if (from->sent->len - from->watched < MUX_HEADER_SIZE + h.length) {
+            return;
+        }
+        watch_frame(link, side, &h, p + MUX_HEADER_SIZE);
+        from->watched += MUX_HEADER_SIZE + h.length;
+    }
+}
+
+/* --- moving bytes --- */
+
+static size_t random_piece(MuxLink *link, size_t most)
+{
+    size_t max = MIN(most, link->piece_max);
+
+    return max > 1 ? g_rand_int_range(link->rand, 1, max + 1) : max;
+}
+
+static size_t iov_total(const struct iovec *iov, unsigned n)
+{
+    size_t total = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        total += iov[i].iov_len;
+    }
+    return total;
+}
+
+/* Copy the first @len bytes between @iov and @buf. */
+static void iov_copy_bytes(const struct iovec *iov, uint8_t *buf, size_t len,
+                           bool to_iov)
+{
+    while (len) {
+        size_t n = MIN(len, iov->iov_len);
+
+        if (to_iov) {
+            memcpy(iov->iov_base, buf, n);
+        } else {
+            memcpy(buf, iov->iov_base, n);
+        }
+        buf += n;
+        len -= n;
+        iov++;
+    }
+}
+
+/* Take at most @max bytes of @e into @out; returns how many. */
+static size_t take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
+                   unsigned iov_max)
+{
+    struct iovec iov[64];
+    unsigned n = mux_engine_tx_want(e, iov, iov_max, now);
+    size_t len = MIN(max, iov_total(iov, n));
+    size_t old = out->len;
+
+    g_assert_cmpuint(n, <=, iov_max);
+    g_assert(iov_total(iov, n) <= 300 * 1024);
+    if (len) {
+        g_byte_array_set_size(out, old + len);
+        iov_copy_bytes(iov, out->data + old, len, false);
+        mux_engine_tx_done(e, len, now);
+    }
+    return len;
+}
+
+/* Give at most @max of the @len bytes at @data to @e; returns how many. */
+static size_t give(MuxEngine *e, const uint8_t *data, size_t len, int64_t now,
+                   unsigned iov_max)
+{
+    struct iovec iov[64];
+    unsigned n = mux_engine_rx_want(e, iov, iov_max);
+
+    len = MIN(len, iov_total(iov, n));
+    if (len) {
+        iov_copy_bytes(iov, (uint8_t *)data, len, true);
+        mux_engine_rx_done(e, len, now);
+    }
+    return len;
+}
+
+static bool move_one_way(MuxLink *link, int side)
+{
+    MuxLinkSide *from = &link->side[side];
+    MuxEngine *to = link->side[!side].e;
+    size_t waiting = from->sent->len - from->delivered;
+    size_t most = MIN(waiting, from->cut - from->delivered);
+    size_t moved = 0;
+
+    if (waiting < link->capacity) {
+        moved = take(from->e, from->sent,
+                     random_piece(link, link->capacity - waiting), link->now,
+                     g_rand_int_range(link->rand, 1, 65));
+        watch(link, side);
+    }
+    if (most) {
+        size_t n = give(to, from->sent->data + from->delivered,
+                        random_piece(link, most), link->now,
+                        g_rand_int_range(link->rand, 3, 65));
+
+        from->delivered += n;
+        moved += n;
+    }
+    if (from->delivered == from->cut && !from->eof_told) {
+        from->eof_told = true;
+        mux_engine_rx_eof(to, link->now);
+        mux_engine_transport_error(from->e, "Broken pipe");
+        moved++;
+    }
+    return moved;
+}
+
+bool mux_link_step(MuxLink *link)
+{
+    bool moved = move_one_way(link, SRC);
+
+    link->now += 1000;
+    return move_one_way(link, DST) || moved;
+}
+
+void mux_link_run(MuxLink *link)
+{
+    while (mux_link_step(link)) {
+        /* more */
+    }
+    for (int i = 0; i < 2; i++) {
+        g_assert(mux_engine_tx_idle(link->side[i].e) ||
+                 link->side[i].cut != SIZE_MAX);
+    }
+}
+
+static void side_init(MuxLinkSide *side, const MuxConfig *config, MuxRole role)
+{
+    MuxConfig defaults;
+
+    mux_config_default(&defaults, role);
+    *side = (MuxLinkSide) {
+        .e = mux_engine_new(config ?: &defaults, 0),
+        .sent = g_byte_array_new(),
+        .limits = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+        .offsets = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+        .cut = SIZE_MAX,
+    };
+}
+
+void mux_link_init(MuxLink *link, uint32_t seed, const MuxConfig *source,
+                   const MuxConfig *destination)
+{
+    *link = (MuxLink) {
+        .rand = g_rand_new_with_seed(seed),
+        .piece_max = 256 * 1024,
+        .capacity = 256 * 1024,
+    };
+    side_init(&link->side[SRC], source, MUX_ROLE_SOURCE);
+    side_init(&link->side[DST], destination, MUX_ROLE_DESTINATION);
+}
+
+void mux_link_cleanup(MuxLink *link)
+{
+    for (int i = 0; i < 2; i++) {
+        MuxLinkSide *side = &link->side[i];
+
+        mux_engine_free(side->e);
+        g_byte_array_unref(side->sent);
+        g_hash_table_unref(side->limits);
+        g_hash_table_unref(side->offsets);
+    }
+    g_rand_free(link->rand);
+}
+
+void mux_feed(MuxEngine *e, const uint8_t *data, size_t len, int64_t now)
+{
+    while (len) {
+        size_t n = give(e, data, len, now, 8);
+
+        if (!n) {
+            return;             /* the connection has ended */
+        }
+        data += n;
+        len -= n;
+    }
+}
+
+void mux_drain(MuxEngine *e, GByteArray *out, int64_t now)
+{
+    while (take(e, out, SIZE_MAX, now, 64)) {
+        /* more */
+    }
+}
+
+GByteArray *mux_unhex(const char *hex)
+{
+    GByteArray *out = g_byte_array_new();
+
+    while (*hex) {
+        uint8_t byte;
+
+        if (*hex == ' ') {
+            hex++;
+            continue;
+        }
+        g_assert(g_ascii_isxdigit(hex[0]) && g_ascii_isxdigit(hex[1]));
+        byte = g_ascii_xdigit_value(hex[0]) << 4 |
+               g_ascii_xdigit_value(hex[1]);
+        g_byte_array_append(out, &byte, 1);
+        hex += 2;
+    }
+    return out;
+}
+
+MuxStream *mux_expect_event(MuxEngine *e, MuxEventType type)
+{
+    MuxEvent event;
+
+    while (mux_engine_next_event(e, &event)) {
+        if (event.type == type) {
+            return event.stream;
+        }
+    }
+    g_assert_not_reached();
+}
+
+void mux_link_open(MuxLink *link, int opener, const char *name,
+                   MuxStream **ours, MuxStream **theirs)
+{
+    const char *why = NULL;
+
+    *ours = mux_engine_open(link->side[opener].e, name, &why);
+    g_assert_cmpstr(why, ==, NULL);
+    mux_link_run(link);
+    *theirs = mux_expect_event(link->side[!opener].e, MUX_EVENT_OPEN);
+    g_assert_cmpstr(mux_stream_name(*theirs), ==, name);
+    mux_stream_accept(*theirs);
+    mux_link_run(link);
+    g_assert(mux_expect_event(link->side[opener].e, MUX_EVENT_OPEN_OK)
+             == *ours);
+}
+
+/* --- pattern --- */
+
+uint8_t mux_pattern(uint32_t id, int side, uint64_t offset)
+{
+    return offset * 131 + (offset >> 8) * 7 + (offset >> 16) + id * 29 + side;
+}
+
+size_t mux_copy_pattern(MuxStream *s, int side, uint64_t offset, size_t len)
+{
+    g_autofree uint8_t *buf = g_malloc(len + 1);
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+    for (size_t i = 0; i < len; i++) {
+        buf[i] = mux_pattern(mux_stream_id(s), side, offset + i);
+    }
+    return mux_stream_tx_copy(s, &iov, 1);
+}
+
+size_t mux_read_pattern(MuxStream *s, int side, uint64_t offset, size_t max)
+{
+    struct iovec iov[3];
+    unsigned n = mux_stream_rx_iov(s, iov, 3);
+    size_t done = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *p = iov[i].iov_base;
+
+        for (size_t k = 0; k < iov[i].iov_len && done < max; k++, done++) {
+            g_assert_cmphex(p[k], ==, mux_pattern(mux_stream_id(s), side,
+                                                  offset + done));
+        }
+    }
+    mux_stream_rx_consume(s, done);
+    return done;
+}
+
+/* --- pair --- */
+
+void mux_pair_init(MuxPair *p, uint64_t window)
+{
+    MuxConfig src, dst;
+
+    mux_config_default(&src, MUX_ROLE_SOURCE);
+    mux_config_default(&dst, MUX_ROLE_DESTINATION);
+    src.window = dst.window = window;
+    mux_link_init(&p->link, 1, &src, &dst);
+    p->src = p->link.side[SRC].e;
+    p->dst = p->link.side[DST].e;
+    mux_link_run(&p->link);
+    mux_expect_event(p->src, MUX_EVENT_HELLO);
+    mux_expect_event(p->dst, MUX_EVENT_HELLO);
+}
+
+void mux_pair_cleanup(MuxPair *p)
+{
+    mux_link_cleanup(&p->link);
+}
+
+bool mux_has_event(MuxEngine *e, MuxEventType type, MuxStream *s)
+{
+    bool found = false;
+    MuxEvent event;
+
+    while (mux_engine_next_event(e, &event)) {
+        found |= event.type == type && event.stream == s;
+    }
+    return found;
+}

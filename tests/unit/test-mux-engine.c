@@ -1,0 +1,457 @@
+/*
+ * Tests of the migration multiplexer's engine: data between two of them
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "mux-engine-helpers.h"
+
+/* --- random conversations --- */
+
+/* One direction of one stream. */
+typedef struct Flow {
+    MuxStream *from, *to;
+    int side;                   /* of the sender */
+    uint64_t size, written, read;
+    uint8_t *offered;           /* NULL: no offer is out */
+    size_t offer_len;
+} Flow;
+
+static void flow_offer(Flow *f, GRand *rand)
+{
+    size_t len = g_rand_int_range(rand, 1, 100 * KIB);
+    struct iovec iov[70];
+    size_t left;
+    unsigned n = 0;
+
+    len = left = MIN(len, f->size - f->written);
+    f->offered = g_malloc(len);
+    f->offer_len = len;
+    for (size_t i = 0; i < len; i++) {
+        f->offered[i] = mux_pattern(mux_stream_id(f->from), f->side,
+                                    f->written + i);
+    }
+    while (left) {
+        size_t piece = g_rand_int_range(rand, 0, 4096);
+
+        if (piece > left || n == G_N_ELEMENTS(iov) - 1) {
+            piece = left;
+        }
+        iov[n].iov_base = f->offered + len - left;
+        iov[n++].iov_len = piece;
+        left -= piece;
+    }
+    mux_stream_tx_offer(f->from, iov, n);
+}
+
+static void flow_end_offer(Flow *f)
+{
+    size_t taken = mux_stream_tx_withdraw(f->from);
+
+    g_assert_cmpuint(taken, <=, f->offer_len);
+    f->written += taken;
+    /* what was taken must not be needed any more */
+    memset(f->offered, 0xee, f->offer_len);
+    g_clear_pointer(&f->offered, g_free);
+}
+
+static void flow_write(Flow *f, GRand *rand)
+{
+    if (f->offered) {
+        if (mux_stream_tx_sent(f->from) == f->offer_len ||
+            g_rand_int_range(rand, 0, 50) == 0) {
+            flow_end_offer(f);
+        }
+        return;
+    }
+    if (f->written == f->size) {
+        mux_stream_fin(f->from);
+    } else if (g_rand_boolean(rand)) {
+        flow_offer(f, rand);
+    } else {
+        size_t len = g_rand_int_range(rand, 1, 9000);
+
+        len = MIN(len, f->size - f->written);
+        f->written += mux_copy_pattern(f->from, f->side, f->written, len);
+    }
+}
+
+static void flow_read(Flow *f, GRand *rand)
+{
+    f->read += mux_read_pattern(f->to, f->side, f->read,
+                                g_rand_int_range(rand, 0, 60 * KIB));
+    g_assert_cmpuint(f->read, <=, f->size);
+    if (mux_stream_rx_fin(f->to) && !mux_stream_rx_pending(f->to)) {
+        g_assert_cmpuint(f->read, ==, f->size);
+        mux_stream_fin_ok(f->to);
+    }
+}
+
+static bool flow_finished(Flow *f)
+{
+    return mux_stream_state(f->from) == MUX_STREAM_FINISHED &&
+           mux_stream_state(f->to) == MUX_STREAM_FINISHED;
+}
+
+static void converse(uint32_t seed, size_t piece_max, uint64_t window,
+                     int nstreams, int size_max)
+{
+    g_autofree Flow *flow = g_new0(Flow, 2 * nstreams);
+    int left = 2 * nstreams;
+    int idle = 0;
+    MuxPair p;
+
+    mux_pair_init(&p, window);
+    g_rand_set_seed(p.link.rand, seed);
+    for (int i = 0; i < nstreams; i++) {
+        g_autofree char *name = g_strdup_printf("s%d", i);
+        Flow *there = &flow[2 * i], *back = &flow[2 * i + 1];
+
+        there->side = g_rand_boolean(p.link.rand) ? SRC : DST;
+        back->side = !there->side;
+        mux_link_open(&p.link, there->side, name, &there->from, &there->to);
+        back->from = there->to;
+        back->to = there->from;
+        there->size = g_rand_int_range(p.link.rand, 0, size_max);
+        back->size = g_rand_int_range(p.link.rand, 0, size_max);
+        mux_stream_set_urgent(there->from, i == 0);
+    }
+    p.link.piece_max = piece_max;
+    while (left) {
+        bool moved = mux_link_step(&p.link);
+
+        left = 2 * nstreams;
+        for (int i = 0; i < 2 * nstreams; i++) {
+            flow_write(&flow[i], p.link.rand);
+            flow_read(&flow[i], p.link.rand);
+            left -= flow_finished(&flow[i]);
+        }
+        idle = moved ? 0 : idle + 1;
+        g_assert_cmpint(idle, <, 10000);
+    }
+    for (int i = 0; i < 2 * nstreams; i++) {
+        g_assert_cmpuint(mux_stream_bytes_sent(flow[i].from), ==,
+                         flow[i].size);
+        g_assert_cmpuint(mux_stream_bytes_received(flow[i].to), ==,
+                         flow[i].size);
+    }
+    for (int i = 0; i < 2 * nstreams; i++) {
+        mux_stream_release(flow[i].from);
+    }
+    g_assert(!mux_engine_ended(p.src) && !mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+static void test_streams_arrive_whole(void)
+{
+    uint32_t seed = mux_test_seed(20);
+
+    for (int i = 0; i < 6; i++) {
+        g_test_message("seed %u", seed + i);
+        converse(seed + i, 64 << (2 * i), 64 * KIB, 6, 100 * KIB);
+    }
+}
+
+static void test_streams_arrive_byte_by_byte(void)
+{
+    converse(mux_test_seed(7), 1, 1000, 3, 10 * KIB);
+}
+
+static void test_one_byte_window(void)
+{
+    converse(mux_test_seed(8), 100, 1, 2, 300);
+}
+
+/* --- credit --- */
+
+static void test_stalled_stream_stalls_alone(void)
+{
+    MuxStream *a[5], *b[5];
+    uint64_t sent[5] = { 0 }, got[5] = { 0 };
+    MuxPair p;
+
+    mux_pair_init(&p, 16 * KIB);
+    for (int i = 0; i < 5; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    /* only the last one is ever read */
+    while (got[4] < 1024 * KIB) {
+        for (int i = 0; i < 5; i++) {
+            sent[i] += mux_copy_pattern(a[i], SRC, sent[i], 8 * KIB);
+        }
+        mux_link_run(&p.link);
+        got[4] += mux_read_pattern(b[4], SRC, got[4], SIZE_MAX);
+    }
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpuint(mux_stream_rx_pending(b[i]), ==, 16 * KIB);
+        g_assert_cmpuint(mux_stream_bytes_sent(a[i]), ==, 16 * KIB);
+        g_assert_false(mux_stream_writable(a[i]));
+    }
+    /* and control still goes through */
+    mux_engine_ping(p.src, p.link.now);
+    mux_link_run(&p.link);
+    g_assert_cmpint(mux_engine_rtt(p.src), >, 0);
+    mux_pair_cleanup(&p);
+}
+
+static void test_writable_after_credit(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    g_assert_true(mux_stream_writable(a));
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 6 * KIB), ==, 4 * KIB);
+    mux_link_run(&p.link);
+    g_assert_false(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 4 * KIB, 1), ==, 0);
+    mux_read_pattern(b, SRC, 0, SIZE_MAX);
+    mux_link_run(&p.link);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    g_assert_true(mux_stream_writable(a));
+    mux_pair_cleanup(&p);
+}
+
+static void test_copy_buffer_is_bounded(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 1024 * KIB), ==,
+                     256 * KIB);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 256 * KIB, 1), ==, 0);
+    mux_link_run(&p.link);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    mux_pair_cleanup(&p);
+}
+
+static void test_writable_after_asking(void)
+{
+    const char *why;
+    MuxStream *s;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    s = mux_engine_open(p.src, "x", &why);
+    g_assert_false(mux_stream_writable(s));
+    mux_link_run(&p.link);
+    mux_stream_accept(mux_expect_event(p.dst, MUX_EVENT_OPEN));
+    mux_link_run(&p.link);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, s));
+    mux_pair_cleanup(&p);
+}
+
+/* --- offers --- */
+
+static void test_withdraw_copies_what_is_committed(void)
+{
+    g_autofree uint8_t *data = g_malloc(300 * KIB);
+    struct iovec iov = { .iov_base = data, .iov_len = 300 * KIB };
+    struct iovec named[64];
+    MuxStream *a, *b;
+    size_t taken;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    for (size_t i = 0; i < iov.iov_len; i++) {
+        data[i] = mux_pattern(1, SRC, i);
+    }
+    mux_stream_tx_offer(a, &iov, 1);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, named, 64, 0), ==, 2);
+    g_assert(named[1].iov_base == data);        /* no copy on the way */
+    p.link.piece_max = 1000;
+    mux_link_step(&p.link);
+    taken = mux_stream_tx_withdraw(a);
+    g_assert_cmpuint(taken, ==, 256 * KIB);
+    memset(data, 0xee, iov.iov_len);
+    p.link.piece_max = SIZE_MAX;
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_stream_rx_pending(b), ==, taken);
+    for (size_t n = 0; n < taken; ) {
+        n += mux_read_pattern(b, SRC, n, SIZE_MAX);
+    }
+    mux_stream_fin(a);
+    mux_link_run(&p.link);
+    g_assert_true(mux_stream_rx_fin(b));
+    mux_pair_cleanup(&p);
+}
+
+static void test_withdraw_of_untouched_offer(void)
+{
+    uint8_t byte = 1;
+    struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_tx_offer(a, &iov, 1);
+    g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 0);
+    g_assert_true(mux_engine_tx_idle(p.src));
+    mux_pair_cleanup(&p);
+}
+
+static void test_batch_once_named_stays(void)
+{
+    uint8_t one[100], two[100];
+    struct iovec iov = { .iov_base = one, .iov_len = 100 };
+    struct iovec first[8], again[8];
+    MuxStream *a, *b;
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    memset(one, 1, 100);
+    mux_stream_tx_offer(a, &iov, 1);
+    n = mux_engine_tx_want(p.src, first, 8, 0);
+    mux_stream_reset(a, 1, "gone");
+    mux_engine_ping(p.src, 0);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, again, 8, 0), ==, n);
+    g_assert_cmpmem(first, n * sizeof(*first), again, n * sizeof(*again));
+    g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 100);
+    memset(one, 2, 100);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, again, 8, 0), ==, n);
+    memset(two, 1, 100);
+    g_assert_cmpmem(again[1].iov_base, again[1].iov_len, two, 100);
+    mux_link_run(&p.link);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
+    mux_pair_cleanup(&p);
+}
+
+/* --- order of sending --- */
+
+/* The stream of each DATA frame that the source sends from @start on. */
+static GArray *data_order(MuxPair *p, size_t start)
+{
+    GArray *order = g_array_new(false, false, sizeof(uint32_t));
+    GByteArray *sent = p->link.side[SRC].sent;
+
+    while (start < sent->len) {
+        const uint8_t *h = sent->data + start;
+        uint32_t id = h[4] << 24 | h[5] << 16 | h[6] << 8 | h[7];
+        uint32_t len = h[8] << 24 | h[9] << 16 | h[10] << 8 | h[11];
+
+        if (h[0] == 3) {
+            g_array_append_val(order, id);
+        }
+        start += 16 + len;
+    }
+    return order;
+}
+
+static void offer_bulk(MuxStream *s, void *data, size_t len)
+{
+    struct iovec iov = { .iov_base = data, .iov_len = len };
+
+    mux_stream_tx_offer(s, &iov, 1);
+}
+
+static void test_bulk_streams_take_turns(void)
+{
+    g_autofree uint8_t *data = g_malloc0(1024 * KIB);
+    g_autoptr(GArray) order = NULL;
+    MuxStream *a[3], *b[3];
+    size_t start;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    for (int i = 0; i < 3; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    start = p.link.side[SRC].sent->len;
+    for (int i = 0; i < 3; i++) {
+        offer_bulk(a[i], data, 1024 * KIB);
+    }
+    mux_link_run(&p.link);
+    order = data_order(&p, start);
+    g_assert_cmpuint(order->len, ==, 12);
+    for (int i = 0; i < 12; i++) {
+        g_assert_cmpuint(g_array_index(order, uint32_t, i), ==,
+                         2 * (i % 3) + 1);
+    }
+    mux_pair_cleanup(&p);
+}
+
+static void test_urgent_goes_first(void)
+{
+    g_autofree uint8_t *data = g_malloc0(1024 * KIB);
+    g_autoptr(GArray) order = NULL;
+    MuxStream *a[2], *b[2];
+    size_t start;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    for (int i = 0; i < 2; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    mux_stream_set_urgent(a[1], true);
+    mux_copy_pattern(a[1], SRC, 0, 1);
+    mux_link_run(&p.link);
+    start = p.link.side[SRC].sent->len;
+    offer_bulk(a[0], data, 1024 * KIB);
+    offer_bulk(a[1], data, 1024 * KIB);
+    mux_link_run(&p.link);
+    order = data_order(&p, start);
+    /* frames of 64 KiB, one of bulk after eight (one urgent went before) */
+    g_assert_cmpuint(order->len, ==, 32);
+    for (int i = 0; i < 18; i++) {
+        g_assert_cmpuint(g_array_index(order, uint32_t, i), ==,
+                         i % 9 == 7 ? 1 : 3);
+    }
+    for (int i = 18; i < 32; i++) {
+        g_assert_cmpuint(g_array_index(order, uint32_t, i), ==, 1);
+    }
+    mux_pair_cleanup(&p);
+}
+
+static void test_frames_respect_peer_limit(void)
+{
+    g_autofree uint8_t *data = g_malloc0(20000);
+    g_autoptr(GArray) order = NULL;
+    MuxConfig dst;
+    MuxStream *a, *b;
+    size_t start;
+    MuxPair p;
+
+    mux_config_default(&dst, MUX_ROLE_DESTINATION);
+    dst.max_frame = 4096;
+    mux_link_init(&p.link, 1, NULL, &dst);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    start = p.link.side[SRC].sent->len;
+    offer_bulk(a, data, 20000);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_stream_rx_pending(b), ==, 20000);
+    order = data_order(&p, start);
+    g_assert_cmpuint(order->len, ==, 5);
+    mux_pair_cleanup(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+#define ADD(path, func) g_test_add_func("/mux/engine/" path, func)
+    ADD("streams-arrive-whole", test_streams_arrive_whole);
+    ADD("streams-arrive-byte-by-byte", test_streams_arrive_byte_by_byte);
+    ADD("one-byte-window", test_one_byte_window);
+    ADD("stalled-stream-stalls-alone", test_stalled_stream_stalls_alone);
+    ADD("writable-after-credit", test_writable_after_credit);
+    ADD("copy-buffer-is-bounded", test_copy_buffer_is_bounded);
+    ADD("writable-after-asking", test_writable_after_asking);
+    ADD("withdraw-copies-what-is-committed",
+        test_withdraw_copies_what_is_committed);
+    ADD("withdraw-of-untouched-offer", test_withdraw_of_untouched_offer);
+    ADD("batch-once-named-stays", test_batch_once_named_stays);
+    ADD("bulk-streams-take-turns", test_bulk_streams_take_turns);
+    ADD("urgent-goes-first", test_urgent_goes_first);
+    ADD("frames-respect-peer-limit", test_frames_respect_peer_limit);
+#undef ADD
+
+    return g_test_run();
+}

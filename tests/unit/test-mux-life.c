@@ -1,0 +1,721 @@
+/*
+ * Tests of the migration multiplexer's engine: how streams and connections
+ * begin and end
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "mux-engine-helpers.h"
+
+#define NS_PER_S    (1000 * 1000 * 1000LL)
+
+static void finish_both(MuxPair *p, MuxStream *a, MuxStream *b)
+{
+    mux_stream_fin(a);
+    mux_stream_fin(b);
+    mux_link_run(&p->link);
+    mux_stream_fin_ok(a);
+    mux_stream_fin_ok(b);
+    mux_link_run(&p->link);
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
+}
+
+/* --- opening --- */
+
+static void test_refused_stream(void)
+{
+    const char *why;
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    a = mux_engine_open(p.src, "nbd-unknown", &why);
+    mux_link_run(&p.link);
+    b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
+    mux_stream_reset(b, MUX_CODE_REFUSED, "no such disk");
+    mux_stream_release(b);
+    mux_link_run(&p.link);
+    g_assert_cmpstr(mux_stream_error(a), ==, "destination aborted stream "
+                    "'nbd-unknown': no such disk (code 5)");
+    mux_pair_cleanup(&p);
+}
+
+static void test_reset_before_open_is_silent(void)
+{
+    MuxConfig config;
+    MuxEngine *e;
+    const char *why;
+    MuxStream *s;
+    g_autoptr(GByteArray) out = g_byte_array_new();
+
+    mux_config_default(&config, MUX_ROLE_SOURCE);
+    e = mux_engine_new(&config, 0);
+    s = mux_engine_open(e, "x", &why);
+    mux_stream_reset(s, 1, "never mind");
+    mux_stream_release(s);
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->len, ==, 40);
+    mux_engine_free(e);
+}
+
+static void test_data_waits_for_open_ok(void)
+{
+    uint8_t data[100] = { 0 };
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    const char *why;
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    a = mux_engine_open(p.src, "x", &why);
+    g_assert_false(mux_stream_writable(a));
+    g_assert_cmpuint(mux_stream_tx_copy(a, &iov, 1), ==, 0);
+    mux_stream_tx_offer(a, &iov, 1);
+    mux_stream_fin(a);
+    mux_link_run(&p.link);
+    b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
+    g_assert_cmpuint(mux_stream_tx_sent(a), ==, 0);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_OPENING);
+    mux_stream_accept(b);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_stream_tx_sent(a), ==, 100);
+    g_assert_cmpuint(mux_stream_rx_pending(b), ==, 100);
+    g_assert_true(mux_stream_rx_fin(b));
+    mux_pair_cleanup(&p);
+}
+
+static void test_opens_wait_for_answers(void)
+{
+    MuxStream *peer[40];
+    const char *why;
+    MuxEvent event;
+    int n = 0;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    for (int i = 0; i < 40; i++) {
+        g_assert_nonnull(mux_engine_open(p.src, "x", &why));
+    }
+    for (int round = 0; round < 3; round++) {
+        mux_link_run(&p.link);
+        while (mux_engine_next_event(p.dst, &event)) {
+            g_assert_cmpint(event.type, ==, MUX_EVENT_OPEN);
+            g_assert_cmpuint(mux_stream_id(event.stream), ==, 2 * n + 1);
+            peer[n++] = event.stream;
+        }
+        g_assert_cmpint(n, ==, MIN(16 * (round + 1), 40));
+        for (int i = 16 * round; i < n; i++) {
+            mux_stream_accept(peer[i]);
+        }
+    }
+    mux_link_run(&p.link);
+    mux_pair_cleanup(&p);
+}
+
+static void test_open_limits(void)
+{
+    MuxConfig src, dst;
+    const char *why = NULL;
+    MuxStream *a, *b;
+    MuxLink link;
+
+    mux_config_default(&src, MUX_ROLE_SOURCE);
+    mux_config_default(&dst, MUX_ROLE_DESTINATION);
+    dst.max_streams = 2;
+    mux_link_init(&link, 1, &src, &dst);
+    g_assert_null(mux_engine_open(link.side[SRC].e, "", &why));
+    g_assert_nonnull(strstr(why, "1 to 255"));
+    mux_link_open(&link, SRC, "a", &a, &b);
+    g_assert_nonnull(mux_engine_open(link.side[SRC].e, "b", &why));
+    g_assert_null(mux_engine_open(link.side[SRC].e, "c", &why));
+    g_assert_nonnull(strstr(why, "too many streams"));
+    mux_stream_reset(a, 1, "");
+    g_assert_nonnull(mux_engine_open(link.side[SRC].e, "c", &why));
+    mux_link_run(&link);
+    g_assert_false(mux_engine_ended(link.side[DST].e));
+    mux_link_cleanup(&link);
+}
+
+static void test_streams_opened_before_hello_wait(void)
+{
+    MuxConfig dst;
+    const char *why;
+    MuxStream *s[3], *first;
+    MuxLink link;
+
+    mux_config_default(&dst, MUX_ROLE_DESTINATION);
+    dst.max_streams = 2;
+    mux_link_init(&link, 1, NULL, &dst);
+    for (int i = 0; i < 3; i++) {
+        s[i] = mux_engine_open(link.side[SRC].e, "x", &why);
+    }
+    mux_link_run(&link);
+    first = mux_expect_event(link.side[DST].e, MUX_EVENT_OPEN);
+    g_assert_nonnull(mux_expect_event(link.side[DST].e, MUX_EVENT_OPEN));
+    g_assert_false(mux_has_event(link.side[DST].e, MUX_EVENT_OPEN, NULL));
+    mux_stream_reset(first, 1, "");
+    mux_link_run(&link);
+    g_assert_cmpuint(mux_stream_id(mux_expect_event(link.side[DST].e,
+                                                    MUX_EVENT_OPEN)),
+                     ==, mux_stream_id(s[2]));
+    mux_link_cleanup(&link);
+}
+
+static void test_lifetime_limit(void)
+{
+    MuxStream *a, *b;
+    const char *why;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    for (int i = 0; i < 4096; i++) {
+        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_stream_reset(i % 2 ? a : b, 1, "");
+        mux_stream_release(a);
+        mux_stream_release(b);
+    }
+    g_assert_null(mux_engine_open(p.src, "x", &why));
+    g_assert_cmpstr(why, ==,
+                    "too many streams have been opened on this connection");
+    mux_link_run(&p.link);
+    g_assert_false(mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+/* --- the end of a stream --- */
+
+static void test_finish_round_trip(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 5000), ==, 5000);
+    mux_stream_fin(a);
+    mux_stream_fin(a);
+    mux_link_run(&p.link);
+    g_assert_true(mux_stream_rx_fin(b));
+    g_assert_true(mux_has_event(p.dst, MUX_EVENT_FIN, b));
+    g_assert_false(mux_stream_fin_acked(a));
+    /* the other direction still works */
+    g_assert_cmpuint(mux_copy_pattern(b, DST, 0, 100), ==, 100);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_read_pattern(a, DST, 0, 200), ==, 100);
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, 9000), ==, 5000);
+    mux_stream_fin_ok(b);
+    mux_link_run(&p.link);
+    g_assert_true(mux_stream_fin_acked(a));
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_FIN_OK, a));
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHING);
+    mux_stream_fin(b);
+    mux_link_run(&p.link);
+    mux_stream_fin_ok(a);
+    mux_link_run(&p.link);
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
+    g_assert_null(mux_stream_error(a));
+    mux_pair_cleanup(&p);
+}
+
+static void test_fin_ok_needs_fin(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_fin_ok(b);
+    g_assert_true(mux_engine_tx_idle(p.dst));
+    finish_both(&p, a, b);
+    mux_pair_cleanup(&p);
+}
+
+static void test_reset_carries_text(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 1000);
+    mux_link_run(&p.link);
+    mux_stream_reset(b, 28, "No space\nleft");
+    g_assert_cmpuint(mux_stream_rx_pending(b), ==, 0);
+    g_assert_false(mux_has_event(p.dst, MUX_EVENT_RESET, b));
+    mux_link_run(&p.link);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_RESET, a));
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
+    g_assert_cmpstr(mux_stream_error(a), ==, "destination aborted stream "
+                    "'nbd-disk0': No space?left (code 28)");
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 1000, 10), ==, 0);
+    g_assert_false(mux_engine_ended(p.src));
+    mux_pair_cleanup(&p);
+}
+
+static void test_resets_cross(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 1000);
+    mux_copy_pattern(b, DST, 0, 1000);
+    mux_stream_reset(a, 1, "one");
+    mux_stream_reset(b, 2, "two");
+    mux_link_run(&p.link);
+    g_assert_cmpstr(mux_stream_error(a), ==, "source aborted stream 'x': one");
+    g_assert_cmpstr(mux_stream_error(b), ==,
+                    "destination aborted stream 'x': two");
+    g_assert_false(mux_has_event(p.src, MUX_EVENT_RESET, a));
+    g_assert_false(mux_has_event(p.dst, MUX_EVENT_RESET, b));
+    g_assert_false(mux_engine_ended(p.src));
+    g_assert_false(mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+static void test_late_data_is_dropped(void)
+{
+    MuxStream *a, *b, *c, *d;
+    MuxPair p;
+
+    mux_pair_init(&p, 256 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 200 * KIB);
+    p.link.piece_max = 100;
+    for (int i = 0; i < 20; i++) {
+        mux_link_step(&p.link);
+    }
+    /* in the middle of a frame, and with more on the way */
+    mux_stream_reset(b, 1, "enough");
+    mux_stream_release(b);
+    p.link.piece_max = 256 * KIB;
+    mux_link_run(&p.link);
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
+    mux_stream_release(a);
+    mux_link_open(&p.link, SRC, "y", &c, &d);
+    finish_both(&p, c, d);
+    mux_pair_cleanup(&p);
+}
+
+static void test_named_memory_survives_reset(void)
+{
+    struct iovec iov[8];
+    MuxStream *a, *b;
+    uint8_t *wire;
+    size_t len = 0;
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 256 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 1000);
+    n = mux_engine_tx_want(p.src, iov, 8, 0);
+    g_assert_cmpuint(n, ==, 2);
+    wire = g_malloc0(1000);
+    /* the header arrives, then the receiver names room for the payload */
+    mux_feed(p.dst, iov[0].iov_base, iov[0].iov_len, 0);
+    n = mux_engine_rx_want(p.dst, iov, 8);
+    mux_stream_reset(b, 1, "no");
+    mux_stream_release(b);
+    for (unsigned i = 0; i < n; i++) {
+        memset(iov[i].iov_base, 1, iov[i].iov_len);
+        len += iov[i].iov_len;
+    }
+    g_assert_cmpuint(len, ==, 1000 + 16);
+    mux_engine_rx_done(p.dst, 500, 0);
+    mux_feed(p.dst, wire, 500, 0);
+    g_assert_false(mux_engine_ended(p.dst));
+    g_free(wire);
+    mux_pair_cleanup(&p);
+}
+
+static void test_release_with_copied_data_on_the_way(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 2000);
+    p.link.piece_max = 100;
+    mux_stream_reset(b, 1, "no");
+    /* the RESET comes in while a batch is half sent */
+    while (mux_stream_state(a) != MUX_STREAM_RESET) {
+        g_assert_true(mux_link_step(&p.link));
+    }
+    g_assert_false(mux_engine_tx_idle(p.src));
+    mux_stream_release(a);
+    mux_link_run(&p.link);
+    g_assert_false(mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+/* --- letting go --- */
+
+static void test_release_lingers(void)
+{
+    MuxStream *a, *b;
+    uint64_t got = 0;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 3 * KIB), ==, 3 * KIB);
+    mux_stream_release(a);
+    mux_link_run(&p.link);
+    got += mux_read_pattern(b, SRC, 0, SIZE_MAX);
+    g_assert_cmpuint(got, ==, 3 * KIB);
+    g_assert_true(mux_stream_rx_fin(b));
+    /* what comes for the one who let go is dropped, and credit granted on */
+    for (int i = 0; i < 100; i++) {
+        g_assert_cmpuint(mux_copy_pattern(b, DST, i * KIB, KIB), ==, KIB);
+        mux_link_run(&p.link);
+    }
+    mux_stream_fin(b);
+    mux_stream_fin_ok(b);
+    mux_link_run(&p.link);
+    g_assert_true(mux_stream_fin_acked(b));
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
+    mux_stream_release(b);
+    mux_pair_cleanup(&p);
+}
+
+static void test_release_of_unanswered_open_refuses(void)
+{
+    const char *why;
+    MuxStream *a;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    a = mux_engine_open(p.src, "x", &why);
+    mux_link_run(&p.link);
+    mux_stream_release(mux_expect_event(p.dst, MUX_EVENT_OPEN));
+    mux_link_run(&p.link);
+    g_assert_cmpstr(mux_stream_error(a), ==, "destination aborted stream 'x': "
+                    "stream was not accepted (code 5)");
+    mux_pair_cleanup(&p);
+}
+
+static void test_no_event_after_release(void)
+{
+    MuxStream *a, *b;
+    MuxEvent event;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 10);
+    mux_link_run(&p.link);
+    mux_stream_release(b);
+    g_assert_false(mux_engine_next_event(p.dst, &event));
+    mux_copy_pattern(a, SRC, 10, 10);
+    mux_stream_fin(a);
+    mux_link_run(&p.link);
+    g_assert_false(mux_engine_next_event(p.dst, &event));
+    mux_pair_cleanup(&p);
+}
+
+/* --- the end of the connection --- */
+
+static void test_clean_goaway(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_fin(a);
+    mux_stream_fin(b);
+    mux_link_run(&p.link);
+    mux_stream_fin_ok(b);
+    mux_link_run(&p.link);
+    /* the last FIN_OK is queued, it goes out before the GOAWAY */
+    mux_stream_fin_ok(a);
+    mux_engine_goaway(p.src, MUX_CODE_OK, NULL);
+    g_assert_false(mux_engine_tx_idle(p.src));
+    mux_link_run(&p.link);
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
+    for (int i = 0; i < 2; i++) {
+        MuxEngine *e = p.link.side[i].e;
+
+        mux_expect_event(e, MUX_EVENT_ENDED);
+        g_assert_true(mux_engine_ended(e));
+        g_assert_null(mux_engine_error(e));
+        g_assert_true(mux_engine_tx_idle(e));
+    }
+    mux_pair_cleanup(&p);
+}
+
+static void test_goaway_ends_every_stream(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(b, DST, 0, 100);
+    mux_link_run(&p.link);
+    mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "disk full");
+    mux_link_run(&p.link);
+    g_assert_cmpstr(mux_engine_error(p.src), ==,
+                    "destination ended the connection: disk full (code 6)");
+    g_assert_cmpstr(mux_stream_error(a), ==, mux_engine_error(p.src));
+    g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
+    g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
+    /* what came before is not lost */
+    g_assert_cmpuint(mux_read_pattern(a, DST, 0, 1000), ==, 100);
+    mux_pair_cleanup(&p);
+}
+
+static void test_reset_text_before_goaway(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_reset(b, 28, "disk full");
+    mux_stream_release(b);
+    mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "migration failed");
+    mux_link_run(&p.link);
+    g_assert_cmpstr(mux_stream_error(a), ==,
+                    "destination aborted stream 'x': disk full (code 28)");
+    g_assert_cmpstr(mux_engine_error(p.src), ==, "destination ended the "
+                    "connection: migration failed (code 6)");
+    mux_pair_cleanup(&p);
+}
+
+static void test_transport_error(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 100);
+    mux_link_run(&p.link);
+    mux_engine_transport_error(p.dst, "Connection reset by peer");
+    g_assert_cmpstr(mux_engine_error(p.dst), ==, "connection with the source "
+                    "failed: Connection reset by peer");
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, 1000), ==, 100);
+    g_assert_true(mux_engine_tx_idle(p.dst));
+    mux_stream_release(b);
+    mux_pair_cleanup(&p);
+}
+
+static void test_eof_names_the_stream(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_engine_rx_eof(p.dst, 0);
+    g_assert_cmpstr(mux_engine_error(p.dst), ==, "source closed the "
+                    "connection before stream 'nbd-disk0' was finished");
+    g_assert_cmpstr(mux_stream_error(b), ==, mux_engine_error(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+static void test_eof_without_streams_is_clean(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    finish_both(&p, a, b);
+    mux_engine_rx_eof(p.dst, 0);
+    g_assert_true(mux_engine_ended(p.dst));
+    g_assert_null(mux_engine_error(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+/* Both sides have their say; the transport ends wherever @link says. */
+static void cut_conversation(MuxLink *link)
+{
+    static const char *const name[] = { "main", "nbd-disk0", "nbd-disk1" };
+    MuxStream *s[2][3] = { 0 };
+    int ended[2] = { 0 };
+    const char *why;
+    MuxEvent event;
+    bool active = true;
+
+    for (int i = 0; i < 3; i++) {
+        s[SRC][i] = mux_engine_open(link->side[SRC].e, name[i], &why);
+    }
+    while (active) {
+        active = mux_link_step(link);
+        for (int side = 0; side < 2; side++) {
+            while (mux_engine_next_event(link->side[side].e, &event)) {
+                MuxStream *t = event.stream;
+
+                active = true;
+                switch (event.type) {
+                case MUX_EVENT_OPEN:
+                    s[side][mux_stream_id(t) / 2] = t;
+                    mux_stream_accept(t);
+                    mux_copy_pattern(t, side, 0, 30);
+                    mux_stream_fin(t);
+                    break;
+                case MUX_EVENT_OPEN_OK:
+                    mux_copy_pattern(t, side, 0, 30);
+                    if (t == s[SRC][2]) {
+                        mux_stream_reset(t, 1, "stop");
+                    }
+                    mux_stream_fin(t);
+                    break;
+                case MUX_EVENT_FIN:
+                    mux_stream_fin_ok(t);
+                    break;
+                case MUX_EVENT_ENDED:
+                    ended[side]++;
+                    break;
+                default:
+                    break;
+                }
+            }
+        }
+        if (!active && !mux_engine_ended(link->side[SRC].e)) {
+            mux_engine_goaway(link->side[SRC].e, MUX_CODE_OK, NULL);
+            active = true;
+        }
+    }
+    for (int side = 0; side < 2; side++) {
+        g_assert_cmpint(ended[side], ==, 1);
+        for (int i = 0; i < 3 && s[side][i]; i++) {
+            MuxStreamState state = mux_stream_state(s[side][i]);
+
+            g_assert_true(state == MUX_STREAM_FINISHED ||
+                          state == MUX_STREAM_RESET);
+            g_assert_cmpint(state == MUX_STREAM_RESET, ==,
+                            mux_stream_error(s[side][i]) != NULL);
+            mux_stream_release(s[side][i]);
+        }
+    }
+}
+
+static void test_cut_at_every_byte(void)
+{
+    size_t total[2];
+    MuxLink link;
+
+    mux_link_init(&link, 3, NULL, NULL);
+    cut_conversation(&link);
+    total[SRC] = link.side[SRC].sent->len;
+    total[DST] = link.side[DST].sent->len;
+    mux_link_cleanup(&link);
+    g_assert_cmpuint(total[SRC], >, 300);
+    for (int side = 0; side < 2; side++) {
+        for (size_t cut = 0; cut < total[side]; cut++) {
+            mux_link_init(&link, 3 + cut, NULL, NULL);
+            link.piece_max = 50;
+            link.side[side].cut = cut;
+            cut_conversation(&link);
+            mux_link_cleanup(&link);
+        }
+    }
+}
+
+/* --- time --- */
+
+static void test_hello_timeout(void)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    MuxConfig config;
+    MuxEngine *e;
+
+    mux_config_default(&config, MUX_ROLE_SOURCE);
+    e = mux_engine_new(&config, 5 * NS_PER_S);
+    g_assert_cmpint(mux_engine_deadline(e), ==, 35 * NS_PER_S);
+    mux_engine_timeout(e, 35 * NS_PER_S - 1);
+    g_assert_false(mux_engine_ended(e));
+    mux_engine_timeout(e, 35 * NS_PER_S);
+    g_assert_cmpstr(mux_engine_error(e), ==, "destination sent no HELLO "
+                    "within 30 s (does it support multiplexed migration?)");
+    g_assert_cmpint(mux_engine_deadline(e), ==, INT64_MAX);
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->data[40], ==, 10);
+    g_assert_cmpuint(out->data[40 + 15], ==, MUX_CODE_TIMEOUT);
+    mux_engine_free(e);
+}
+
+static void test_no_deadline_after_hello(void)
+{
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    g_assert_cmpint(mux_engine_deadline(p.src), ==, INT64_MAX);
+    mux_engine_timeout(p.src, 1000 * NS_PER_S);
+    g_assert_false(mux_engine_ended(p.src));
+    mux_pair_cleanup(&p);
+}
+
+static void test_round_trip_minimum(void)
+{
+    g_autoptr(GByteArray) wire = g_byte_array_new();
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    g_assert_cmpint(mux_engine_rtt(p.src), ==, -1);
+    for (int i = 0; i < 3; i++) {
+        int64_t rtt = 100 * (3 - i) * (i == 2 ? 9 : 1);
+
+        mux_engine_ping(p.src, 0);
+        mux_engine_ping(p.src, 0);              /* no second one in flight */
+        mux_drain(p.src, wire, 1000);
+        g_assert_cmpuint(wire->len, ==, 24);
+        mux_feed(p.dst, wire->data, wire->len, 0);
+        g_byte_array_set_size(wire, 0);
+        mux_drain(p.dst, wire, 0);
+        mux_feed(p.src, wire->data, wire->len, 1000 + rtt);
+        g_byte_array_set_size(wire, 0);
+    }
+    g_assert_cmpint(mux_engine_rtt(p.src), ==, 200);
+    mux_pair_cleanup(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+#define ADD(path, func) g_test_add_func("/mux/life/" path, func)
+    ADD("refused-stream", test_refused_stream);
+    ADD("reset-before-open-is-silent", test_reset_before_open_is_silent);
+    ADD("data-waits-for-open-ok", test_data_waits_for_open_ok);
+    ADD("opens-wait-for-answers", test_opens_wait_for_answers);
+    ADD("open-limits", test_open_limits);
+    ADD("streams-opened-before-hello-wait",
+        test_streams_opened_before_hello_wait);
+    ADD("lifetime-limit", test_lifetime_limit);
+    ADD("finish-round-trip", test_finish_round_trip);
+    ADD("fin-ok-needs-fin", test_fin_ok_needs_fin);
+    ADD("reset-carries-text", test_reset_carries_text);
+    ADD("resets-cross", test_resets_cross);
+    ADD("late-data-is-dropped", test_late_data_is_dropped);
+    ADD("named-memory-survives-reset", test_named_memory_survives_reset);
+    ADD("release-with-copied-data-on-the-way",
+        test_release_with_copied_data_on_the_way);
+    ADD("release-lingers", test_release_lingers);
+    ADD("release-of-unanswered-open-refuses",
+        test_release_of_unanswered_open_refuses);
+    ADD("no-event-after-release", test_no_event_after_release);
+    ADD("clean-goaway", test_clean_goaway);
+    ADD("goaway-ends-every-stream", test_goaway_ends_every_stream);
+    ADD("reset-text-before-goaway", test_reset_text_before_goaway);
+    ADD("transport-error", test_transport_error);
+    ADD("eof-names-the-stream", test_eof_names_the_stream);
+    ADD("eof-without-streams-is-clean", test_eof_without_streams_is_clean);
+    ADD("cut-at-every-byte", test_cut_at_every_byte);
+    ADD("hello-timeout", test_hello_timeout);
+    ADD("no-deadline-after-hello", test_no_deadline_after_hello);
+    ADD("round-trip-minimum", test_round_trip_minimum);
+#undef ADD
+
+    return g_test_run();
+}

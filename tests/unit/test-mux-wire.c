@@ -1,0 +1,826 @@
+/*
+ * Tests of the migration multiplexer's engine against bytes written by hand
+ *
+ * Golden vectors for what it sends, tables for how it takes what a peer may
+ * send.  The engine under test is the destination unless said otherwise; the
+ * bytes play the source.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "migration/mux/engine-limits.h"
+#include "migration/mux/frame.h"
+#include "mux-engine-helpers.h"
+
+/* Fields of frames, in hexadecimal. */
+#define HELLO_WITH(versions, length, required, max_frame, role) \
+    "514d5558 " versions " " length " 0000000000000000 " required " " \
+    max_frame " 00000200 " role " "
+#define SOURCE_HELLO \
+    HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000", \
+               "00000001")
+#define FRAME(type, id, length, arg) \
+    type "00 0000 " id " " length " " arg " "
+#define U64_FRAME(type, id, value) \
+    FRAME(type, id, "00000008", "00000000") "00000000 " value " "
+#define ID0     "00000000"
+#define ID1     "00000001"
+#define ID2     "00000002"
+#define ID3     "00000003"
+#define ID5     "00000005"
+/* a stream with a name of one character and a credit of 100 bytes for us */
+#define OPEN(id, name) \
+    FRAME("01", id, "0000000d", "00000000") \
+    "00000000 00000064 0001 0000 " name " "
+#define OPEN1   OPEN(ID1, "61")
+#define DATA1(id, offset) \
+    FRAME("03", id, "00000001", offset) "ff "
+
+enum {
+    ACCEPT = 1 << 0,            /* accept the peer's streams */
+    OURS = 1 << 1,              /* open stream 2 "ours" */
+    RESET = 1 << 2,             /* then abort the peer's streams */
+    FIN = 1 << 3,               /* then finish them */
+    FIN_OK = 1 << 4,            /* then acknowledge the peer's FIN */
+};
+
+static void feed_hex(MuxEngine *e, const char *hex)
+{
+    g_autoptr(GByteArray) in = mux_unhex(hex);
+
+    mux_feed(e, in->data, in->len, 0);
+}
+
+static void expect_sent(MuxEngine *e, const char *hex)
+{
+    g_autoptr(GByteArray) want = mux_unhex(hex);
+    g_autoptr(GByteArray) got = g_byte_array_new();
+
+    mux_drain(e, got, 0);
+    g_assert_cmpmem(got->data, got->len, want->data, want->len);
+}
+
+static MuxEngine *engine_new(MuxRole role)
+{
+    MuxConfig config;
+
+    mux_config_default(&config, role);
+    config.window = 100;
+    return mux_engine_new(&config, 0);
+}
+
+/* --- golden vectors --- */
+
+#define GOLDEN_HELLO \
+    HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000", \
+               "00000001")
+
+static MuxEngine *golden_source(MuxStream **s)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_SOURCE);
+    const char *why;
+
+    feed_hex(e, HELLO_WITH("0001 0001", "00000028", "0000000000000000",
+                           "00040000", "00000002"));
+    *s = mux_engine_open(e, "main", &why);
+    expect_sent(e, GOLDEN_HELLO
+                "01 00 0000 00000001 00000010 00000000 "
+                "0000000000000064 0004 0000 6d61696e");
+    feed_hex(e, U64_FRAME("02", ID1, "00000064"));
+    mux_expect_event(e, MUX_EVENT_OPEN_OK);
+    return e;
+}
+
+static void test_golden_data_and_fin(void)
+{
+    struct iovec iov = { .iov_base = (char *)"hello", .iov_len = 5 };
+    MuxStream *s;
+    MuxEngine *e = golden_source(&s);
+
+    mux_stream_tx_offer(s, &iov, 1);
+    expect_sent(e, "03 00 0000 00000001 00000005 00000000 68656c6c6f");
+    mux_stream_tx_offer(s, &iov, 1);
+    expect_sent(e, "03 00 0000 00000001 00000005 00000005 68656c6c6f");
+    mux_stream_fin(s);
+    expect_sent(e, "05 00 0000 00000001 00000008 00000000 000000000000000a");
+    mux_engine_free(e);
+}
+
+static void test_golden_window_and_fin_ok(void)
+{
+    g_autofree char *ff = g_strnfill(2 * 51, 'f');
+    g_autofree char *data =
+        g_strconcat(FRAME("03", ID1, "00000033", "00000000"), ff, NULL);
+    MuxStream *s;
+    MuxEngine *e = golden_source(&s);
+
+    feed_hex(e, data);
+    mux_stream_rx_consume(s, 49);
+    expect_sent(e, "");
+    mux_stream_rx_consume(s, 1);
+    expect_sent(e, "04 00 0000 00000001 00000008 00000000 0000000000000096");
+    feed_hex(e, U64_FRAME("05", ID1, "00000033"));
+    expect_sent(e, "");
+    mux_stream_fin_ok(s);
+    expect_sent(e, "06 00 0000 00000001 00000008 00000000 0000000000000033");
+    mux_engine_free(e);
+}
+
+static void test_golden_open_ok(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO OPEN1);
+    mux_stream_accept(mux_expect_event(e, MUX_EVENT_OPEN));
+    expect_sent(e, HELLO_WITH("0001 0001", "00000028", "0000000000000000",
+                              "00040000", "00000002")
+                "02 00 0000 00000001 00000008 00000000 0000000000000064");
+    mux_engine_free(e);
+}
+
+static void test_golden_reset(void)
+{
+    MuxStream *s;
+    MuxEngine *e = golden_source(&s);
+
+    mux_stream_reset(s, 0x1c, "full");
+    expect_sent(e, "07 00 0000 00000001 00000004 0000001c 66756c6c");
+    mux_engine_free(e);
+}
+
+static void test_golden_ping_and_pong(void)
+{
+    MuxStream *s;
+    MuxEngine *e = golden_source(&s);
+
+    mux_engine_ping(e, 0);
+    expect_sent(e, "08 00 0000 00000000 00000008 00000000 0000000000000001");
+    feed_hex(e, FRAME("08", ID0, "00000008", "00000000") "0123456789abcdef");
+    expect_sent(e, "09 00 0000 00000000 00000008 00000000 0123456789abcdef");
+    mux_engine_free(e);
+}
+
+static void test_golden_goaway(void)
+{
+    MuxStream *s;
+    MuxEngine *e = golden_source(&s);
+
+    mux_engine_goaway(e, 6, "bye");
+    expect_sent(e, "0a 00 0000 00000000 00000003 00000006 627965");
+    g_assert_true(mux_engine_tx_idle(e));
+    mux_engine_free(e);
+}
+
+/* --- what ends the connection --- */
+
+typedef struct BadCase {
+    const char *name;
+    const char *before;         /* fed first, has to be well taken */
+    int flags;                  /* what the application does then */
+    const char *bytes;          /* fed next */
+    uint32_t code;              /* of the GOAWAY that goes out */
+    const char *text;           /* its text, and our own error */
+} BadCase;
+
+/* The last frame that @e sends has to be this GOAWAY. */
+static void expect_goaway(MuxEngine *e, uint32_t code, const char *text)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    size_t len = strlen(text);
+    MuxHeader h;
+
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->len, >=, MUX_HEADER_SIZE + len);
+    mux_header_decode(out->data + out->len - len - MUX_HEADER_SIZE, &h);
+    g_assert_cmpuint(h.type, ==, MUX_FRAME_GOAWAY);
+    g_assert_cmpuint(h.arg, ==, code);
+    g_assert_cmpuint(h.length, ==, len);
+    g_assert_cmpmem(out->data + out->len - len, len, text, len);
+}
+
+static void application(MuxEngine *e, int flags)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    const char *why;
+    MuxEvent event;
+
+    if (flags & OURS) {
+        mux_engine_open(e, "ours", &why);
+    }
+    while (mux_engine_next_event(e, &event)) {
+        if (event.type == MUX_EVENT_OPEN) {
+            if (flags & ACCEPT) {
+                mux_stream_accept(event.stream);
+            }
+            if (flags & RESET) {
+                mux_stream_reset(event.stream, 1, "");
+            }
+            if (flags & FIN) {
+                mux_stream_fin(event.stream);
+            }
+        } else if (event.type == MUX_EVENT_FIN && flags & FIN_OK) {
+            mux_stream_fin_ok(event.stream);
+        }
+    }
+    mux_drain(e, out, 0);
+}
+
+static void test_bad_case(const void *opaque)
+{
+    const BadCase *c = opaque;
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    if (c->before) {
+        feed_hex(e, c->before);
+        g_assert_cmpstr(mux_engine_error(e), ==, NULL);
+        application(e, c->flags);
+    }
+    feed_hex(e, c->bytes);
+    g_assert_cmpstr(mux_engine_error(e), ==, c->text);
+    g_assert_true(mux_engine_ended(e));
+    expect_goaway(e, c->code, c->text);
+    mux_expect_event(e, MUX_EVENT_ENDED);
+    mux_engine_free(e);
+}
+
+static const BadCase bad_case[] = {
+    /* HELLO */
+    { "not-a-mux-peer", NULL, 0, "5145564d", MUX_CODE_PROTOCOL,
+      "peer does not speak the migration multiplexer "
+      "(got 0x5145564d instead of 0x514d5558)" },
+    { "hello-too-short", NULL, 0,
+      HELLO_WITH("0001 0001", "00000027", "0000000000000000", "00040000",
+                 "00000001"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad length" },
+    { "hello-too-long", NULL, 0,
+      HELLO_WITH("0001 0001", "00001001", "0000000000000000", "00040000",
+                 "00000001"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad length" },
+    { "hello-version-range", NULL, 0,
+      HELLO_WITH("0002 0001", "00000028", "0000000000000000", "00040000",
+                 "00000001"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad version range" },
+    { "hello-frame-limit", NULL, 0,
+      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00000fff",
+                 "00000001"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad frame limit" },
+    { "hello-role", NULL, 0,
+      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
+                 "00000003"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad role" },
+    { "hello-same-role", NULL, 0,
+      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
+                 "00000002"), MUX_CODE_INCOMPATIBLE,
+      "both sides claim to be the destination of the migration" },
+    { "hello-required-feature", NULL, 0,
+      HELLO_WITH("0001 0001", "00000028", "0000000000000005", "00040000",
+                 "00000001"), MUX_CODE_INCOMPATIBLE,
+      "source requires feature bits 0x5 of the migration multiplexer, "
+      "destination offers 0x0" },
+    { "hello-newer-version", NULL, 0,
+      HELLO_WITH("0002 0003", "00000028", "0000000000000000", "00040000",
+                 "00000001"), MUX_CODE_INCOMPATIBLE,
+      "no common version of the migration multiplexer: "
+      "destination offers 1 to 1, source offers 2 to 3" },
+    /* form of a frame */
+    { "type-zero", SOURCE_HELLO, 0, FRAME("00", ID0, ID0, ID0),
+      MUX_CODE_PROTOCOL, "source sent a frame of unknown type 0x00" },
+    { "type-unknown", SOURCE_HELLO, 0, FRAME("0b", ID0, ID0, ID0),
+      MUX_CODE_PROTOCOL, "source sent a frame of unknown type 0x0b" },
+    { "type-skippable-too-long", SOURCE_HELLO, 0,
+      FRAME("80", ID0, "00040001", ID0), MUX_CODE_LIMIT,
+      "source sent a frame of type 0x80 with 262145 bytes, "
+      "destination accepts 262144" },
+    { "flags", SOURCE_HELLO, 0, "08 01 0000 00000000 00000008 00000000",
+      MUX_CODE_PROTOCOL,
+      "source sent PING with unknown flags 0x01, reserved field 0x0000" },
+    { "reserved-field", SOURCE_HELLO, 0,
+      "08 00 0001 00000000 00000008 00000000", MUX_CODE_PROTOCOL,
+      "source sent PING with unknown flags 0x00, reserved field 0x0001" },
+    { "stream-id-missing", SOURCE_HELLO, 0,
+      FRAME("03", ID0, "00000001", ID0), MUX_CODE_PROTOCOL,
+      "source sent DATA without a stream id" },
+    { "stream-id-too-much", SOURCE_HELLO, 0,
+      FRAME("08", ID1, "00000008", ID0), MUX_CODE_PROTOCOL,
+      "source sent PING on stream id 1 but it concerns the connection" },
+    { "window-length", SOURCE_HELLO OPEN1, ACCEPT,
+      FRAME("04", ID1, "00000007", ID0), MUX_CODE_PROTOCOL,
+      "source sent WINDOW on stream 'a' (id 1) with a bad length of 7 bytes" },
+    { "reset-text-too-long", SOURCE_HELLO OPEN1, ACCEPT,
+      FRAME("07", ID1, "00000401", ID0), MUX_CODE_PROTOCOL,
+      "source sent RESET on stream 'a' (id 1) with a bad length of "
+      "1025 bytes" },
+    /* OPEN */
+    { "open-of-our-id", SOURCE_HELLO, 0, OPEN(ID2, "61"), MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 2 which is not its to open" },
+    { "open-twice", SOURCE_HELLO OPEN1, ACCEPT, OPEN1, MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream 'a' (id 1) but ids only grow, "
+      "and 1 was used" },
+    { "open-of-retired-id", SOURCE_HELLO OPEN1, RESET, OPEN1,
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 1 but ids only grow, and 1 was used" },
+    { "open-descending", SOURCE_HELLO OPEN(ID5, "61"), 0, OPEN(ID3, "62"),
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 3 but ids only grow, and 5 was used" },
+    { "open-without-name", SOURCE_HELLO, 0,
+      FRAME("01", ID1, "0000000c", ID0), MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 1 with a bad length of 12 bytes" },
+    { "open-name-length", SOURCE_HELLO, 0,
+      FRAME("01", ID1, "0000000d", ID0) "0000000000000064 0002 0000 61",
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 1 with a bad length of the name" },
+    { "open-name-not-printable", SOURCE_HELLO, 0, OPEN(ID1, "0a"),
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 1 with a name that is not printable" },
+    /* OPEN_OK */
+    { "open-ok-unasked", SOURCE_HELLO OPEN1, 0,
+      U64_FRAME("02", ID1, "00000001"), MUX_CODE_PROTOCOL,
+      "source sent OPEN_OK on stream 'a' (id 1) that answers no OPEN" },
+    { "open-ok-twice", SOURCE_HELLO, OURS,
+      U64_FRAME("02", ID2, "00000001") U64_FRAME("02", ID2, "00000001"),
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN_OK on stream 'ours' (id 2) that answers no OPEN" },
+    { "open-ok-unknown", SOURCE_HELLO, 0, U64_FRAME("02", ID2, "00000001"),
+      MUX_CODE_PROTOCOL,
+      "source sent OPEN_OK on stream id 2 which was never opened" },
+    /* DATA */
+    { "data-unknown-id", SOURCE_HELLO, 0, DATA1(ID1, ID0), MUX_CODE_PROTOCOL,
+      "source sent DATA on stream id 1 which was never opened" },
+    { "data-before-our-open-ok", SOURCE_HELLO OPEN1, 0, DATA1(ID1, ID0),
+      MUX_CODE_PROTOCOL,
+      "source sent DATA on stream 'a' (id 1) before its OPEN_OK" },
+    { "data-before-its-open-ok", SOURCE_HELLO, OURS, DATA1(ID2, ID0),
+      MUX_CODE_PROTOCOL,
+      "source sent DATA on stream 'ours' (id 2) before its OPEN_OK" },
+    { "data-empty", SOURCE_HELLO OPEN1, ACCEPT, FRAME("03", ID1, ID0, ID0),
+      MUX_CODE_PROTOCOL,
+      "source sent DATA on stream 'a' (id 1) with a bad length of 0 bytes" },
+    { "data-frame-too-long", SOURCE_HELLO OPEN1, ACCEPT,
+      FRAME("03", ID1, "00040001", ID0), MUX_CODE_LIMIT,
+      "source sent DATA on stream 'a' (id 1) with 262145 bytes, "
+      "destination accepts 262144" },
+    { "data-offset", SOURCE_HELLO OPEN1, ACCEPT, DATA1(ID1, ID1),
+      MUX_CODE_PROTOCOL, "source sent DATA on stream 'a' (id 1) "
+      "with offset 0x00000001 instead of 0x00000000" },
+    { "data-beyond-credit", SOURCE_HELLO OPEN1, ACCEPT,
+      DATA1(ID1, ID0) FRAME("03", ID1, "00000064", ID1), MUX_CODE_LIMIT,
+      "source sent DATA on stream 'a' (id 1) beyond its credit: "
+      "100 bytes at offset 1, limit 100" },
+    { "data-after-fin", SOURCE_HELLO OPEN1, ACCEPT,
+      U64_FRAME("05", ID1, "00000000") DATA1(ID1, ID0), MUX_CODE_PROTOCOL,
+      "source sent DATA on stream 'a' (id 1) after its FIN" },
+    { "late-data-offset", SOURCE_HELLO OPEN1, ACCEPT | RESET,
+      DATA1(ID1, ID1), MUX_CODE_PROTOCOL, "source sent DATA on stream id 1 "
+      "with offset 0x00000001 instead of 0x00000000" },
+    { "late-data-beyond-credit", SOURCE_HELLO OPEN1, ACCEPT | RESET,
+      DATA1(ID1, ID0), MUX_CODE_LIMIT,
+      "source sent DATA on stream id 1 beyond its credit: "
+      "1 bytes at offset 0, limit 0" },
+    /* the end of a stream */
+    { "fin-size", SOURCE_HELLO OPEN1, ACCEPT,
+      DATA1(ID1, ID0) U64_FRAME("05", ID1, "00000002"), MUX_CODE_PROTOCOL,
+      "source sent FIN on stream 'a' (id 1) with final size 2 after 1 bytes" },
+    { "fin-twice", SOURCE_HELLO OPEN1, ACCEPT,
+      U64_FRAME("05", ID1, "00000000") U64_FRAME("05", ID1, "00000000"),
+      MUX_CODE_PROTOCOL,
+      "source sent FIN on stream 'a' (id 1) for the second time" },
+    { "fin-before-open-ok", SOURCE_HELLO OPEN1, 0,
+      U64_FRAME("05", ID1, "00000000"), MUX_CODE_PROTOCOL,
+      "source sent FIN on stream 'a' (id 1) before its OPEN_OK" },
+    { "fin-ok-unasked", SOURCE_HELLO OPEN1, ACCEPT,
+      U64_FRAME("06", ID1, "00000000"), MUX_CODE_PROTOCOL,
+      "source sent FIN_OK on stream 'a' (id 1) that answers no FIN" },
+    { "fin-ok-size", SOURCE_HELLO OPEN1, ACCEPT | FIN,
+      U64_FRAME("06", ID1, "00000007"), MUX_CODE_PROTOCOL,
+      "source sent FIN_OK on stream 'a' (id 1) with final size 7, "
+      "destination sent 0 bytes" },
+    { "fin-ok-twice", SOURCE_HELLO OPEN1, ACCEPT | FIN,
+      U64_FRAME("06", ID1, "00000000") U64_FRAME("06", ID1, "00000000"),
+      MUX_CODE_PROTOCOL,
+      "source sent FIN_OK on stream 'a' (id 1) that answers no FIN" },
+    { "late-fin-size", SOURCE_HELLO OPEN1, ACCEPT | RESET,
+      U64_FRAME("05", ID1, "00000001"), MUX_CODE_PROTOCOL,
+      "source sent FIN on stream id 1 with final size 1 after 0 bytes" },
+    { "reset-unknown-id", SOURCE_HELLO, 0, FRAME("07", ID1, ID0, ID0),
+      MUX_CODE_PROTOCOL,
+      "source sent RESET on stream id 1 which was never opened" },
+    /* PONG */
+    { "pong-unasked", SOURCE_HELLO, 0, U64_FRAME("09", ID0, "00000001"),
+      MUX_CODE_PROTOCOL, "source sent PONG that answers no PING" },
+};
+
+/* --- limits on what the peer makes us keep --- */
+
+static void test_ping_flood(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO);
+    for (int i = 0; i < MUX_UNANSWERED_PINGS; i++) {
+        feed_hex(e, U64_FRAME("08", ID0, "00000001"));
+        g_assert_null(mux_engine_error(e));
+    }
+    feed_hex(e, U64_FRAME("08", ID0, "00000001"));
+    g_assert_cmpstr(mux_engine_error(e), ==,
+                    "source sent PING with 16 PINGs unanswered, the limit");
+    expect_goaway(e, MUX_CODE_LIMIT, mux_engine_error(e));
+    mux_engine_free(e);
+}
+
+static void feed_open(MuxEngine *e, uint32_t id)
+{
+    g_autofree char *hex = g_strdup_printf(
+        FRAME("01", "%08x", "0000000d", "00000000")
+        "0000000000000064 0001 0000 61", id);
+
+    feed_hex(e, hex);
+}
+
+static void test_unanswered_open_flood(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO);
+    for (int i = 0; i < MUX_UNANSWERED_OPENS; i++) {
+        feed_open(e, 2 * i + 1);
+        g_assert_null(mux_engine_error(e));
+    }
+    feed_open(e, 2 * MUX_UNANSWERED_OPENS + 1);
+    g_assert_cmpstr(mux_engine_error(e), ==, "source sent OPEN on stream "
+                    "id 33 with 16 OPENs unanswered, the limit");
+    mux_engine_free(e);
+}
+
+static void test_open_streams_flood(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO);
+    for (int i = 0; i < MUX_MAX_STREAMS; i++) {
+        feed_open(e, 2 * i + 1);
+        application(e, ACCEPT);
+        g_assert_null(mux_engine_error(e));
+    }
+    feed_open(e, 2 * MUX_MAX_STREAMS + 1);
+    g_assert_cmpstr(mux_engine_error(e), ==, "source sent OPEN on stream "
+                    "id 1025 with 512 open, destination accepts 512");
+    expect_goaway(e, MUX_CODE_LIMIT, mux_engine_error(e));
+    mux_engine_free(e);
+}
+
+static void test_open_reset_flood(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO);
+    for (int i = 0; i < MUX_LIFETIME_STREAMS; i++) {
+        g_autofree char *reset = g_strdup_printf(
+            FRAME("07", "%08x", "00000000", "00000000"), 2 * i + 1);
+        MuxStream *s;
+
+        feed_open(e, 2 * i + 1);
+        feed_hex(e, reset);
+        g_assert_null(mux_engine_error(e));
+        s = mux_expect_event(e, MUX_EVENT_RESET);
+        g_assert_cmpint(mux_stream_state(s), ==, MUX_STREAM_RESET);
+        mux_stream_release(s);
+    }
+    feed_open(e, 2 * MUX_LIFETIME_STREAMS + 1);
+    g_assert_cmpstr(mux_engine_error(e), ==, "source sent OPEN on stream "
+                    "id 8193 after 4096 streams, the limit for a connection");
+    mux_engine_free(e);
+}
+
+/* --- what does not end it --- */
+
+static void test_hello_tail_is_skipped(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
+                           "00040000", "00000001") "deadbeef"
+             OPEN1);
+    mux_expect_event(e, MUX_EVENT_HELLO);
+    g_assert_cmpstr(mux_stream_name(mux_expect_event(e, MUX_EVENT_OPEN)),
+                    ==, "a");
+    mux_engine_free(e);
+}
+
+static void test_high_types_are_skipped(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO
+             "80 ff ffff ffffffff 00000003 ffffffff aabbcc"
+             "ff 00 0000 00000000 00000000 00000000" OPEN1);
+    g_assert_null(mux_engine_error(e));
+    mux_expect_event(e, MUX_EVENT_OPEN);
+    mux_engine_free(e);
+}
+
+static void test_lower_window_is_ignored(void)
+{
+    uint8_t data[100] = { 0 };
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+    MuxStream *s;
+
+    feed_hex(e, SOURCE_HELLO OPEN1);
+    s = mux_expect_event(e, MUX_EVENT_OPEN);
+    mux_stream_accept(s);
+    feed_hex(e, U64_FRAME("04", ID1, "00000001"));
+    g_assert_null(mux_engine_error(e));
+    g_assert_cmpuint(mux_stream_tx_copy(s, &iov, 1), ==, 100);
+    mux_engine_free(e);
+}
+
+static void test_late_frames_are_dropped(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO OPEN1);
+    application(e, ACCEPT);
+    feed_hex(e, DATA1(ID1, ID0));
+    mux_stream_reset(mux_expect_event(e, MUX_EVENT_READABLE), 1, "");
+    feed_hex(e, DATA1(ID1, ID1) U64_FRAME("04", ID1, "00000900")
+             DATA1(ID1, ID2) U64_FRAME("05", ID1, "00000003")
+             U64_FRAME("06", ID1, "00000000") FRAME("07", ID1, ID0, ID0));
+    g_assert_null(mux_engine_error(e));
+    /* the FIN said that no more comes */
+    feed_hex(e, DATA1(ID1, ID3));
+    g_assert_cmpstr(mux_engine_error(e), ==, "source sent DATA on stream id 1 "
+                    "beyond its credit: 1 bytes at offset 3, limit 3");
+    mux_engine_free(e);
+}
+
+static void test_finished_id_takes_no_data(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO OPEN1);
+    application(e, ACCEPT | FIN);
+    feed_hex(e, U64_FRAME("05", ID1, "00000000")
+             U64_FRAME("06", ID1, "00000000"));
+    application(e, FIN_OK);
+    g_assert_null(mux_engine_error(e));
+    feed_hex(e, DATA1(ID1, ID0));
+    g_assert_cmpstr(mux_engine_error(e), ==, "source sent DATA on stream id 1 "
+                    "beyond its credit: 1 bytes at offset 0, limit 0");
+    mux_engine_free(e);
+}
+
+static void test_goaway_text_is_sanitized(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+    g_autoptr(GByteArray) out = g_byte_array_new();
+
+    feed_hex(e, SOURCE_HELLO FRAME("0a", ID0, "00000004", "00000006")
+             "61 1b 0a 62");
+    g_assert_cmpstr(mux_engine_error(e), ==,
+                    "source ended the connection: a??b (code 6)");
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->len, ==, 0);
+    mux_engine_free(e);
+}
+
+/* --- versions --- */
+
+static void test_version_negotiation(void)
+{
+    static const struct {
+        uint16_t min[2], max[2];        /* source, destination */
+        bool fits;
+    } t[] = {
+        { { 1, 1 }, { 1, 1 }, true },
+        { { 1, 1 }, { 3, 1 }, true },
+        { { 1, 1 }, { 1, 3 }, true },
+        { { 1, 2 }, { 2, 3 }, true },
+        { { 2, 1 }, { 3, 2 }, true },
+        { { 1, 2 }, { 1, 2 }, false },
+        { { 3, 1 }, { 4, 2 }, false },
+        { { 65535, 1 }, { 65535, 65535 }, true },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(t); i++) {
+        MuxConfig c[2];
+        MuxLink link;
+
+        for (int side = 0; side < 2; side++) {
+            mux_config_default(&c[side], side == SRC ? MUX_ROLE_SOURCE
+                                                     : MUX_ROLE_DESTINATION);
+            c[side].version_min = t[i].min[side];
+            c[side].version_max = t[i].max[side];
+        }
+        mux_link_init(&link, 1, &c[SRC], &c[DST]);
+        mux_link_run(&link);
+        for (int side = 0; side < 2; side++) {
+            MuxEngine *e = link.side[side].e;
+
+            g_assert_cmpint(mux_engine_ended(e), ==, !t[i].fits);
+            mux_expect_event(e, t[i].fits ? MUX_EVENT_HELLO
+                                          : MUX_EVENT_ENDED);
+            if (!t[i].fits) {
+                g_autofree char *theirs =
+                    g_strdup_printf("%s offers %u to %u",
+                                    side == SRC ? "destination" : "source",
+                                    t[i].min[!side], t[i].max[!side]);
+
+                g_assert_nonnull(strstr(mux_engine_error(e), theirs));
+            }
+        }
+        mux_link_cleanup(&link);
+    }
+}
+
+static void test_same_role_on_both_sides(void)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    MuxEngine *a = engine_new(MUX_ROLE_SOURCE);
+    MuxEngine *b = engine_new(MUX_ROLE_SOURCE);
+
+    mux_drain(a, out, 0);
+    mux_feed(b, out->data, out->len, 0);
+    g_assert_cmpstr(mux_engine_error(b), ==,
+                    "both sides claim to be the source of the migration");
+    mux_engine_free(a);
+    mux_engine_free(b);
+}
+
+/* --- an early end --- */
+
+static void test_eof_before_hello(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    mux_engine_rx_eof(e, 0);
+    g_assert_cmpstr(mux_engine_error(e), ==, "peer closed the connection "
+                    "before its HELLO (does it support multiplexed "
+                    "migration?)");
+    mux_engine_free(e);
+}
+
+static void test_eof_inside_hello(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, "514d5558 0001");
+    mux_engine_rx_eof(e, 0);
+    g_assert_cmpstr(mux_engine_error(e), ==, "peer closed the connection "
+                    "in the middle of its HELLO (does it support "
+                    "multiplexed migration?)");
+    mux_engine_free(e);
+}
+
+static void test_eof_inside_frame(void)
+{
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO "08 00");
+    mux_engine_rx_eof(e, 0);
+    g_assert_cmpstr(mux_engine_error(e), ==, "source closed the connection "
+                    "in the middle of a frame");
+    mux_engine_free(e);
+}
+
+/* --- every type, in every state, with every kind of length --- */
+
+typedef enum SweepState {
+    SWEEP_UNKNOWN, SWEEP_OPENING, SWEEP_OPEN, SWEEP_FIN_CAME, SWEEP_OUR_FIN,
+    SWEEP_RESET, SWEEP_FINISHED, SWEEP__MAX,
+} SweepState;
+
+static MuxEngine *sweep_engine(SweepState state)
+{
+    static const int flags[SWEEP__MAX] = {
+        [SWEEP_OPEN] = ACCEPT, [SWEEP_FIN_CAME] = ACCEPT,
+        [SWEEP_OUR_FIN] = ACCEPT | FIN, [SWEEP_RESET] = ACCEPT | RESET,
+        [SWEEP_FINISHED] = ACCEPT | FIN,
+    };
+    MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
+
+    feed_hex(e, SOURCE_HELLO);
+    if (state != SWEEP_UNKNOWN) {
+        feed_hex(e, OPEN1);
+    }
+    application(e, flags[state]);
+    if (state == SWEEP_FIN_CAME || state == SWEEP_FINISHED) {
+        feed_hex(e, U64_FRAME("05", ID1, "00000000"));
+    }
+    if (state == SWEEP_FINISHED) {
+        feed_hex(e, U64_FRAME("06", ID1, "00000000"));
+        application(e, FIN_OK);
+    }
+    g_assert_null(mux_engine_error(e));
+    return e;
+}
+
+/* Whether one DATA or control frame may do anything but end it. */
+static bool sweep_allowed(SweepState state, uint8_t type, uint32_t len)
+{
+    bool live = state >= SWEEP_OPEN && state <= SWEEP_OUR_FIN;
+    bool retired = state == SWEEP_RESET || state == SWEEP_FINISHED;
+
+    switch (type) {
+    case MUX_FRAME_DATA:
+        return len >= 1 && len <= 100 &&
+               (state == SWEEP_OPEN || state == SWEEP_OUR_FIN);
+    case MUX_FRAME_OPEN_OK:
+        return len == 8 && retired;
+    case MUX_FRAME_WINDOW:
+        return len == 8 && (live || retired);
+    case MUX_FRAME_FIN:
+        return len == 8 && (state == SWEEP_OPEN || state == SWEEP_OUR_FIN ||
+                            retired);
+    case MUX_FRAME_FIN_OK:
+        return len == 8 && (state == SWEEP_OUR_FIN || retired);
+    case MUX_FRAME_RESET:
+        return len <= 1024 && state != SWEEP_UNKNOWN;
+    default:
+        return type >= MUX_TYPE_SKIPPABLE && len <= 256 * 1024;
+    }
+}
+
+static void sweep_one(SweepState state, uint8_t type, uint32_t len)
+{
+    MuxEngine *e = sweep_engine(state);
+    MuxHeader h = { .type = type, .stream = 1, .length = len };
+    g_autofree uint8_t *payload = g_malloc0(MIN(len, 512 * 1024) + 1);
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    uint8_t header[MUX_HEADER_SIZE];
+    bool allowed = sweep_allowed(state, type, len);
+
+    mux_header_encode(&h, header);
+    mux_feed(e, header, sizeof(header), 0);
+    mux_feed(e, payload, MIN(len, 512 * 1024), 0);
+    if (mux_engine_ended(e) == allowed) {
+        g_test_message("state %d type 0x%02x length %u: %s", state, type, len,
+                       mux_engine_error(e) ?: "accepted");
+        g_test_fail();
+    }
+    if (!allowed) {
+        g_assert_nonnull(strstr(mux_engine_error(e), "source sent "));
+    }
+    mux_drain(e, out, 0);
+    mux_engine_free(e);
+}
+
+static void test_every_type_state_and_length(void)
+{
+    static const uint8_t type[] = {
+        0, MUX_FRAME_OPEN_OK, MUX_FRAME_DATA, MUX_FRAME_WINDOW, MUX_FRAME_FIN,
+        MUX_FRAME_FIN_OK, MUX_FRAME_RESET, MUX_FRAME_PING, MUX_FRAME_PONG,
+        MUX_FRAME_GOAWAY, 0x7f, 0x80, 0xff,
+    };
+    static const uint32_t length[] = {
+        0, 1, 7, 8, 9, 100, 101, 1024, 1025, 4096, 4097, 256 * 1024,
+        256 * 1024 + 1, INT32_MAX, UINT32_MAX,
+    };
+
+    for (int state = 0; state < SWEEP__MAX; state++) {
+        for (size_t t = 0; t < G_N_ELEMENTS(type); t++) {
+            for (size_t l = 0; l < G_N_ELEMENTS(length); l++) {
+                sweep_one(state, type[t], length[l]);
+            }
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+#define ADD(path, func) g_test_add_func("/mux/wire/" path, func)
+    ADD("golden/data-and-fin", test_golden_data_and_fin);
+    ADD("golden/window-and-fin-ok", test_golden_window_and_fin_ok);
+    ADD("golden/open-ok", test_golden_open_ok);
+    ADD("golden/reset", test_golden_reset);
+    ADD("golden/ping-and-pong", test_golden_ping_and_pong);
+    ADD("golden/goaway", test_golden_goaway);
+    for (size_t i = 0; i < G_N_ELEMENTS(bad_case); i++) {
+        g_autofree char *path = g_strdup_printf("/mux/wire/bad/%s",
+                                                bad_case[i].name);
+
+        g_test_add_data_func(path, &bad_case[i], test_bad_case);
+    }
+    ADD("flood/ping", test_ping_flood);
+    ADD("flood/unanswered-opens", test_unanswered_open_flood);
+    ADD("flood/open-streams", test_open_streams_flood);
+    ADD("flood/open-reset", test_open_reset_flood);
+    ADD("hello-tail-is-skipped", test_hello_tail_is_skipped);
+    ADD("high-types-are-skipped", test_high_types_are_skipped);
+    ADD("lower-window-is-ignored", test_lower_window_is_ignored);
+    ADD("late-frames-are-dropped", test_late_frames_are_dropped);
+    ADD("finished-id-takes-no-data", test_finished_id_takes_no_data);
+    ADD("goaway-text-is-sanitized", test_goaway_text_is_sanitized);
+    ADD("version-negotiation", test_version_negotiation);
+    ADD("same-role-on-both-sides", test_same_role_on_both_sides);
+    ADD("eof-before-hello", test_eof_before_hello);
+    ADD("eof-inside-hello", test_eof_inside_hello);
+    ADD("eof-inside-frame", test_eof_inside_frame);
+    ADD("every-type-state-and-length", test_every_type_state_and_length);
+#undef ADD
+
+    return g_test_run();
+}
