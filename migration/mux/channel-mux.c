@@ -1,0 +1,538 @@
+/*
+ * Migration multiplexer: a stream as a QIOChannel
+ *
+ * Owns what a caller sees of one stream: reading, writing, shutdown, errors.
+ * Never touches the transport; sending is pump.c's.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "qemu/module.h"
+#include "session.h"
+#include "trace.h"
+
+/* --- what a stream is ready for; with the lock held --- */
+
+/* Neither direction works any more, whatever else happened */
+static bool mux_channel_aborted(QIOChannelMux *ioc)
+{
+    return ioc->failure || ioc->peer_reset;
+}
+
+bool mux_channel_readable(QIOChannelMux *ioc)
+{
+    return ioc->read_shut || mux_channel_aborted(ioc) || ioc->session->over ||
+        mux_stream_rx_pending(ioc->stream) || mux_stream_rx_fin(ioc->stream);
+}
+
+bool mux_channel_write_over(QIOChannelMux *ioc)
+{
+    return ioc->write_shut || mux_channel_aborted(ioc) ||
+        ioc->session->over || ioc->session->closing;
+}
+
+bool mux_channel_writable(QIOChannelMux *ioc)
+{
+    return mux_channel_write_over(ioc) || mux_stream_writable(ioc->stream);
+}
+
+bool mux_channel_write_done(QIOChannelMux *ioc)
+{
+    return mux_channel_write_over(ioc) ||
+        mux_stream_tx_sent(ioc->stream) == ioc->write_size;
+}
+
+/* Data that nobody will read still has to be consumed, for its credit. */
+static void mux_channel_drop_unread(QIOChannelMux *ioc)
+{
+    if (ioc->read_shut && !ioc->reading) {
+        size_t pending = mux_stream_rx_pending(ioc->stream);
+
+        if (pending) {
+            mux_stream_rx_consume(ioc->stream, pending);
+        }
+    }
+}
+
+void mux_channel_update(QIOChannelMux *ioc)
+{
+    mux_channel_drop_unread(ioc);
+    if (mux_channel_readable(ioc)) {
+        qemu_cond_signal(&ioc->read_cond);
+        if (ioc->notifiers && !ioc->read_notified) {
+            ioc->read_notified = true;
+            event_notifier_set(&ioc->read_notifier);
+        }
+    }
+    if (mux_channel_writable(ioc)) {
+        qemu_cond_broadcast(&ioc->write_cond);
+        if (ioc->notifiers && !ioc->write_notified) {
+            ioc->write_notified = true;
+            event_notifier_set(&ioc->write_notifier);
+        }
+    }
+}
+
+/* The caller is told to come back: from now on readiness is news. */
+static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
+{
+    if (ioc->read_notified) {
+        ioc->read_notified = false;
+        event_notifier_test_and_clear(&ioc->read_notifier);
+    }
+    return QIO_CHANNEL_ERR_BLOCK;
+}
+
+static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
+{
+    if (ioc->write_notified) {
+        ioc->write_notified = false;
+        event_notifier_test_and_clear(&ioc->write_notifier);
+    }
+    return QIO_CHANNEL_ERR_BLOCK;
+}
+
+/* --- errors; with the lock held --- */
+
+static Error *mux_channel_error(QIOChannelMux *ioc)
+{
+    const char *lost = mux_engine_error(ioc->session->engine);
+    Error *err = NULL;
+
+    if (ioc->failure) {
+        error_setg(&err, "stream '%s': aborted: %s", ioc->name, ioc->failure);
+    } else if (ioc->peer_reset) {
+        error_setg(&err, "%s", mux_stream_error(ioc->stream));
+    } else if (ioc->session->over && lost) {
+        error_setg(&err, "stream '%s': connection lost: %s", ioc->name, lost);
+    }
+    return err;
+}
+
+static ssize_t mux_channel_write_failed(QIOChannelMux *ioc, Error **errp)
+{
+    Error *err = mux_channel_error(ioc);
+
+    if (err) {
+        error_propagate(errp, err);
+    } else if (ioc->write_shut) {
+        error_setg_errno(errp, EPIPE, "stream '%s': cannot write after "
+                         "shutdown", ioc->name);
+    } else {
+        error_setg_errno(errp, EPIPE, "stream '%s': connection closed",
+                         ioc->name);
+    }
+    return -1;
+}
+
+/* --- reading --- */
+
+/* There is nothing to read: what does the caller get? */
+static ssize_t mux_channel_read_end(QIOChannelMux *ioc, Error **errp)
+{
+    Error *err = NULL;
+
+    if (ioc->read_shut) {
+        return 0;
+    }
+    if (mux_channel_aborted(ioc) || !mux_stream_rx_fin(ioc->stream)) {
+        err = mux_channel_error(ioc);
+    }
+    if (err) {
+        error_propagate(errp, err);
+        return -1;
+    }
+    return 0;
+}
+
+/* There is data that a caller may have. */
+static bool mux_channel_has_data(QIOChannelMux *ioc)
+{
+    return !ioc->read_shut && !mux_channel_aborted(ioc) &&
+        mux_stream_rx_pending(ioc->stream);
+}
+
+static size_t mux_channel_copy(const struct iovec *to, unsigned nto,
+                               const struct iovec *from, unsigned nfrom)
+{
+    size_t done = 0;
+    unsigned i;
+
+    for (i = 0; i < nfrom; i++) {
+        size_t len = iov_from_buf(to, nto, done, from[i].iov_base,
+                                  from[i].iov_len);
+
+        done += len;
+        if (len < from[i].iov_len) {
+            break;
+        }
+    }
+    return done;
+}
+
+/* The lock is dropped while copying: what is not consumed stays in place. */
+static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
+                               unsigned niov, bool peek)
+{
+    MuxSession *s = ioc->session;
+    struct iovec piece[MUX_IOV];
+    unsigned n = mux_stream_rx_iov(ioc->stream, piece, MUX_IOV);
+    size_t len;
+
+    ioc->reading = true;
+    qemu_mutex_unlock(&s->lock);
+    len = mux_channel_copy(iov, niov, piece, n);
+    qemu_mutex_lock(&s->lock);
+    ioc->reading = false;
+    if (!peek) {
+        mux_stream_rx_consume(ioc->stream, len);
+        stat64_add(&ioc->bytes_received, len);
+    }
+    mux_channel_update(ioc);
+    mux_session_settle(s);
+    return len;
+}
+
+static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
+                                 size_t niov, int **fds, size_t *nfds,
+                                 int flags, Error **errp)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+    MuxSession *s = ioc->session;
+
+    if (!iov_size(iov, niov)) {
+        return 0;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    while (ioc->reading || !mux_channel_readable(ioc)) {
+        if (!ioc->reading && !ioc->blocking) {
+            return mux_channel_block_read(ioc);
+        }
+        qemu_cond_wait(&ioc->read_cond, &s->lock);
+    }
+    if (!mux_channel_has_data(ioc)) {
+        return mux_channel_read_end(ioc, errp);
+    }
+    return mux_channel_take(ioc, iov, niov,
+                            flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK);
+}
+
+/* --- writing; with the lock held --- */
+
+/* Returns: how much of the offer the stream has taken */
+static size_t mux_channel_withdraw(QIOChannelMux *ioc)
+{
+    MuxSession *s = ioc->session;
+    size_t taken;
+
+    while (s->in_write) {
+        qemu_cond_wait(&s->sender_moved, &s->lock);
+    }
+    taken = mux_stream_tx_withdraw(ioc->stream);
+    ioc->writing = false;
+    if (ioc->write_shut) {
+        mux_stream_fin(ioc->stream);
+    }
+    qemu_cond_broadcast(&ioc->write_cond);
+    return taken;
+}
+
+static size_t mux_channel_write_blocking(QIOChannelMux *ioc)
+{
+    MuxSession *s = ioc->session;
+
+    while (!mux_channel_write_done(ioc)) {
+        if (s->sending || !mux_session_pump(s, ioc, true)) {
+            QTAILQ_INSERT_TAIL(&s->writers, ioc, next_writer);
+            qemu_cond_wait(&ioc->write_cond, &s->lock);
+            QTAILQ_REMOVE(&s->writers, ioc, next_writer);
+        }
+    }
+    return mux_channel_withdraw(ioc);
+}
+
+static size_t mux_channel_write_now(QIOChannelMux *ioc)
+{
+    MuxSession *s = ioc->session;
+
+    if (!s->sending) {
+        mux_session_pump(s, ioc, false);
+    }
+    return mux_channel_withdraw(ioc);
+}
+
+static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
+                                  size_t niov, int *fds, size_t nfds,
+                                  int flags, Error **errp)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+    MuxSession *s = ioc->session;
+    size_t size = iov_size(iov, niov);
+    size_t taken = 0;
+
+    if (!size) {
+        return 0;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    while (ioc->writing) {
+        qemu_cond_wait(&ioc->write_cond, &s->lock);
+    }
+    if (mux_channel_write_over(ioc)) {
+        return mux_channel_write_failed(ioc, errp);
+    }
+    if (ioc->blocking || !s->sending) {
+        ioc->writing = true;
+        ioc->write_size = size;
+        mux_stream_tx_offer(ioc->stream, iov, niov);
+        taken = ioc->blocking ? mux_channel_write_blocking(ioc)
+                              : mux_channel_write_now(ioc);
+    }
+    if (!taken && mux_channel_write_over(ioc)) {
+        mux_session_settle(s);
+        return mux_channel_write_failed(ioc, errp);
+    }
+    if (!taken) {
+        taken = mux_stream_tx_copy(ioc->stream, iov, niov);
+    }
+    mux_session_settle(s);
+    if (!taken) {
+        return mux_channel_block_write(ioc);
+    }
+    stat64_add(&ioc->bytes_sent, taken);
+    return taken;
+}
+
+/* --- the end of a stream --- */
+
+static void mux_channel_shut(QIOChannelMux *ioc, bool read, bool write)
+{
+    MuxSession *s = ioc->session;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    trace_mux_channel_shutdown(ioc, ioc->name, read, write);
+    ioc->read_shut |= read;
+    if (write && !ioc->write_shut) {
+        ioc->write_shut = true;
+        /* A writer in between queues the FIN when he has left */
+        if (!ioc->writing) {
+            mux_stream_fin(ioc->stream);
+        }
+        if (s->sending) {
+            mux_transport_wake_out(s->transport);
+        }
+    }
+    mux_channel_update(ioc);
+    mux_session_settle(s);
+}
+
+static int mux_channel_shutdown(QIOChannel *base, QIOChannelShutdown how,
+                                Error **errp)
+{
+    mux_channel_shut(QIO_CHANNEL_MUX(base), how & QIO_CHANNEL_SHUTDOWN_READ,
+                     how & QIO_CHANNEL_SHUTDOWN_WRITE);
+    return 0;
+}
+
+/* Other threads may still be in a call: what is held goes with the object. */
+static int mux_channel_close(QIOChannel *base, Error **errp)
+{
+    mux_channel_shut(QIO_CHANNEL_MUX(base), true, true);
+    return 0;
+}
+
+void mux_channel_fail(QIOChannelMux *ioc, const char *why)
+{
+    MuxSession *s = ioc->session;
+
+    if (mux_channel_aborted(ioc)) {
+        return;
+    }
+    ioc->failure = g_strdup(why);
+    trace_mux_channel_abort(ioc, ioc->name, ioc->failure);
+    mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, ioc->failure);
+    if (s->sending) {
+        mux_transport_wake_out(s->transport);
+    }
+    mux_channel_update(ioc);
+    mux_session_settle(s);
+}
+
+void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    mux_channel_fail(ioc, why ? error_get_pretty(why) : "no reason given");
+}
+
+/* --- asking and telling --- */
+
+const char *qio_channel_mux_name(QIOChannelMux *ioc)
+{
+    return ioc->name;
+}
+
+MuxSession *qio_channel_mux_session(QIOChannelMux *ioc)
+{
+    return ioc->session;
+}
+
+MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return mux_stream_state(ioc->stream);
+}
+
+void qio_channel_mux_accept(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    mux_stream_accept(ioc->stream);
+    mux_session_settle(ioc->session);
+}
+
+void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    mux_stream_fin_ok(ioc->stream);
+    mux_session_settle(ioc->session);
+}
+
+bool qio_channel_mux_fin_acked(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return mux_stream_fin_acked(ioc->stream);
+}
+
+Error *qio_channel_mux_get_error(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return mux_channel_error(ioc);
+}
+
+void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent)
+{
+    MuxSession *s = ioc->session;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    mux_stream_set_urgent(ioc->stream, urgent);
+    if (ioc->urgent != urgent) {
+        ioc->urgent = urgent;
+        s->urgent += urgent ? 1 : -1;
+        if (!s->closed && s->urgent == urgent) {
+            mux_transport_set_urgent(s->transport, urgent);
+        }
+    }
+}
+
+void qio_channel_mux_get_bytes(QIOChannelMux *ioc, uint64_t *sent,
+                               uint64_t *received)
+{
+    *sent = stat64_get(&ioc->bytes_sent);
+    *received = stat64_get(&ioc->bytes_received);
+}
+
+/* --- the class --- */
+
+static int mux_channel_set_blocking(QIOChannel *base, bool enabled,
+                                    Error **errp)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    ioc->blocking = enabled;
+    if (!enabled && !mux_channel_init_notifiers(ioc, errp)) {
+        return -1;
+    }
+    return 0;
+}
+
+QIOChannelMux *mux_channel_new(MuxSession *s, MuxStream *stream)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(object_new(TYPE_QIO_CHANNEL_MUX));
+
+    ioc->session = mux_session_ref(s);
+    ioc->stream = stream;
+    ioc->name = g_strdup(mux_stream_name(stream));
+    ioc->blocking = true;
+    qio_channel_set_name(QIO_CHANNEL(ioc), ioc->name);
+    mux_stream_set_opaque(stream, ioc);
+    QTAILQ_INSERT_TAIL(&s->channels, ioc, next);
+    trace_mux_channel_new(s, ioc, ioc->name);
+    return ioc;
+}
+
+static void mux_channel_release(QIOChannelMux *ioc)
+{
+    MuxSession *s = ioc->session;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    trace_mux_channel_release(ioc, ioc->name);
+    assert(!ioc->reading && !ioc->writing);
+    if (ioc->call_opened || ioc->call_changed) {
+        QTAILQ_REMOVE(&s->callbacks, ioc, next_callback);
+    }
+    if (ioc->urgent && !--s->urgent && !s->closed) {
+        mux_transport_set_urgent(s->transport, false);
+    }
+    QTAILQ_REMOVE(&s->channels, ioc, next);
+    mux_stream_set_opaque(ioc->stream, NULL);
+    mux_stream_release(ioc->stream);
+    mux_session_settle(s);
+}
+
+static void mux_channel_instance_init(Object *obj)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(obj);
+    QIOChannel *base = QIO_CHANNEL(obj);
+
+    qemu_cond_init(&ioc->read_cond);
+    qemu_cond_init(&ioc->write_cond);
+    qio_channel_set_feature(base, QIO_CHANNEL_FEATURE_SHUTDOWN);
+    qio_channel_set_feature(base, QIO_CHANNEL_FEATURE_READ_MSG_PEEK);
+}
+
+static void mux_channel_instance_finalize(Object *obj)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(obj);
+
+    if (ioc->session) {
+        mux_channel_release(ioc);
+        mux_session_unref(ioc->session);
+    }
+    mux_channel_cleanup_notifiers(ioc);
+    qemu_cond_destroy(&ioc->read_cond);
+    qemu_cond_destroy(&ioc->write_cond);
+    g_free(ioc->failure);
+    g_free(ioc->name);
+}
+
+static void mux_channel_class_init(ObjectClass *klass, void *data)
+{
+    QIOChannelClass *ioc_klass = QIO_CHANNEL_CLASS(klass);
+
+    ioc_klass->io_readv = mux_channel_readv;
+    ioc_klass->io_writev = mux_channel_writev;
+    ioc_klass->io_close = mux_channel_close;
+    ioc_klass->io_shutdown = mux_channel_shutdown;
+    ioc_klass->io_set_blocking = mux_channel_set_blocking;
+    ioc_klass->io_create_watch = mux_channel_create_watch;
+    ioc_klass->io_set_aio_fd_handler = mux_channel_set_aio_fd_handler;
+}
+
+static const TypeInfo mux_channel_info = {
+    .parent = TYPE_QIO_CHANNEL,
+    .name = TYPE_QIO_CHANNEL_MUX,
+    .instance_size = sizeof(QIOChannelMux),
+    .instance_init = mux_channel_instance_init,
+    .instance_finalize = mux_channel_instance_finalize,
+    .class_init = mux_channel_class_init,
+};
+
+static void mux_channel_register_types(void)
+{
+    type_register_static(&mux_channel_info);
+}
+
+type_init(mux_channel_register_types);

@@ -1,0 +1,143 @@
+/*
+ * Migration multiplexer: sessions and their streams as QIOChannels
+ *
+ * A MuxSession owns one transport channel (socket, TLS, command) and the
+ * engine on it.  Each of its streams is a QIOChannelMux, which behaves like a
+ * QIOChannelSocket to every caller.  Whether a call on a stream blocks
+ * follows from qio_channel_set_blocking() on that stream alone; streams block
+ * at first.
+ *
+ * Lifetime: a session lives while somebody holds a reference to it or to one
+ * of its streams, and in any case until its connection has ended.  Dropping
+ * the references does not end the connection: close or shut down the session.
+ *
+ * Threads: all functions may be called from any thread unless said otherwise.
+ * Callbacks run in the main loop, with the BQL, never from within a call.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_CHANNEL_MUX_H
+#define MIGRATION_MUX_CHANNEL_MUX_H
+
+#include "io/channel.h"
+#include "qom/object.h"
+#include "migration/mux/engine.h"
+
+#define TYPE_QIO_CHANNEL_MUX "qio-channel-mux"
+OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelMux, QIO_CHANNEL_MUX)
+
+typedef struct MuxSession MuxSession;
+
+typedef struct MuxSessionOps {
+    /* The peer's HELLO fits ours.  Optional. */
+    void (*ready)(MuxSession *session, void *opaque);
+
+    /*
+     * The peer opened @ioc: call qio_channel_mux_accept() or _abort() on it,
+     * now or later.  The callee takes a reference if it keeps @ioc; a stream
+     * that nobody keeps is refused.  Optional: without it all are refused.
+     */
+    void (*opened)(MuxSession *session, QIOChannelMux *ioc, void *opaque);
+
+    /*
+     * The state of @ioc has changed: accepted by the peer, FIN, FIN_OK,
+     * reset.  Several changes may be told at once.  Optional.
+     */
+    void (*changed)(MuxSession *session, QIOChannelMux *ioc, void *opaque);
+
+    /*
+     * The connection is over, once, after all else.  @err is NULL when it
+     * ended in good order.  Optional.
+     */
+    void (*ended)(MuxSession *session, const Error *err, void *opaque);
+} MuxSessionOps;
+
+/**
+ * mux_session_new:
+ * @transport: the connection, its TLS handshake (if any) done
+ * @role: which side of the migration this is
+ * @ops: the callbacks, must stay valid
+ * @opaque: passed to them
+ *
+ * Takes a reference to @transport, makes it non-blocking, starts the threads
+ * and sends HELLO.  An error of @transport ends the session and is told by
+ * the callback.  @transport's yank stays the caller's business.
+ *
+ * Returns: the session, to be released with mux_session_unref()
+ */
+MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
+                            const MuxSessionOps *ops, void *opaque);
+
+MuxSession *mux_session_ref(MuxSession *session);
+void mux_session_unref(MuxSession *session);
+
+/* No callback comes after this returns.  Main loop only. */
+void mux_session_detach(MuxSession *session);
+
+/*
+ * Cut the connection now: every stream and waiter sees an error with the text
+ * of @why (which may be NULL).  Quick and idempotent.
+ */
+void mux_session_shutdown(MuxSession *session, const Error *why);
+
+/* The same with a fixed text, a YankFn: @opaque is the session. */
+void mux_session_yank(void *opaque);
+
+/*
+ * End in good order: what is queued is flushed, GOAWAY sent (@why nullable:
+ * code 0, else its text), the transport closed (TLS bye first), threads ended;
+ * after @timeout_ms at the latest.  Quick: a thread of the session does it.
+ * The session must have been detached or its opaque must outlive it.
+ */
+void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
+
+/*
+ * The same, and wait for it (bounded by @timeout_ms): for a process that is
+ * about to exit.
+ */
+void mux_session_close_wait(MuxSession *session, const Error *why,
+                            int timeout_ms);
+
+/*
+ * Opens a stream.  I/O may start at once (it waits for the peer's OPEN_OK).
+ *
+ * Returns: a new reference, or NULL with @errp set
+ */
+QIOChannelMux *mux_session_open(MuxSession *session, const char *name,
+                                Error **errp);
+
+/* The stream's name, valid as long as @ioc */
+const char *qio_channel_mux_name(QIOChannelMux *ioc);
+
+/* The session, valid as long as @ioc */
+MuxSession *qio_channel_mux_session(QIOChannelMux *ioc);
+MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc);
+void qio_channel_mux_accept(QIOChannelMux *ioc);
+
+/*
+ * Abort both directions: the peer sees the text of @why, local waiters see it
+ * too, unread data is dropped.
+ */
+void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
+
+/* Answer the peer's FIN, now or when it comes: what it sent is dealt with. */
+void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
+
+/* Whether the peer's FIN_OK came */
+bool qio_channel_mux_fin_acked(QIOChannelMux *ioc);
+
+/*
+ * Returns: the error that the stream ended with (the peer's text included),
+ * to be freed by the caller, or NULL
+ */
+Error *qio_channel_mux_get_error(QIOChannelMux *ioc);
+
+/* Urgent streams go before the others. */
+void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent);
+
+/* Payload bytes written to and read from @ioc so far; takes no lock. */
+void qio_channel_mux_get_bytes(QIOChannelMux *ioc, uint64_t *sent,
+                               uint64_t *received);
+
+#endif

@@ -1,0 +1,334 @@
+/*
+ * Migration multiplexer: the threads of a session and the sender's role
+ *
+ * The receive thread reads, keeps the time and closes the transport in the
+ * end.  It never writes and never waits for a consumer.  The send thread
+ * writes what nobody else is writing.  Neither takes the BQL.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "session.h"
+#include "trace.h"
+
+/* Batches that a caller who must not block sends at most in one go */
+#define MUX_PUMP_ROUNDS 8
+#define MUX_DISCARD_SIZE (16 * KiB)
+
+/* --- events and wake-ups --- */
+
+static void mux_session_event(MuxSession *s, const MuxEvent *event)
+{
+    QIOChannelMux *ioc = event->stream ? mux_stream_opaque(event->stream)
+                                       : NULL;
+
+    switch (event->type) {
+    case MUX_EVENT_HELLO:
+        mux_session_call_ready(s);
+        break;
+    case MUX_EVENT_OPEN:
+        mux_session_call_opened(s, event->stream);
+        break;
+    case MUX_EVENT_ENDED:
+        mux_session_over(s);
+        break;
+    case MUX_EVENT_READABLE:
+    case MUX_EVENT_WRITABLE:
+        if (ioc) {
+            mux_channel_update(ioc);
+        }
+        break;
+    default:
+        if (ioc) {
+            trace_mux_stream_event(ioc, ioc->name, event->type);
+            ioc->peer_reset |= event->type == MUX_EVENT_RESET;
+            mux_channel_update(ioc);
+            mux_session_call_changed(ioc);
+        }
+        break;
+    }
+}
+
+/* The role is free: see that somebody takes it if there is work for him. */
+static void mux_session_kick(MuxSession *s)
+{
+    QIOChannelMux *writer = QTAILQ_FIRST(&s->writers);
+
+    if (s->sending || s->tx_error || mux_engine_tx_idle(s->engine)) {
+        if (s->over) {
+            qemu_cond_signal(&s->send_cond);
+        }
+        return;
+    }
+    qemu_cond_signal(writer && !s->over ? &writer->write_cond : &s->send_cond);
+}
+
+void mux_session_settle(MuxSession *s)
+{
+    MuxEvent event;
+
+    if (s->closing && !s->over &&
+        (s->tx_error || mux_engine_tx_idle(s->engine))) {
+        mux_engine_goaway(s->engine,
+                          s->goaway ? MUX_CODE_ABORTED : MUX_CODE_OK,
+                          s->goaway);
+    }
+    while (mux_engine_next_event(s->engine, &event)) {
+        mux_session_event(s, &event);
+    }
+    if (mux_engine_deadline(s->engine) < s->rx_deadline) {
+        mux_transport_wake_in(s->transport);
+    }
+    mux_session_kick(s);
+}
+
+/* --- sending --- */
+
+/*
+ * The peer may have closed after a GOAWAY that says why, so the receive
+ * thread reads on for a while.
+ */
+static void mux_session_write_failed(MuxSession *s, Error *err)
+{
+    trace_mux_session_write_failed(s, error_get_pretty(err));
+    s->tx_error = g_strdup(error_get_pretty(err));
+    error_free(err);
+    if (!s->linger) {
+        s->linger = get_clock() + MUX_LINGER_NS;
+    }
+    mux_transport_wake_in(s->transport);
+}
+
+static void mux_session_wake_writers(MuxSession *s)
+{
+    QIOChannelMux *ioc;
+
+    QTAILQ_FOREACH(ioc, &s->writers, next_writer) {
+        if (mux_channel_write_done(ioc)) {
+            qemu_cond_signal(&ioc->write_cond);
+        }
+    }
+}
+
+/* Returns: whether the transport takes no more for now */
+static bool mux_session_send_batch(MuxSession *s, unsigned niov)
+{
+    size_t size = iov_size(s->tx_iov, niov);
+    Error *err = NULL;
+    ssize_t len;
+
+    s->in_write = true;
+    qemu_mutex_unlock(&s->lock);
+    len = mux_transport_writev(s->transport, s->tx_iov, niov, &err);
+    qemu_mutex_lock(&s->lock);
+    s->in_write = false;
+    qemu_cond_broadcast(&s->sender_moved);
+
+    if (len == QIO_CHANNEL_ERR_BLOCK) {
+        return true;
+    }
+    if (len < 0) {
+        mux_session_write_failed(s, err);
+        return false;
+    }
+    mux_engine_tx_done(s->engine, len, get_clock());
+    mux_session_wake_writers(s);
+    return len < size;
+}
+
+bool mux_session_pump(MuxSession *s, QIOChannelMux *ioc, bool block)
+{
+    unsigned rounds = 0;
+
+    s->sending = true;
+    while (!s->tx_error) {
+        unsigned niov = mux_engine_tx_want(s->engine, s->tx_iov, MUX_IOV,
+                                           get_clock());
+        bool full;
+
+        if (!niov) {
+            break;
+        }
+        full = mux_session_send_batch(s, niov);
+        rounds++;
+        if (ioc ? mux_channel_write_done(ioc) : !QTAILQ_EMPTY(&s->writers)) {
+            break;
+        }
+        if (!block && (full || rounds == MUX_PUMP_ROUNDS)) {
+            break;
+        }
+        if (full) {
+            qemu_mutex_unlock(&s->lock);
+            mux_transport_wait_out(s->transport, INT64_MAX);
+            qemu_mutex_lock(&s->lock);
+        }
+    }
+    s->sending = false;
+    qemu_cond_broadcast(&s->sender_moved);
+    mux_session_settle(s);
+    return rounds;
+}
+
+static bool mux_session_send_finished(MuxSession *s)
+{
+    return s->over && !s->sending &&
+        (s->tx_error || mux_engine_tx_idle(s->engine));
+}
+
+void *mux_session_send_thread(void *opaque)
+{
+    MuxSession *s = opaque;
+    int64_t linger;
+
+    qemu_mutex_lock(&s->lock);
+    while (!mux_session_send_finished(s)) {
+        bool leave = !s->over && !QTAILQ_EMPTY(&s->writers);
+
+        if (s->sending || leave || !mux_session_pump(s, NULL, true)) {
+            qemu_cond_wait(&s->send_cond, &s->lock);
+        }
+    }
+    if (!s->tx_error) {
+        s->sending = true;
+        linger = s->linger;
+        qemu_mutex_unlock(&s->lock);
+        mux_transport_finish(s->transport, linger);
+        qemu_mutex_lock(&s->lock);
+        s->sending = false;
+    }
+    s->flushed = true;
+    qemu_cond_broadcast(&s->sender_moved);
+    mux_transport_wake_in(s->transport);
+    qemu_mutex_unlock(&s->lock);
+
+    mux_session_unref(s);
+    return NULL;
+}
+
+/* --- receiving --- */
+
+/* What the time demands; with the lock held. */
+static void mux_session_check_time(MuxSession *s)
+{
+    int64_t now = get_clock();
+
+    if (s->linger && now >= s->linger) {
+        mux_session_cut(s, s->tx_error ?: "it took too long to close");
+    } else if (now >= mux_engine_deadline(s->engine)) {
+        mux_engine_timeout(s->engine, now);
+    }
+}
+
+static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
+{
+    int64_t now = get_clock();
+
+    if (len > 0) {
+        mux_engine_rx_done(s->engine, len, now);
+    } else if (s->tx_error) {
+        mux_session_cut(s, s->tx_error);
+    } else if (len == 0) {
+        mux_engine_rx_eof(s->engine, now);
+    } else {
+        mux_engine_transport_error(s->engine, error_get_pretty(err));
+    }
+    error_free(err);
+}
+
+/* Read until the engine has ended; with the lock held */
+static void mux_session_receive(MuxSession *s)
+{
+    struct iovec iov[MUX_IOV];
+    unsigned niov;
+
+    while (!s->over &&
+           (niov = mux_engine_rx_want(s->engine, iov, MUX_IOV)) > 0) {
+        int64_t deadline = mux_engine_deadline(s->engine);
+        Error *err = NULL;
+        ssize_t len;
+
+        s->rx_deadline = s->linger ? MIN(s->linger, deadline) : deadline;
+        qemu_mutex_unlock(&s->lock);
+        len = mux_transport_readv(s->transport, iov, niov, &err);
+        if (len == QIO_CHANNEL_ERR_BLOCK) {
+            mux_transport_wait_in(s->transport, s->rx_deadline);
+        }
+        qemu_mutex_lock(&s->lock);
+        if (len != QIO_CHANNEL_ERR_BLOCK) {
+            mux_session_received(s, len, err);
+        }
+        mux_session_check_time(s);
+        mux_session_settle(s);
+    }
+}
+
+/* Throw away what comes; returns whether more may follow.  No lock held. */
+static bool mux_session_discard(MuxSession *s, int64_t deadline)
+{
+    g_autofree char *buf = g_malloc(MUX_DISCARD_SIZE);
+    struct iovec iov = { .iov_base = buf, .iov_len = MUX_DISCARD_SIZE };
+    ssize_t len;
+
+    do {
+        len = mux_transport_readv(s->transport, &iov, 1, NULL);
+    } while (len > 0);
+    if (len == QIO_CHANNEL_ERR_BLOCK) {
+        mux_transport_wait_in(s->transport, deadline);
+        return true;
+    }
+    return false;
+}
+
+/*
+ * The engine has ended.  A peer that gets data after it has closed forgets
+ * what it has received before, so after last words of ours wait until the
+ * peer has closed.  With the lock held.
+ */
+static void mux_session_linger(MuxSession *s)
+{
+    bool more = s->last_words;
+
+    while (!s->flushed || s->sending || (more && get_clock() < s->linger)) {
+        int64_t deadline = s->linger;
+
+        if (get_clock() >= deadline) {
+            mux_session_cut(s, "it took too long to close");
+            mux_session_settle(s);
+            qemu_cond_wait(&s->sender_moved, &s->lock);
+        } else if (more) {
+            qemu_mutex_unlock(&s->lock);
+            more = mux_session_discard(s, deadline);
+            qemu_mutex_lock(&s->lock);
+        } else {
+            qemu_cond_timedwait(&s->sender_moved, &s->lock,
+                                (deadline - get_clock()) / SCALE_MS + 1);
+        }
+    }
+}
+
+void *mux_session_receive_thread(void *opaque)
+{
+    MuxSession *s = opaque;
+
+    qemu_mutex_lock(&s->lock);
+    mux_session_receive(s);
+    mux_session_linger(s);
+    /* From here on mux_session_cut() leaves the transport alone */
+    s->closed = true;
+    trace_mux_session_closed(s);
+    qemu_mutex_unlock(&s->lock);
+
+    /* A command at the other end may take its time to exit */
+    mux_transport_close(s->transport);
+
+    qemu_mutex_lock(&s->lock);
+    qemu_cond_broadcast(&s->closed_cond);
+    qemu_mutex_unlock(&s->lock);
+    mux_session_unref(s);
+    return NULL;
+}

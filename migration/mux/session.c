@@ -1,0 +1,369 @@
+/*
+ * Migration multiplexer: sessions
+ *
+ * Owns the life of a session: its start, the callbacks to the main loop, its
+ * end.  Never reads or writes the transport.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "session.h"
+#include "trace.h"
+
+/* --- life --- */
+
+static void mux_session_start_thread(MuxSession *s, const char *name,
+                                     void *(*run)(void *))
+{
+    QemuThread thread;
+
+    /* Detached: the last reference may be dropped by such a thread */
+    qemu_thread_create(&thread, name, run, mux_session_ref(s),
+                       QEMU_THREAD_DETACHED);
+}
+
+MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
+                            const MuxSessionOps *ops, void *opaque)
+{
+    MuxSession *s = g_new0(MuxSession, 1);
+    g_autoptr(Error) err = NULL;
+    MuxConfig config;
+
+    /* The receive thread makes such objects, the class has to be there */
+    object_class_by_name(TYPE_QIO_CHANNEL_MUX);
+
+    s->refs = 1;
+    s->ops = ops;
+    s->opaque = opaque;
+    qemu_mutex_init(&s->lock);
+    qemu_cond_init(&s->sender_moved);
+    qemu_cond_init(&s->send_cond);
+    qemu_cond_init(&s->closed_cond);
+    QTAILQ_INIT(&s->channels);
+    QTAILQ_INIT(&s->writers);
+    QTAILQ_INIT(&s->callbacks);
+    mux_config_default(&config, role);
+    s->engine = mux_engine_new(&config, get_clock());
+    s->transport = mux_transport_new(transport, &err);
+    trace_mux_session_new(s, transport, role);
+
+    if (err) {
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            mux_session_cut(s, error_get_pretty(err));
+            mux_session_settle(s);
+        }
+    }
+    mux_session_start_thread(s, "mig/mux/recv", mux_session_receive_thread);
+    mux_session_start_thread(s, "mig/mux/send", mux_session_send_thread);
+    return s;
+}
+
+MuxSession *mux_session_ref(MuxSession *s)
+{
+    qatomic_inc(&s->refs);
+    return s;
+}
+
+void mux_session_unref(MuxSession *s)
+{
+    if (!s || qatomic_fetch_dec(&s->refs) > 1) {
+        return;
+    }
+    trace_mux_session_free(s);
+    assert(QTAILQ_EMPTY(&s->channels));
+    mux_engine_free(s->engine);
+    mux_transport_free(s->transport);
+    qemu_cond_destroy(&s->closed_cond);
+    qemu_cond_destroy(&s->send_cond);
+    qemu_cond_destroy(&s->sender_moved);
+    qemu_mutex_destroy(&s->lock);
+    g_free(s->goaway);
+    g_free(s->tx_error);
+    g_free(s);
+}
+
+QIOChannelMux *mux_session_open(MuxSession *s, const char *name, Error **errp)
+{
+    const char *why = NULL;
+    MuxStream *stream;
+    QIOChannelMux *ioc;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (s->over || s->closing) {
+        error_setg(errp, "stream '%s': connection %s%s", name,
+                   mux_engine_error(s->engine) ? "lost: " : "closed",
+                   mux_engine_error(s->engine) ?: "");
+        return NULL;
+    }
+    stream = mux_engine_open(s->engine, name, &why);
+    if (!stream) {
+        error_setg(errp, "stream '%s': %s", name, why);
+        return NULL;
+    }
+    ioc = mux_channel_new(s, stream);
+    mux_session_settle(s);
+    return ioc;
+}
+
+/* --- callbacks --- */
+
+/*
+ * A stream may lose its last reference in any thread; then it waits for the
+ * lock, held here, before it goes away.
+ */
+static bool mux_channel_try_ref(QIOChannelMux *ioc)
+{
+    Object *obj = OBJECT(ioc);
+    uint32_t ref = qatomic_read(&obj->ref);
+
+    while (ref) {
+        uint32_t old = qatomic_cmpxchg(&obj->ref, ref, ref + 1);
+
+        if (old == ref) {
+            return true;
+        }
+        ref = old;
+    }
+    return false;
+}
+
+/* Takes the lock held, calls without it, returns with it. */
+static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
+{
+    const MuxSessionOps *ops = s->ops;
+    bool opened = ioc->call_opened;
+    bool changed = ioc->call_changed;
+
+    QTAILQ_REMOVE(&s->callbacks, ioc, next_callback);
+    ioc->call_opened = ioc->call_changed = false;
+    /* The reference of a stream just opened is ours */
+    if (!opened && !mux_channel_try_ref(ioc)) {
+        return;
+    }
+    qemu_mutex_unlock(&s->lock);
+    if (opened) {
+        ops->opened(s, ioc, s->opaque);
+    }
+    if (changed && s->ops && ops->changed) {
+        ops->changed(s, ioc, s->opaque);
+    }
+    object_unref(OBJECT(ioc));
+    qemu_mutex_lock(&s->lock);
+}
+
+static void mux_session_call_state(MuxSession *s)
+{
+    const MuxSessionOps *ops = s->ops;
+    g_autoptr(Error) err = NULL;
+    bool ready = s->call_ready;
+
+    if (ready) {
+        s->call_ready = false;
+    } else {
+        s->call_ended = false;
+        if (mux_engine_error(s->engine)) {
+            error_setg(&err, "%s", mux_engine_error(s->engine));
+        }
+    }
+    qemu_mutex_unlock(&s->lock);
+    if (ready && ops->ready) {
+        ops->ready(s, s->opaque);
+    } else if (!ready && ops->ended) {
+        ops->ended(s, err, s->opaque);
+    }
+    qemu_mutex_lock(&s->lock);
+}
+
+static void mux_session_call_bh(void *opaque)
+{
+    MuxSession *s = opaque;
+    QIOChannelMux *ioc;
+
+    qemu_mutex_lock(&s->lock);
+    s->call_scheduled = false;
+    while (s->ops) {
+        ioc = QTAILQ_FIRST(&s->callbacks);
+        if (s->call_ready) {
+            mux_session_call_state(s);
+        } else if (ioc) {
+            mux_session_call_channel(s, ioc);
+        } else if (s->call_ended) {
+            mux_session_call_state(s);
+        } else {
+            break;
+        }
+    }
+    qemu_mutex_unlock(&s->lock);
+    mux_session_unref(s);
+}
+
+static void mux_session_schedule_call(MuxSession *s)
+{
+    if (s->ops && !s->call_scheduled) {
+        s->call_scheduled = true;
+        /* As a socket's watch would: not in somebody's nested aio_poll() */
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_session_call_bh, mux_session_ref(s));
+    }
+}
+
+void mux_session_call_ready(MuxSession *s)
+{
+    s->call_ready = true;
+    mux_session_schedule_call(s);
+}
+
+void mux_session_call_opened(MuxSession *s, MuxStream *stream)
+{
+    QIOChannelMux *ioc;
+
+    if (!s->ops || !s->ops->opened) {
+        mux_stream_reset(stream, MUX_CODE_REFUSED, "nobody takes streams here");
+        mux_stream_release(stream);
+        return;
+    }
+    ioc = mux_channel_new(s, stream);
+    ioc->call_opened = true;
+    QTAILQ_INSERT_TAIL(&s->callbacks, ioc, next_callback);
+    mux_session_schedule_call(s);
+}
+
+void mux_session_call_changed(QIOChannelMux *ioc)
+{
+    MuxSession *s = ioc->session;
+
+    if (!s->ops) {
+        return;
+    }
+    if (!ioc->call_opened && !ioc->call_changed) {
+        QTAILQ_INSERT_TAIL(&s->callbacks, ioc, next_callback);
+    }
+    ioc->call_changed = true;
+    mux_session_schedule_call(s);
+}
+
+void mux_session_detach(MuxSession *s)
+{
+    g_autoptr(GPtrArray) refused = g_ptr_array_new_with_free_func(object_unref);
+    QIOChannelMux *ioc, *next;
+
+    GLOBAL_STATE_CODE();
+    QEMU_LOCK_GUARD(&s->lock);
+    s->ops = NULL;
+    QTAILQ_FOREACH_SAFE(ioc, &s->callbacks, next_callback, next) {
+        QTAILQ_REMOVE(&s->callbacks, ioc, next_callback);
+        if (ioc->call_opened) {
+            g_ptr_array_add(refused, ioc);
+        }
+        ioc->call_opened = ioc->call_changed = false;
+    }
+    /* The lock is dropped before the array and its references are */
+}
+
+/* --- the end --- */
+
+void mux_session_over(MuxSession *s)
+{
+    QIOChannelMux *ioc;
+
+    if (s->over) {
+        return;
+    }
+    trace_mux_session_over(s, mux_engine_error(s->engine) ?: "in good order");
+    qatomic_set(&s->over, true);        /* watches look without the lock */
+    s->last_words = !s->tx_error && !mux_engine_tx_idle(s->engine);
+    if (!s->linger) {
+        s->linger = get_clock() + MUX_LINGER_NS;
+    }
+    QTAILQ_FOREACH(ioc, &s->channels, next) {
+        mux_channel_update(ioc);
+    }
+    qemu_cond_signal(&s->send_cond);
+    mux_transport_wake_in(s->transport);
+    mux_transport_wake_out(s->transport);
+    s->call_ended = true;
+    mux_session_schedule_call(s);
+}
+
+void mux_session_cut(MuxSession *s, const char *text)
+{
+    if (s->closed) {
+        return;
+    }
+    mux_engine_transport_error(s->engine, text);
+    if (!s->tx_error) {
+        s->tx_error = g_strdup(text);
+    }
+    s->linger = get_clock();
+    mux_transport_shutdown(s->transport);
+    qemu_cond_signal(&s->send_cond);
+    mux_transport_wake_in(s->transport);
+    mux_transport_wake_out(s->transport);
+}
+
+void mux_session_shutdown(MuxSession *s, const Error *why)
+{
+    const char *text = why ? error_get_pretty(why) : "shut down";
+
+    QEMU_LOCK_GUARD(&s->lock);
+    trace_mux_session_shutdown(s, text);
+    mux_session_cut(s, text);
+    mux_session_settle(s);
+}
+
+void mux_session_yank(void *opaque)
+{
+    MuxSession *s = opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    trace_mux_session_shutdown(s, "yank");
+    mux_session_cut(s, "yanked");
+    mux_session_settle(s);
+}
+
+static void mux_session_close_locked(MuxSession *s, const Error *why,
+                                     int64_t deadline)
+{
+    QIOChannelMux *ioc;
+
+    trace_mux_session_close(s, why ? error_get_pretty(why) : "in good order");
+    if (!s->linger || deadline < s->linger) {
+        s->linger = deadline;
+    }
+    if (!s->closing) {
+        s->closing = true;
+        s->goaway = why ? g_strdup(error_get_pretty(why)) : NULL;
+        QTAILQ_FOREACH(ioc, &s->channels, next) {
+            mux_channel_update(ioc);
+        }
+    }
+    mux_transport_wake_in(s->transport);
+    mux_transport_wake_out(s->transport);
+    mux_session_settle(s);
+}
+
+void mux_session_close(MuxSession *s, const Error *why, int timeout_ms)
+{
+    int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    mux_session_close_locked(s, why, deadline);
+}
+
+void mux_session_close_wait(MuxSession *s, const Error *why, int timeout_ms)
+{
+    int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
+    int64_t now;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    mux_session_close_locked(s, why, deadline);
+    while (!s->closed && (now = get_clock()) < deadline) {
+        qemu_cond_timedwait(&s->closed_cond, &s->lock,
+                            (deadline - now) / SCALE_MS + 1);
+    }
+}

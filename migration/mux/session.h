@@ -1,0 +1,176 @@
+/*
+ * Migration multiplexer: what the parts of the session layer share
+ *
+ *   session.c     the session: life, callbacks, the end
+ *   pump.c        the threads and the sender's role
+ *   channel-mux.c QIOChannelMux: reading, writing, shutdown
+ *   watch.c       waiting for a QIOChannelMux in an event loop
+ *   transport.c   the connection beneath
+ *
+ * One lock, MuxSession.lock, protects the engine and the state of every
+ * stream.  It is held for short computations only: never over a system call
+ * that could block, never over a callback, and no lock is taken under it
+ * (the main loop's list of bottom halves is lock-free).
+ *
+ * Sending is a role that one thread has at a time (MuxSession.sending): a
+ * writer that finds it free takes it, and sends what there is, its own or
+ * others', until its own is through.  Who waits for the role meanwhile is in
+ * MuxSession.writers.  What nobody else is sending is sent by the send thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_SESSION_H
+#define MIGRATION_MUX_SESSION_H
+
+#include "qemu/event_notifier.h"
+#include "qemu/queue.h"
+#include "qemu/stats64.h"
+#include "qemu/thread.h"
+#include "channel-mux.h"
+#include "transport.h"
+
+#define MUX_IOV 64              /* elements of one system call */
+/* How long the last words may take when nobody has said */
+#define MUX_LINGER_NS (2 * NANOSECONDS_PER_SECOND)
+
+struct QIOChannelMux {
+    QIOChannel parent;
+    MuxSession *session;        /* a reference; NULL: never was a stream */
+    MuxStream *stream;
+    char *name;
+    QTAILQ_ENTRY(QIOChannelMux) next;       /* in MuxSession.channels */
+
+    Stat64 bytes_sent;
+    Stat64 bytes_received;
+
+    /* The rest under MuxSession.lock */
+    bool blocking;
+    bool read_shut;             /* readers see EOF, what comes is dropped */
+    bool write_shut;            /* writers see an error */
+    bool urgent;
+    bool peer_reset;            /* the peer has aborted it */
+    char *failure;              /* why this side has */
+
+    bool reading;               /* a reader copies outside of the lock */
+    QemuCond read_cond;
+    bool writing;               /* a writer's offer is with the engine */
+    size_t write_size;          /* bytes of that offer */
+    QemuCond write_cond;
+    QTAILQ_ENTRY(QIOChannelMux) next_writer; /* in MuxSession.writers */
+
+    /*
+     * Level-triggered: set while ready, and cleared only when a caller is
+     * told QIO_CHANNEL_ERR_BLOCK.  Made when first needed.
+     */
+    bool notifiers;
+    EventNotifier read_notifier, write_notifier;
+    bool read_notified, write_notified;
+
+    /* Callbacks that are due; the stream is then in MuxSession.callbacks */
+    bool call_opened, call_changed;
+    QTAILQ_ENTRY(QIOChannelMux) next_callback;
+};
+
+struct MuxSession {
+    int refs;                   /* atomic */
+    QemuMutex lock;
+    MuxEngine *engine;
+    MuxTransport *transport;
+    QTAILQ_HEAD(, QIOChannelMux) channels;
+    unsigned urgent;            /* how many of them are */
+
+    /* sending */
+    bool sending;               /* somebody has the sender's role */
+    bool in_write;              /* and the transport uses the batch */
+    QemuCond sender_moved;      /* one of the two, or @flushed, has changed */
+    QTAILQ_HEAD(, QIOChannelMux) writers;
+    QemuCond send_cond;         /* the send thread waits here */
+    struct iovec tx_iov[MUX_IOV];
+    char *tx_error;             /* the transport takes no more */
+
+    /* receiving */
+    int64_t rx_deadline;        /* until when the receive thread waits */
+
+    /* the end, in this order */
+    bool closing;               /* GOAWAY follows once all else is sent */
+    char *goaway;               /* with this text; NULL: in good order */
+    bool over;                  /* the engine has ended */
+    bool last_words;            /* and has left something to send */
+    bool flushed;               /* the send thread is gone */
+    bool closed;                /* the transport is closed */
+    QemuCond closed_cond;
+    int64_t linger;             /* when to give up on a good end, ns */
+
+    /* callbacks */
+    const MuxSessionOps *ops;   /* NULL: detached */
+    void *opaque;
+    bool call_scheduled;
+    bool call_ready, call_ended;
+    QTAILQ_HEAD(, QIOChannelMux) callbacks;
+};
+
+/* --- session.c; all with the lock held --- */
+
+void mux_session_call_ready(MuxSession *s);
+void mux_session_call_opened(MuxSession *s, MuxStream *stream);
+void mux_session_call_changed(QIOChannelMux *ioc);
+
+/* The engine has ended. */
+void mux_session_over(MuxSession *s);
+
+/* The connection is of no use any more, @text says why. */
+void mux_session_cut(MuxSession *s, const char *text);
+
+/* --- pump.c; all with the lock held --- */
+
+void *mux_session_receive_thread(void *opaque);
+void *mux_session_send_thread(void *opaque);
+
+/* To be called after every change to the engine: what follows from it. */
+void mux_session_settle(MuxSession *s);
+
+/*
+ * Take the sender's role, which must be free, and send until the offer of
+ * @ioc is through (NULL: until a writer waits for the role), or there is
+ * nothing to send, or, unless @block, the transport takes no more.  Drops the
+ * lock meanwhile.
+ *
+ * Returns: whether there was something to send
+ */
+bool mux_session_pump(MuxSession *s, QIOChannelMux *ioc, bool block);
+
+/* --- channel-mux.c; all with the lock held --- */
+
+QIOChannelMux *mux_channel_new(MuxSession *s, MuxStream *stream);
+
+/* Wake whoever waits for what @ioc has become ready for. */
+void mux_channel_update(QIOChannelMux *ioc);
+
+bool mux_channel_readable(QIOChannelMux *ioc);
+bool mux_channel_writable(QIOChannelMux *ioc);
+
+/* No write on @ioc can succeed any more. */
+bool mux_channel_write_over(QIOChannelMux *ioc);
+
+/* What is offered for @ioc is sent, or will never be. */
+bool mux_channel_write_done(QIOChannelMux *ioc);
+
+/* Abort the stream in both directions; the peer is told @why. */
+void mux_channel_fail(QIOChannelMux *ioc, const char *why);
+
+/* --- watch.c --- */
+
+/*
+ * Make the notifiers; with the lock held.  When that fails so does the stream,
+ * so that nobody is ever told to wait.
+ */
+bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp);
+void mux_channel_cleanup_notifiers(QIOChannelMux *ioc);
+GSource *mux_channel_create_watch(QIOChannel *ioc, GIOCondition condition);
+void mux_channel_set_aio_fd_handler(QIOChannel *ioc,
+                                    AioContext *read_ctx, IOHandler *io_read,
+                                    AioContext *write_ctx, IOHandler *io_write,
+                                    void *opaque);
+
+#endif

@@ -1,0 +1,290 @@
+/*
+ * Migration multiplexer: the connection beneath a session
+ *
+ * Owns the transport's QIOChannel and all that depends on its type.  Never
+ * looks at the bytes, never takes the session's lock.
+ *
+ * GnuTLS must not be entered by a reader and a writer at once, so the calls
+ * into anything but a plain socket are serialised; they never block.
+ * QIOChannelTLS makes a record of each iovec element, so what is written
+ * there is gathered into full records first.  A record once offered stays in
+ * @record until it is gone, because GnuTLS wants the same one again.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "qemu/sockets.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
+#include "transport.h"
+#include "trace.h"
+
+#define MUX_TLS_RECORD (16 * KiB)
+/* Bytes that may wait in the kernel unsent while latency matters */
+#define MUX_URGENT_UNSENT (128 * KiB)
+
+typedef struct MuxPoll {
+    GMainContext *context;
+    GSource *watch;
+    int64_t armed;          /* the watch's ready time, INT64_MAX: none */
+} MuxPoll;
+
+struct MuxTransport {
+    QIOChannel *ioc;
+    QIOChannelTLS *tls;     /* @ioc if it is one */
+    MuxPoll in;
+    MuxPoll out;
+    bool drained;           /* the last read took all that there was */
+    bool serialise;
+    QemuMutex io_lock;      /* for @serialise */
+    char *record;           /* with @tls: bytes that were offered to it */
+    size_t record_len;
+};
+
+static gboolean mux_poll_ready(QIOChannel *ioc, GIOCondition condition,
+                               gpointer opaque)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
+{
+    p->context = g_main_context_new();
+    p->watch = qio_channel_create_watch(ioc, condition);
+    p->armed = INT64_MAX;
+    g_source_set_callback(p->watch, (GSourceFunc)mux_poll_ready, NULL, NULL);
+    /* Spares GLib to leave it out of the poll, and wake up, per dispatch */
+    g_source_set_can_recurse(p->watch, true);
+    g_source_attach(p->watch, p->context);
+}
+
+static void mux_poll_close(MuxPoll *p)
+{
+    if (p->watch) {
+        g_source_destroy(p->watch);
+        g_clear_pointer(&p->watch, g_source_unref);
+    }
+}
+
+static void mux_poll_cleanup(MuxPoll *p)
+{
+    mux_poll_close(p);
+    g_main_context_unref(p->context);
+}
+
+/*
+ * Changing the ready time makes the next iteration return at once, so a later
+ * deadline waits until the one that is armed has passed.
+ */
+static void mux_poll_wait(MuxPoll *p, int64_t deadline)
+{
+    int64_t now = get_clock();
+
+    if (deadline < p->armed || now >= p->armed) {
+        int64_t us = DIV_ROUND_UP(MAX(deadline - now, 0), SCALE_US);
+
+        p->armed = deadline;
+        g_source_set_ready_time(p->watch, deadline == INT64_MAX ? -1 :
+                                g_get_monotonic_time() + us);
+    }
+    g_main_context_iteration(p->context, TRUE);
+}
+
+MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
+{
+    MuxTransport *t = g_new0(MuxTransport, 1);
+    QIOChannel *polled = ioc;
+
+    t->ioc = QIO_CHANNEL(object_ref(OBJECT(ioc)));
+    t->serialise = !object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+    qemu_mutex_init(&t->io_lock);
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        t->tls = QIO_CHANNEL_TLS(ioc);
+        t->record = g_malloc(MUX_TLS_RECORD);
+        /* The reader empties GnuTLS before it polls: watch the socket only */
+        polled = t->tls->master;
+    }
+    mux_poll_init(&t->in, polled, G_IO_IN | G_IO_HUP | G_IO_ERR);
+    mux_poll_init(&t->out, polled, G_IO_OUT | G_IO_HUP | G_IO_ERR);
+
+    qio_channel_set_delay(ioc, false);
+    qio_channel_set_blocking(ioc, false, errp);
+    return t;
+}
+
+void mux_transport_free(MuxTransport *t)
+{
+    mux_poll_cleanup(&t->in);
+    mux_poll_cleanup(&t->out);
+    object_unref(OBJECT(t->ioc));
+    qemu_mutex_destroy(&t->io_lock);
+    g_free(t->record);
+    g_free(t);
+}
+
+static void mux_transport_lock(MuxTransport *t)
+{
+    if (t->serialise) {
+        qemu_mutex_lock(&t->io_lock);
+    }
+}
+
+static void mux_transport_unlock(MuxTransport *t)
+{
+    if (t->serialise) {
+        qemu_mutex_unlock(&t->io_lock);
+    }
+}
+
+ssize_t mux_transport_readv(MuxTransport *t, const struct iovec *iov,
+                            unsigned niov, Error **errp)
+{
+    ssize_t len;
+
+    if (t->drained) {
+        t->drained = false;
+        return QIO_CHANNEL_ERR_BLOCK;
+    }
+    mux_transport_lock(t);
+    /* An error in a later element would lose what QIOChannelTLS has read */
+    len = qio_channel_readv(t->ioc, iov, t->tls ? 1 : niov, errp);
+    mux_transport_unlock(t);
+    t->drained = !t->tls && len > 0 && len < iov_size(iov, niov);
+    return len;
+}
+
+static ssize_t mux_transport_write_record(MuxTransport *t, Error **errp)
+{
+    ssize_t len;
+
+    mux_transport_lock(t);
+    len = qio_channel_write(t->ioc, t->record, t->record_len, errp);
+    mux_transport_unlock(t);
+    if (len > 0) {
+        t->record_len -= len;
+        memmove(t->record, t->record + len, t->record_len);
+    }
+    return len;
+}
+
+static ssize_t mux_transport_write_tls(MuxTransport *t,
+                                       const struct iovec *iov, unsigned niov,
+                                       Error **errp)
+{
+    size_t size = iov_size(iov, niov);
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t len;
+
+        if (!t->record_len) {
+            t->record_len = iov_to_buf(iov, niov, done, t->record,
+                                       MIN(size - done, MUX_TLS_RECORD));
+        }
+        len = mux_transport_write_record(t, done ? NULL : errp);
+        if (len <= 0) {
+            return done ? done : len;
+        }
+        done += len;
+    }
+    return done;
+}
+
+ssize_t mux_transport_writev(MuxTransport *t, const struct iovec *iov,
+                             unsigned niov, Error **errp)
+{
+    ssize_t len;
+
+    if (t->tls) {
+        return mux_transport_write_tls(t, iov, niov, errp);
+    }
+    mux_transport_lock(t);
+    len = qio_channel_writev(t->ioc, iov, niov, errp);
+    mux_transport_unlock(t);
+    return len;
+}
+
+void mux_transport_wait_in(MuxTransport *t, int64_t deadline)
+{
+    mux_poll_wait(&t->in, deadline);
+}
+
+void mux_transport_wait_out(MuxTransport *t, int64_t deadline)
+{
+    mux_poll_wait(&t->out, deadline);
+}
+
+void mux_transport_wake_in(MuxTransport *t)
+{
+    g_main_context_wakeup(t->in.context);
+}
+
+void mux_transport_wake_out(MuxTransport *t)
+{
+    g_main_context_wakeup(t->out.context);
+}
+
+void mux_transport_set_urgent(MuxTransport *t, bool urgent)
+{
+#ifdef TCP_NOTSENT_LOWAT
+    QIOChannel *ioc = t->tls ? t->tls->master : t->ioc;
+
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+        unsigned unsent = urgent ? MUX_URGENT_UNSENT : UINT32_MAX;
+
+        /* Fails where it has no meaning, as on a UNIX socket */
+        setsockopt(QIO_CHANNEL_SOCKET(ioc)->fd, IPPROTO_TCP,
+                   TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+    }
+#endif
+}
+
+static void mux_transport_tls_bye(MuxTransport *t, int64_t deadline)
+{
+    QCryptoTLSSession *session = qio_channel_tls_get_session(t->tls);
+    g_autoptr(Error) err = NULL;
+    int ret;
+
+    do {
+        mux_transport_lock(t);
+        ret = qcrypto_tls_session_bye(session, &err);
+        mux_transport_unlock(t);
+        if (ret != QCRYPTO_TLS_BYE_SENDING) {
+            break;
+        }
+        mux_transport_wait_out(t, deadline);
+    } while (get_clock() < deadline);
+
+    trace_mux_transport_tls_bye(t->ioc, ret);
+}
+
+void mux_transport_finish(MuxTransport *t, int64_t deadline)
+{
+    /* With a record half sent there is no place for a bye */
+    if (t->tls && !t->record_len) {
+        mux_transport_tls_bye(t, deadline);
+    }
+    if (qio_channel_has_feature(t->ioc, QIO_CHANNEL_FEATURE_SHUTDOWN)) {
+        qio_channel_shutdown(t->ioc, QIO_CHANNEL_SHUTDOWN_WRITE, NULL);
+    }
+}
+
+void mux_transport_shutdown(MuxTransport *t)
+{
+    if (qio_channel_has_feature(t->ioc, QIO_CHANNEL_FEATURE_SHUTDOWN)) {
+        qio_channel_shutdown(t->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
+void mux_transport_close(MuxTransport *t)
+{
+    mux_poll_close(&t->in);
+    mux_poll_close(&t->out);
+    qio_channel_close(t->ioc, NULL);
+}
