@@ -1,0 +1,292 @@
+/*
+ * Two multiplexer sessions in one process, for tests
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/sockets.h"
+#include "io/channel-socket.h"
+#include "mux-session-helpers.h"
+
+/* --- two sessions --- */
+
+static void end_ready(MuxSession *session, void *opaque)
+{
+    End *end = opaque;
+
+    g_assert(session == end->session && !end->ready);
+    end->ready = true;
+}
+
+static void end_opened(MuxSession *session, QIOChannelMux *ioc, void *opaque)
+{
+    End *end = opaque;
+
+    g_assert(end->ready);
+    if (end->refuse) {
+        g_autoptr(Error) err = NULL;
+
+        error_setg(&err, "no room for %s", qio_channel_mux_name(ioc));
+        qio_channel_mux_abort(ioc, err);
+        return;
+    }
+    if (!end->defer) {
+        qio_channel_mux_accept(ioc);
+    }
+    g_ptr_array_add(end->streams, object_ref(OBJECT(ioc)));
+}
+
+static void end_changed(MuxSession *session, QIOChannelMux *ioc, void *opaque)
+{
+    ((End *)opaque)->changed++;
+}
+
+static void end_ended(MuxSession *session, const Error *err, void *opaque)
+{
+    End *end = opaque;
+
+    end->ended++;
+    end->error = err ? g_strdup(error_get_pretty(err)) : NULL;
+}
+
+static const MuxSessionOps end_ops = {
+    .ready = end_ready,
+    .opened = end_opened,
+    .changed = end_changed,
+    .ended = end_ended,
+};
+
+static void end_start(End *end, QIOChannel *transport, MuxRole role)
+{
+    end->streams = g_ptr_array_new_with_free_func(object_unref);
+    end->session = mux_session_new(transport, role, &end_ops, end);
+}
+
+Pair *pair_new_transports(QIOChannel *src, QIOChannel *dst)
+{
+    Pair *p = g_new0(Pair, 1);
+
+    end_start(&p->src, src, MUX_ROLE_SOURCE);
+    end_start(&p->dst, dst, MUX_ROLE_DESTINATION);
+    return p;
+}
+
+Pair *pair_new(int sndbuf)
+{
+    QIOChannelSocket *sioc[2];
+    int fds[2];
+    Pair *p;
+    int i;
+
+    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    for (i = 0; i < 2; i++) {
+        if (sndbuf) {
+            setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
+        }
+        sioc[i] = qio_channel_socket_new_fd(fds[i], &error_abort);
+    }
+    p = pair_new_transports(QIO_CHANNEL(sioc[0]), QIO_CHANNEL(sioc[1]));
+    p->src.fd = fds[0];
+    p->dst.fd = fds[1];
+    object_unref(OBJECT(sioc[0]));
+    object_unref(OBJECT(sioc[1]));
+    return p;
+}
+
+static void end_free(End *end)
+{
+    mux_session_close_wait(end->session, NULL, CLOSE_MS);
+    mux_session_detach(end->session);
+    g_ptr_array_unref(end->streams);
+    mux_session_unref(end->session);
+    g_free(end->error);
+}
+
+void pair_free(Pair *p)
+{
+    end_free(&p->src);
+    end_free(&p->dst);
+    g_free(p);
+}
+
+QIOChannel *open_stream(Pair *p, const char *name, QIOChannel **peer)
+{
+    unsigned n = p->dst.streams->len;
+    QIOChannelMux *ioc = mux_session_open(p->src.session, name, &error_abort);
+
+    if (peer) {
+        WAIT_FOR(p->dst.streams->len > n);
+        *peer = g_ptr_array_index(p->dst.streams, n);
+        object_ref(OBJECT(*peer));
+        g_assert_cmpstr(name, ==, qio_channel_mux_name(QIO_CHANNEL_MUX(*peer)));
+    }
+    return QIO_CHANNEL(ioc);
+}
+
+char *stream_error(QIOChannel *ioc)
+{
+    Error *err = qio_channel_mux_get_error(QIO_CHANNEL_MUX(ioc));
+    char *text = err ? g_strdup(error_get_pretty(err)) : NULL;
+
+    error_free(err);
+    return text;
+}
+
+/* --- threads that write and read a pattern --- */
+
+/* Byte @i of pattern @seed: no period that a frame or buffer could have */
+static uint8_t pattern_byte(unsigned seed, uint64_t i)
+{
+    return (i * 2654435761u + seed * 40503u) >> 13;
+}
+
+void pattern_fill(uint8_t *buf, size_t len, unsigned seed, uint64_t at)
+{
+    for (size_t i = 0; i < len; i++) {
+        buf[i] = pattern_byte(seed, at + i);
+    }
+}
+
+void pattern_check(const uint8_t *buf, size_t len, unsigned seed,
+                          uint64_t at)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (buf[i] != pattern_byte(seed, at + i)) {
+            g_error("stream %u differs at offset %" PRIu64, seed, at + i);
+        }
+    }
+}
+
+static void worker_result(Worker *w, ssize_t ret, Error *err)
+{
+    w->ret = ret;
+    w->error = err ? g_strdup(error_get_pretty(err)) : NULL;
+    error_free(err);
+    qatomic_store_release(&w->done, true);
+}
+
+static void *write_pattern(void *opaque)
+{
+    Worker *w = opaque;
+    g_autofree uint8_t *buf = g_malloc(w->chunk);
+    GRand *rand = g_rand_new_with_seed(w->seed);
+    uint64_t at = 0;
+    Error *err = NULL;
+    int ret = 0;
+
+    while (at < w->size && ret == 0) {
+        size_t len = MIN(w->size - at, g_rand_int_range(rand, 1, w->chunk + 1));
+        struct iovec iov[2] = {
+            { .iov_base = buf, .iov_len = len / 3 },
+            { .iov_base = buf + len / 3, .iov_len = len - len / 3 },
+        };
+
+        pattern_fill(buf, len, w->seed, at);
+        ret = qio_channel_writev_all(w->ioc, iov, 2, &err);
+        at += len;
+    }
+    g_rand_free(rand);
+    worker_result(w, ret, err);
+    return NULL;
+}
+
+/* Read until the end. */
+static void *read_pattern(void *opaque)
+{
+    Worker *w = opaque;
+    g_autofree uint8_t *buf = g_malloc(w->chunk);
+    uint64_t at = 0;
+    Error *err = NULL;
+    ssize_t len;
+
+    while ((len = qio_channel_read(w->ioc, (char *)buf, w->chunk, &err)) > 0) {
+        pattern_check(buf, len, w->seed, at);
+        at += len;
+    }
+    w->size = at;
+    worker_result(w, len, err);
+    return NULL;
+}
+
+static Worker *worker_new(QIOChannel *ioc, void *(*run)(void *), unsigned seed,
+                          uint64_t size, size_t chunk)
+{
+    Worker *w = g_new0(Worker, 1);
+
+    w->ioc = ioc;
+    w->seed = seed;
+    w->size = size;
+    w->chunk = chunk;
+    qemu_thread_create(&w->thread, "worker", run, w, QEMU_THREAD_JOINABLE);
+    return w;
+}
+
+bool worker_done(Worker *w)
+{
+    return qatomic_load_acquire(&w->done);
+}
+
+Worker *writer_new(QIOChannel *ioc, unsigned seed, uint64_t size, size_t chunk)
+{
+    return worker_new(ioc, write_pattern, seed, size, chunk);
+}
+
+Worker *reader_new(QIOChannel *ioc, unsigned seed, size_t chunk)
+{
+    return worker_new(ioc, read_pattern, seed, 0, chunk);
+}
+
+char *worker_join(Worker *w)
+{
+    char *error;
+
+    WAIT_FOR(worker_done(w));
+    qemu_thread_join(&w->thread);
+    error = w->error;
+    g_free(w);
+    return error;
+}
+
+void worker_join_ok(Worker *w, uint64_t size)
+{
+    WAIT_FOR(worker_done(w));
+    g_assert_cmpstr(w->error, ==, NULL);
+    g_assert_cmpint(w->ret, ==, 0);
+    g_assert_cmpuint(w->size, ==, size);
+    worker_join(w);
+}
+
+void run_blocking(Pair *p, unsigned nstreams, uint64_t size, size_t chunk)
+{
+    unsigned i, n = 2 * nstreams;
+    g_autofree QIOChannel **ioc = g_new(QIOChannel *, n);
+    g_autofree Worker **writer = g_new(Worker *, n);
+    g_autofree Worker **reader = g_new(Worker *, n);
+
+    for (i = 0; i < n; i += 2) {
+        g_autofree char *name = g_strdup_printf("stream-%u", i / 2);
+
+        ioc[i] = open_stream(p, name, &ioc[i + 1]);
+    }
+    for (i = 0; i < n; i++) {
+        writer[i] = writer_new(ioc[i], i, size, chunk);
+        reader[i] = reader_new(ioc[i], i ^ 1, chunk);
+    }
+    for (i = 0; i < n; i++) {
+        worker_join_ok(writer[i], size);
+        qio_channel_shutdown(ioc[i], QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
+    }
+    for (i = 0; i < n; i++) {
+        uint64_t sent, received;
+
+        worker_join_ok(reader[i], size);
+        qio_channel_mux_get_bytes(QIO_CHANNEL_MUX(ioc[i]), &sent, &received);
+        g_assert_cmpuint(sent, ==, size);
+        g_assert_cmpuint(received, ==, size);
+    }
+    for (i = 0; i < n; i++) {
+        object_unref(OBJECT(ioc[i]));
+    }
+}

@@ -1,0 +1,409 @@
+/*
+ * Migration multiplexer: how streams and sessions end
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/module.h"
+#include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "io/channel-socket.h"
+#include "mux-session-helpers.h"
+
+static void streams_free(QIOChannel *a, QIOChannel *b)
+{
+    object_unref(OBJECT(a));
+    object_unref(OBJECT(b));
+}
+
+/* The next read has to fail like this. */
+static void assert_read_fails(QIOChannel *ioc, const char *text)
+{
+    Error *err = NULL;
+    char c;
+
+    g_assert_cmpint(qio_channel_read(ioc, &c, 1, &err), ==, -1);
+    if (!strstr(error_get_pretty(err), text)) {
+        g_error("'%s' lacks '%s'", error_get_pretty(err), text);
+    }
+    error_free(err);
+}
+
+static void assert_write_fails(QIOChannel *ioc, const char *text)
+{
+    Error *err = NULL;
+
+    g_assert_cmpint(qio_channel_write(ioc, "x", 1, &err), ==, -1);
+    if (!strstr(error_get_pretty(err), text)) {
+        g_error("'%s' lacks '%s'", error_get_pretty(err), text);
+    }
+    error_free(err);
+}
+
+static Error *make_error(const char *text)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "%s", text);
+    return err;
+}
+
+static MuxStreamState state(QIOChannel *ioc)
+{
+    return qio_channel_mux_state(QIO_CHANNEL_MUX(ioc));
+}
+
+/* --- streams --- */
+
+static void test_fin_round_trip(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    char buf[4];
+
+    a = open_stream(p, "main", &b);
+    WAIT_FOR(state(a) == MUX_STREAM_OPEN);
+    qio_channel_write_all(a, "last", 4, &error_abort);
+    qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
+    qio_channel_read_all(b, buf, 4, &error_abort);
+    g_assert_cmpint(qio_channel_read(b, buf, 4, &error_abort), ==, 0);
+
+    /* That it was read says nothing: the application does */
+    g_usleep(20 * 1000);
+    g_assert(!qio_channel_mux_fin_acked(QIO_CHANNEL_MUX(a)));
+    p->src.changed = 0;
+    qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(b));
+    WAIT_FOR(qio_channel_mux_fin_acked(QIO_CHANNEL_MUX(a)));
+    WAIT_FOR(p->src.changed == 1);
+
+    qio_channel_shutdown(b, QIO_CHANNEL_SHUTDOWN_BOTH, &error_abort);
+    qio_channel_shutdown(b, QIO_CHANNEL_SHUTDOWN_BOTH, &error_abort);
+    qio_channel_close(b, &error_abort);
+    g_assert_cmpint(qio_channel_read(a, buf, 4, &error_abort), ==, 0);
+    qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(a));
+    WAIT_FOR(state(b) == MUX_STREAM_FINISHED);
+    g_assert_null(stream_error(a));
+    g_assert_null(stream_error(b));
+    assert_write_fails(a, "cannot write after shutdown");
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void run_abort(bool from_source)
+{
+    Pair *p = pair_new(0);
+    Error *why = make_error("No space left on device");
+    QIOChannel *a, *b, *actor, *other;
+    g_autofree char *text = NULL;
+    g_autofree char *seen = NULL;
+    Worker *reader;
+
+    a = open_stream(p, "nbd-disk0", &b);
+    actor = from_source ? a : b;
+    other = from_source ? b : a;
+    reader = reader_new(other, 0, 100);
+    qio_channel_mux_abort(QIO_CHANNEL_MUX(actor), why);
+    seen = worker_join(reader);
+    g_assert(strstr(seen, "nbd-disk0"));
+    g_assert(strstr(seen, "No space left on device"));
+    text = stream_error(other);
+    g_assert_cmpstr(text, ==, seen);
+    assert_write_fails(other, "No space left on device");
+    assert_read_fails(actor, "No space left on device");
+    assert_write_fails(actor, "No space left on device");
+    g_assert_cmpint(state(other), ==, MUX_STREAM_RESET);
+    g_assert_cmpint(p->src.ended + p->dst.ended, ==, 0);
+    streams_free(a, b);
+    error_free(why);
+    pair_free(p);
+}
+
+static void test_abort(void)
+{
+    run_abort(true);
+    run_abort(false);
+}
+
+/* A stream's writer without credit gets the peer's reason, too. */
+static void test_abort_blocked_writer(void)
+{
+    Pair *p = pair_new(0);
+    Error *why = make_error("it is enough");
+    g_autofree char *seen = NULL;
+    QIOChannel *a, *b;
+    Worker *writer;
+
+    a = open_stream(p, "nbd-disk0", &b);
+    writer = writer_new(a, 0, 1 * GiB, MiB);
+    g_usleep(50 * 1000);
+    g_assert(!worker_done(writer));
+    qio_channel_mux_abort(QIO_CHANNEL_MUX(b), why);
+    seen = worker_join(writer);
+    g_assert(strstr(seen, "it is enough"));
+    streams_free(a, b);
+    error_free(why);
+    pair_free(p);
+}
+
+static void test_refused(void)
+{
+    Pair *p = pair_new(0);
+    g_autofree char *error = NULL;
+    QIOChannel *a;
+
+    p->dst.refuse = true;
+    a = open_stream(p, "nbd-disk9", NULL);
+    error = worker_join(reader_new(a, 0, 1));
+    g_assert(strstr(error, "no room for nbd-disk9"));
+    assert_write_fails(a, "no room for nbd-disk9");
+    WAIT_FOR(p->src.changed > 0);
+    object_unref(OBJECT(a));
+    pair_free(p);
+}
+
+static void *wait_and_accept(void *opaque)
+{
+    g_usleep(50 * 1000);
+    qio_channel_mux_accept(opaque);
+    return NULL;
+}
+
+/* I/O may start at once and waits for the answer. */
+static void test_accepted_later(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    QemuThread thread;
+    Worker *writer;
+
+    p->dst.defer = true;
+    a = open_stream(p, "main", &b);
+    writer = writer_new(a, 0, MiB, 10 * KiB);
+    g_usleep(20 * 1000);
+    g_assert(!worker_done(writer));
+    g_assert_cmpint(state(a), ==, MUX_STREAM_OPENING);
+    qemu_thread_create(&thread, "accept", wait_and_accept, b,
+                       QEMU_THREAD_JOINABLE);
+    worker_join_ok(writer, MiB);
+    qemu_thread_join(&thread);
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_open_error(void)
+{
+    Pair *p = pair_new(0);
+    Error *err = NULL;
+
+    g_assert_null(mux_session_open(p->src.session, "", &err));
+    g_assert_nonnull(err);
+    g_clear_pointer(&err, error_free);
+    mux_session_shutdown(p->src.session, NULL);
+    g_assert_null(mux_session_open(p->src.session, "main", &err));
+    g_assert(strstr(error_get_pretty(err), "main"));
+    error_free(err);
+    pair_free(p);
+}
+
+/* --- sessions --- */
+
+/* Streams dropped with data on the way: the data arrives, all ends well. */
+static void test_release_delivers(void)
+{
+    Pair *p = pair_new(4096);
+    QIOChannel *a, *b;
+    Worker *writer, *reader;
+
+    a = open_stream(p, "main", &b);
+    writer = writer_new(a, 3, 100 * KiB, 10 * KiB);
+    worker_join_ok(writer, 100 * KiB);
+    object_unref(OBJECT(a));
+    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    reader = reader_new(b, 3, 1000);
+    worker_join_ok(reader, 100 * KiB);
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert_cmpstr(p->src.error, ==, NULL);
+    g_assert_cmpstr(p->dst.error, ==, NULL);
+    object_unref(OBJECT(b));
+    pair_free(p);
+}
+
+/* What a non-blocking writer has handed over is flushed before the end. */
+static void test_close_flushes(void)
+{
+    Pair *p = pair_new(4096);
+    g_autofree uint8_t *buf = g_malloc(150 * KiB);
+    QIOChannel *a, *b;
+    Worker *reader;
+    ssize_t len;
+
+    a = open_stream(p, "main", &b);
+    WAIT_FOR(state(a) == MUX_STREAM_OPEN);
+    qio_channel_set_blocking(a, false, &error_abort);
+    pattern_fill(buf, 150 * KiB, 1, 0);
+    len = qio_channel_write(a, (char *)buf, 150 * KiB, &error_abort);
+    g_assert_cmpint(len, >, 8192);
+    reader = reader_new(b, 1, 1000);
+    mux_session_close_wait(p->src.session, NULL, CLOSE_MS);
+    worker_join_ok(reader, len);
+    g_assert_cmpstr(p->dst.error, ==, NULL);
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_close_tells_why(void)
+{
+    Pair *p = pair_new(0);
+    Error *why = make_error("could not load device state");
+    QIOChannel *a, *b;
+
+    a = open_stream(p, "main", &b);
+    mux_session_close_wait(p->dst.session, why, CLOSE_MS);
+    assert_read_fails(a, "could not load device state");
+    assert_write_fails(a, "could not load device state");
+    assert_read_fails(b, "could not load device state");
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert(strstr(p->src.error, "could not load device state"));
+    g_assert_cmpint(p->src.ended, ==, 1);
+    streams_free(a, b);
+    error_free(why);
+    pair_free(p);
+}
+
+/* The peer is mute and deaf: the end still comes in time. */
+static void test_close_bounded(void)
+{
+    int fds[2], size = 4096;
+    QIOChannelSocket *sioc;
+    MuxSession *session;
+    int64_t start;
+
+    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    sioc = qio_channel_socket_new_fd(fds[0], &error_abort);
+    session = mux_session_new(QIO_CHANNEL(sioc), MUX_ROLE_SOURCE, NULL, NULL);
+    start = get_clock();
+    mux_session_close_wait(session, NULL, 300);
+    g_assert_cmpint(get_clock() - start, <, 2 * NANOSECONDS_PER_SECOND);
+    mux_session_unref(session);
+    object_unref(OBJECT(sioc));
+    close(fds[1]);
+}
+
+/* The network goes away: what had arrived is read, then the error. */
+static void test_cut(void)
+{
+    Pair *p = pair_new(0);
+    g_autofree uint8_t *buf = g_malloc(MiB);
+    g_autofree char *error = NULL;
+    QIOChannel *a, *b;
+    Worker *reader;
+
+    a = open_stream(p, "main", &b);
+    pattern_fill(buf, MiB, 7, 0);
+    qio_channel_write_all(a, (char *)buf, MiB, &error_abort);
+    reader = reader_new(a, 0, 100);
+    shutdown(p->src.fd, SHUT_RDWR);
+    error = worker_join(reader);
+    g_assert(strstr(error, "stream 'main': connection lost: "));
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert_nonnull(p->src.error);
+    g_assert_nonnull(p->dst.error);
+
+    memset(buf, 0, MiB);
+    qio_channel_read_all(b, (char *)buf, MiB, &error_abort);
+    pattern_check(buf, MiB, 7, 0);
+    assert_read_fails(b, "stream 'main': connection lost: ");
+    assert_write_fails(a, "stream 'main': connection lost: ");
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_session_shutdown(void)
+{
+    Pair *p = pair_new(4096);
+    Error *why = make_error("somebody pulled the plug");
+    QIOChannel *a, *b, *c, *d;
+    Worker *reader, *writer, *stuck;
+    char *error;
+
+    a = open_stream(p, "main", &b);
+    c = open_stream(p, "nbd-disk0", &d);
+    reader = reader_new(a, 0, 100);
+    writer = writer_new(a, 0, 1 * GiB, MiB);
+    stuck = writer_new(c, 0, 1 * GiB, 100 * KiB);
+    g_usleep(50 * 1000);
+    mux_session_shutdown(p->src.session, why);
+    mux_session_yank(p->src.session);
+    error = worker_join(reader);
+    g_assert(strstr(error, "somebody pulled the plug"));
+    g_free(error);
+    error = worker_join(writer);
+    g_assert(strstr(error, "somebody pulled the plug"));
+    g_free(error);
+    error = worker_join(stuck);
+    g_assert(strstr(error, "somebody pulled the plug"));
+    g_free(error);
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    streams_free(a, b);
+    streams_free(c, d);
+    error_free(why);
+    pair_free(p);
+}
+
+/* Nobody holds the session but its streams and threads. */
+static void test_last_reference(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+
+    a = open_stream(p, "main", &b);
+    mux_session_detach(p->src.session);
+    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    mux_session_unref(mux_session_ref(p->src.session));
+    WAIT_FOR(p->dst.ended);
+    g_assert_cmpint(p->src.ended, ==, 0);
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_detached_refuses(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a;
+
+    WAIT_FOR(p->dst.ready);
+    mux_session_detach(p->dst.session);
+    a = open_stream(p, "main", NULL);
+    assert_read_fails(a, "nobody takes streams here");
+    object_unref(OBJECT(a));
+    pair_free(p);
+}
+
+int main(int argc, char **argv)
+{
+    /* As in QEMU proper */
+    signal(SIGPIPE, SIG_IGN);
+    module_call_init(MODULE_INIT_QOM);
+    qemu_init_main_loop(&error_abort);
+    socket_init();
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/io/channel/mux/fin-round-trip", test_fin_round_trip);
+    g_test_add_func("/io/channel/mux/abort", test_abort);
+    g_test_add_func("/io/channel/mux/abort-blocked-writer",
+                    test_abort_blocked_writer);
+    g_test_add_func("/io/channel/mux/refused", test_refused);
+    g_test_add_func("/io/channel/mux/accepted-later", test_accepted_later);
+    g_test_add_func("/io/channel/mux/open-error", test_open_error);
+    g_test_add_func("/io/channel/mux/release-delivers", test_release_delivers);
+    g_test_add_func("/io/channel/mux/close-flushes", test_close_flushes);
+    g_test_add_func("/io/channel/mux/close-tells-why", test_close_tells_why);
+    g_test_add_func("/io/channel/mux/close-bounded", test_close_bounded);
+    g_test_add_func("/io/channel/mux/cut", test_cut);
+    g_test_add_func("/io/channel/mux/session-shutdown", test_session_shutdown);
+    g_test_add_func("/io/channel/mux/last-reference", test_last_reference);
+    g_test_add_func("/io/channel/mux/detached-refuses", test_detached_refuses);
+    return g_test_run();
+}
