@@ -1,0 +1,195 @@
+/*
+ * NBD client nodes and private NBD exports on any QIOChannel
+ *
+ * Ordinary NBD nodes are opened by address, and ordinary NBD exports
+ * are reached through the NBD server.  The functions here serve a user
+ * that owns the connection already, such as live migration:
+ *
+ * - client: nbd_channel_negotiate(), nbd_channel_open_node(), and
+ *   nbd_channel_close_node() in the end
+ * - server: nbd_export_private()
+ *
+ * All functions are called, and all callbacks run, in the main loop
+ * thread with the BQL held.
+ *
+ * This work is licensed under the terms of the GNU GPL, version 2 or
+ * later.  See the COPYING file in the top-level directory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef BLOCK_NBD_CHANNEL_H
+#define BLOCK_NBD_CHANNEL_H
+
+#include "block/nbd.h"
+#include "io/channel.h"
+
+/* Client */
+
+/**
+ * NBDChannelReady:
+ * @opaque: as given to nbd_channel_negotiate()
+ * @info: what was negotiated, NULL on failure.  Lives until the callback
+ *     returns; holds no pointers, so a plain assignment copies it.
+ * @err: NULL, or why the negotiation failed.  Lives until the callback
+ *     returns.
+ */
+typedef void NBDChannelReady(void *opaque, const NBDExportInfo *info,
+                             const Error *err);
+
+/**
+ * nbd_channel_negotiate:
+ * @ioc: channel to an NBD server that has not sent or received anything
+ * @export_name: the export to open, at most NBD_MAX_STRING_SIZE bytes
+ * @ready: called exactly once, never before this function has returned
+ * @opaque: for @ready
+ *
+ * Run the client side of the NBD handshake on @ioc without blocking the
+ * main loop.  The channel is made non-blocking; a reference is held
+ * until @ready was called.  There is no time limit and nothing to
+ * cancel: the caller shuts the channel down to end it early, and @ready
+ * is then called with an error.  A failed handshake leaves closing @ioc
+ * to the caller.
+ */
+void nbd_channel_negotiate(QIOChannel *ioc, const char *export_name,
+                           NBDChannelReady *ready, void *opaque);
+
+/**
+ * nbd_channel_open_node:
+ * @ioc: channel on which nbd_channel_negotiate() succeeded
+ * @info: what it reported
+ * @node_name: name of the new node, NULL to have one generated
+ * @errp: pointer to a NULL-initialized error object
+ *
+ * Open a writable "nbd" protocol node that talks over @ioc.  Discards
+ * are passed on.  The node takes its own reference to @ioc and uses it
+ * from whatever AioContext the node is in.  It ends like any NBD node:
+ * NBD_CMD_DISC, then a shutdown of @ioc in both directions.  After a
+ * failure of this function @ioc can only be shut down and closed.
+ *
+ * The node never reconnects: the first error of the channel, or a yank
+ * of the node, fails all its requests from then on with -EIO.
+ *
+ * Returns: the node with one reference that belongs to the caller, NULL
+ *     on failure
+ */
+BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
+                                        const NBDExportInfo *info,
+                                        const char *node_name, Error **errp);
+
+/**
+ * nbd_channel_close_node:
+ * @bs: node opened by nbd_channel_open_node()
+ * @ioc: its channel
+ *
+ * Drop the caller's reference to @bs.  If it is the last one, which is
+ * how this function should be used, the node is closed; that takes a
+ * flush and an NBD_CMD_DISC, during which the main loop waits, running
+ * nothing but AioContexts.  A server that needs more than five seconds
+ * is given up on: @ioc is shut down.
+ */
+void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc);
+
+/*
+ * What nbd_channel_open_node() is made of: connections wait under a name
+ * for the node that is opened with the internal option "channel".
+ */
+
+/**
+ * nbd_channel_add:
+ * @id: name of the connection
+ * @ioc: the connection; a reference is taken
+ * @info: what was negotiated; copied without what it points to
+ * @errp: pointer to a NULL-initialized error object
+ *
+ * Returns: false if @id is in use
+ */
+bool nbd_channel_add(const char *id, QIOChannel *ioc,
+                     const NBDExportInfo *info, Error **errp);
+
+/**
+ * nbd_channel_take:
+ * @id: name of the connection
+ * @info: filled with what was negotiated
+ * @errp: pointer to a NULL-initialized error object
+ *
+ * Remove connection @id from the registry for use by the caller.
+ *
+ * Returns: the connection, whose reference the caller now owns, or NULL
+ *     if there is no connection @id
+ */
+QIOChannel *nbd_channel_take(const char *id, NBDExportInfo *info,
+                             Error **errp);
+
+/**
+ * nbd_channel_remove:
+ * @id: name of the connection
+ *
+ * Drop connection @id unless it was taken.  The channel is neither shut
+ * down nor closed.
+ */
+void nbd_channel_remove(const char *id);
+
+/**
+ * nbd_channel_disconnect:
+ * @ioc: a non-blocking connection with no request in flight
+ * @mode: what was negotiated
+ *
+ * Send NBD_CMD_DISC, with the main AioContext running meanwhile.
+ */
+void nbd_channel_disconnect(QIOChannel *ioc, NBDMode mode);
+
+/* Server: only where the NBD server is built in */
+
+typedef struct NBDPrivateExport NBDPrivateExport;
+
+/**
+ * NBDPrivateClosed:
+ * @opaque: as given to nbd_export_private()
+ * @err: NULL if the client left with NBD_CMD_DISC, else why it is gone.
+ *     Lives until the callback returns.
+ */
+typedef void NBDPrivateClosed(void *opaque, const Error *err);
+
+/**
+ * nbd_export_private:
+ * @node_name: the node to export
+ * @name: name of the export on the NBD connection
+ * @ioc: channel to the one client
+ * @closed: called exactly once if this function succeeded, never before
+ *     it has returned
+ * @opaque: for @closed
+ * @errp: pointer to a NULL-initialized error object
+ *
+ * Export @node_name, activated and writable, to the one client at the
+ * other end of @ioc, and start to serve it.  No NBD server needs to
+ * run.  That client reaches nothing but this export, nobody else
+ * reaches the export, and it is in no list: clients of the NBD server
+ * do not see it, query-block-exports does not return it, and
+ * block-export-del and nbd-server-stop leave it alone.  It follows its
+ * node through AioContexts.
+ *
+ * The export ends with its client.  @closed runs when all requests have
+ * finished, the export is deleted and its BlockBackend released.  The
+ * node is not flushed: that is the caller's business.  The channel is
+ * made non-blocking, referenced as long as needed, and shut down, not
+ * closed, in the end.
+ *
+ * Returns: the export, valid until @closed is called, NULL on failure
+ */
+NBDPrivateExport *nbd_export_private(const char *node_name, const char *name,
+                                     QIOChannel *ioc,
+                                     NBDPrivateClosed *closed, void *opaque,
+                                     Error **errp);
+
+/**
+ * nbd_export_private_close:
+ * @exp: the export
+ *
+ * Cut the client off.  The callback given to nbd_export_private()
+ * follows, after this function has returned, with an error unless the
+ * client had left before.  May be called more than once.
+ */
+void nbd_export_private_close(NBDPrivateExport *exp);
+
+#endif

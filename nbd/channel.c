@@ -1,0 +1,260 @@
+/*
+ * NBD client nodes on any QIOChannel
+ *
+ * Owns the connections that were negotiated by someone who knows the
+ * channel, until the node they are meant for takes them over.
+ *
+ * This work is licensed under the terms of the GNU GPL, version 2 or
+ * later.  See the COPYING file in the top-level directory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio-wait.h"
+#include "block/block-global-state.h"
+#include "block/nbd-channel.h"
+#include "qapi/error.h"
+#include "qemu/coroutine.h"
+#include "qemu/main-loop.h"
+#include "qobject/qdict.h"
+#include "trace.h"
+
+typedef struct NBDChannel {
+    char *id;
+    QIOChannel *ioc;
+    NBDExportInfo info;
+    QLIST_ENTRY(NBDChannel) next;
+} NBDChannel;
+
+/* How long the main loop waits for a server that does not answer */
+#define NBD_CHANNEL_CLOSE_MAX_MS 5000
+
+typedef struct NBDChannelNegotiation {
+    QIOChannel *ioc;
+    NBDExportInfo info;
+    Error *err;
+    NBDChannelReady *ready;
+    void *opaque;
+} NBDChannelNegotiation;
+
+static QLIST_HEAD(, NBDChannel) channels = QLIST_HEAD_INITIALIZER(channels);
+
+/* The result of a negotiation without the strings it was made with */
+static void nbd_channel_copy_info(NBDExportInfo *dst, const NBDExportInfo *src)
+{
+    *dst = *src;
+    dst->x_dirty_bitmap = NULL;
+    dst->name = NULL;
+    dst->description = NULL;
+    dst->n_contexts = 0;
+    dst->contexts = NULL;
+}
+
+/* Outside the coroutine, where @ready may open nodes */
+static void nbd_channel_negotiated_bh(void *opaque)
+{
+    NBDChannelNegotiation *neg = opaque;
+    NBDExportInfo info;
+
+    if (neg->err) {
+        trace_nbd_channel_negotiate_fail(neg->ioc, neg->info.name,
+                                         error_get_pretty(neg->err));
+        neg->ready(neg->opaque, NULL, neg->err);
+    } else {
+        trace_nbd_channel_negotiate_done(neg->ioc, neg->info.name,
+                                         neg->info.size);
+        nbd_channel_copy_info(&info, &neg->info);
+        neg->ready(neg->opaque, &info, NULL);
+    }
+
+    error_free(neg->err);
+    object_unref(OBJECT(neg->ioc));
+    g_free(neg->info.name);
+    g_free(neg);
+}
+
+static void coroutine_fn nbd_channel_negotiate_co(void *opaque)
+{
+    NBDChannelNegotiation *neg = opaque;
+
+    nbd_receive_negotiate(neg->ioc, NULL, NULL, NULL, &neg->info, &neg->err);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), nbd_channel_negotiated_bh,
+                            neg);
+}
+
+void nbd_channel_negotiate(QIOChannel *ioc, const char *export_name,
+                           NBDChannelReady *ready, void *opaque)
+{
+    NBDChannelNegotiation *neg = g_new(NBDChannelNegotiation, 1);
+
+    GLOBAL_STATE_CODE();
+
+    *neg = (NBDChannelNegotiation) {
+        .ioc = QIO_CHANNEL(object_ref(OBJECT(ioc))),
+        .info = {
+            .request_sizes = true,
+            .name = g_strdup(export_name),
+            .mode = NBD_MODE_EXTENDED,
+            .base_allocation = true,
+        },
+        .ready = ready,
+        .opaque = opaque,
+    };
+
+    trace_nbd_channel_negotiate(ioc, export_name);
+    qio_channel_set_delay(ioc, false);
+    qio_channel_set_blocking(ioc, false, NULL);
+    qio_channel_set_follow_coroutine_ctx(ioc, true);
+
+    aio_co_schedule(qemu_get_aio_context(),
+                    qemu_coroutine_create(nbd_channel_negotiate_co, neg));
+}
+
+static NBDChannel *nbd_channel_find(const char *id)
+{
+    NBDChannel *chan;
+
+    QLIST_FOREACH(chan, &channels, next) {
+        if (!strcmp(chan->id, id)) {
+            return chan;
+        }
+    }
+    return NULL;
+}
+
+static void nbd_channel_free(NBDChannel *chan)
+{
+    QLIST_REMOVE(chan, next);
+    object_unref(OBJECT(chan->ioc));
+    g_free(chan->id);
+    g_free(chan);
+}
+
+bool nbd_channel_add(const char *id, QIOChannel *ioc,
+                     const NBDExportInfo *info, Error **errp)
+{
+    NBDChannel *chan;
+
+    GLOBAL_STATE_CODE();
+
+    if (nbd_channel_find(id)) {
+        error_setg(errp, "NBD channel '%s' already exists", id);
+        return false;
+    }
+
+    chan = g_new0(NBDChannel, 1);
+    chan->id = g_strdup(id);
+    chan->ioc = QIO_CHANNEL(object_ref(OBJECT(ioc)));
+    nbd_channel_copy_info(&chan->info, info);
+    QLIST_INSERT_HEAD(&channels, chan, next);
+    return true;
+}
+
+QIOChannel *nbd_channel_take(const char *id, NBDExportInfo *info,
+                             Error **errp)
+{
+    NBDChannel *chan;
+    QIOChannel *ioc;
+
+    GLOBAL_STATE_CODE();
+
+    chan = nbd_channel_find(id);
+    if (!chan) {
+        error_setg(errp, "NBD channel '%s' not found", id);
+        return NULL;
+    }
+
+    ioc = g_steal_pointer(&chan->ioc);
+    *info = chan->info;
+    nbd_channel_free(chan);
+    return ioc;
+}
+
+void nbd_channel_remove(const char *id)
+{
+    NBDChannel *chan;
+
+    GLOBAL_STATE_CODE();
+
+    chan = nbd_channel_find(id);
+    if (chan) {
+        nbd_channel_free(chan);
+    }
+}
+
+BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
+                                        const NBDExportInfo *info,
+                                        const char *node_name, Error **errp)
+{
+    g_autofree char *id = g_strdup_printf("%p", ioc);
+    BlockDriverState *bs;
+    QDict *options;
+
+    GLOBAL_STATE_CODE();
+
+    if (!nbd_channel_add(id, ioc, info, errp)) {
+        return NULL;
+    }
+
+    options = qdict_new();
+    qdict_put_str(options, "driver", "nbd");
+    if (node_name) {
+        qdict_put_str(options, "node-name", node_name);
+    }
+    qdict_put_str(options, "channel", id);
+    qdict_put_str(options, "discard", "unmap");
+
+    bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, errp);
+    nbd_channel_remove(id);
+    return bs;
+}
+
+typedef struct NBDChannelDisc {
+    QIOChannel *ioc;
+    NBDMode mode;
+    bool done;
+} NBDChannelDisc;
+
+static void coroutine_fn nbd_channel_disconnect_co(void *opaque)
+{
+    NBDChannelDisc *disc = opaque;
+    NBDRequest request = { .type = NBD_CMD_DISC, .mode = disc->mode };
+
+    nbd_send_request(disc->ioc, &request);
+    disc->done = true;
+    aio_wait_kick();
+}
+
+void nbd_channel_disconnect(QIOChannel *ioc, NBDMode mode)
+{
+    NBDChannelDisc disc = { .ioc = ioc, .mode = mode };
+
+    GLOBAL_STATE_CODE();
+
+    qemu_aio_coroutine_enter(qemu_get_aio_context(),
+        qemu_coroutine_create(nbd_channel_disconnect_co, &disc));
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !disc.done);
+}
+
+static void nbd_channel_close_timeout(void *opaque)
+{
+    QIOChannel *ioc = opaque;
+
+    trace_nbd_channel_close_timeout(ioc);
+    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+}
+
+void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc)
+{
+    QEMUTimer *timer;
+
+    GLOBAL_STATE_CODE();
+
+    timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                          SCALE_MS, nbd_channel_close_timeout, ioc);
+    timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                     NBD_CHANNEL_CLOSE_MAX_MS);
+    bdrv_unref(bs);
+    timer_free(timer);
+}
