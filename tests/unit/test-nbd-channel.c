@@ -1,0 +1,322 @@
+/*
+ * NBD client nodes on a QIOChannel
+ *
+ * This work is licensed under the terms of the GNU GPL, version 2 or
+ * later.  See the COPYING file in the top-level directory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/block_int.h"
+#include "io/channel-socket.h"
+#include "nbd-channel-helpers.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-yank.h"
+#include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "qobject/qdict.h"
+#include "system/iothread.h"
+
+static void test_registry(void)
+{
+    NBDExportInfo info = { .size = 1234 }, got;
+    QIOChannel *a, *b;
+    Error *err = NULL;
+
+    socket_pair(&a, &b);
+    g_assert(nbd_channel_add("id", a, &info, &error_abort));
+    g_assert(!nbd_channel_add("id", b, &info, &err));
+    error_free_or_abort(&err);
+
+    g_assert(nbd_channel_take("id", &got, &error_abort) == a);
+    g_assert_cmpint(got.size, ==, 1234);
+    g_assert_null(nbd_channel_take("id", &got, &err));
+    error_free_or_abort(&err);
+    nbd_channel_remove("id");
+    g_assert_cmpint(OBJECT(a)->ref, ==, 2);
+    object_unref(OBJECT(a));
+
+    g_assert(nbd_channel_add("id", b, &info, &error_abort));
+    nbd_channel_remove("id");
+    g_assert_null(nbd_channel_take("id", &got, &err));
+    error_free_or_abort(&err);
+    g_assert_cmpint(OBJECT(b)->ref, ==, 1);
+
+    object_unref(OBJECT(a));
+    object_unref(OBJECT(b));
+}
+
+static void assert_open_fails(const char *key, const char *value,
+                              const char *message)
+{
+    QDict *options = qdict_new();
+    Error *err = NULL;
+
+    qdict_put_str(options, "driver", "nbd");
+    qdict_put_str(options, "channel", "id");
+    if (key) {
+        qdict_put_str(options, key, value);
+    }
+    g_assert_null(bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), message));
+    error_free(err);
+}
+
+static void test_options(void)
+{
+    NBDExportInfo info = { .flags = NBD_FLAG_HAS_FLAGS };
+    QIOChannel *a, *b;
+    Error *err = NULL;
+
+    assert_open_fails(NULL, NULL, "not found");
+
+    socket_pair(&a, &b);
+    nbd_channel_add("id", a, &info, &error_abort);
+    assert_open_fails("path", "/nonexistent", "'path'");
+    assert_open_fails("host", "localhost", "'host'");
+    assert_open_fails("tls-creds", "tls0", "'tls-creds'");
+    assert_open_fails("reconnect-delay", "1", "'reconnect-delay'");
+    g_assert_cmpint(OBJECT(a)->ref, ==, 2);
+    assert_open_fails("server.path", "/nonexistent", "'server.path'");
+    g_assert_cmpint(OBJECT(a)->ref, ==, 1);
+
+    /* The block layer refuses before the node could take the connection */
+    g_assert_null(nbd_channel_open_node(a, &info, "no good", &err));
+    error_free_or_abort(&err);
+    g_assert_cmpint(OBJECT(a)->ref, ==, 1);
+
+    /* Read-only for the server, so the node cannot be writable */
+    info.flags |= NBD_FLAG_READ_ONLY;
+    g_assert_null(nbd_channel_open_node(a, &info, "client", &err));
+    error_free_or_abort(&err);
+    g_assert_cmpint(OBJECT(a)->ref, ==, 1);
+
+    object_unref(OBJECT(a));
+    object_unref(OBJECT(b));
+}
+
+/* A server that never answers does not hold up the main loop */
+static void test_negotiate_mute(void)
+{
+    Connection c = { 0 };
+
+    socket_pair(&c.client, &c.server);
+    connection_negotiate_begin(&c, "export");
+    main_loop_wait(true);
+    main_loop_wait(true);
+    g_assert(!c.ready);
+    qio_channel_shutdown(c.client, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    wait_for(&c.ready);
+    g_assert_nonnull(c.ready_err);
+    error_free(c.ready_err);
+    g_assert_cmpint(OBJECT(c.client)->ref, ==, 1);
+    object_unref(OBJECT(c.client));
+    object_unref(OBJECT(c.server));
+}
+
+static void test_io(void)
+{
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+
+    g_assert_cmpint(c.info.size, ==, DISK_SIZE);
+    g_assert_cmpint(c.info.mode, ==, NBD_MODE_EXTENDED);
+    g_assert(c.info.base_allocation);
+    g_assert(!(c.info.flags & NBD_FLAG_CAN_MULTI_CONN));
+    g_assert(!(c.info.flags & NBD_FLAG_READ_ONLY));
+    g_assert_cmpint(blk_getlength(blk), ==, DISK_SIZE);
+    bdrv_graph_rdlock_main_loop();
+    bdrv_refresh_filename(blk_bs(blk));
+    bdrv_graph_rdunlock_main_loop();
+    g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"channel\": \"client\""));
+    do_io(blk);
+
+    blk_unref(blk);
+    connection_end(&c, NULL);
+}
+
+static void test_io_iothreads(void)
+{
+    IOThread *a = iothread_create("a", &error_abort);
+    IOThread *b = iothread_create("b", &error_abort);
+    AioContext *main_ctx = qemu_get_aio_context();
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+
+    bdrv_try_change_aio_context(c.disk, iothread_get_aio_context(a), NULL,
+                                &error_abort);
+    do_io(blk);
+    blk_set_aio_context(blk, iothread_get_aio_context(b), &error_abort);
+    do_io(blk);
+    bdrv_try_change_aio_context(c.disk, main_ctx, NULL, &error_abort);
+    do_io(blk);
+    bdrv_try_change_aio_context(c.disk, iothread_get_aio_context(b), NULL,
+                                &error_abort);
+    do_io(blk);
+
+    blk_set_aio_context(blk, main_ctx, &error_abort);
+    blk_unref(blk);
+    while (!c.closed) {
+        main_loop_wait(false);
+    }
+    bdrv_try_change_aio_context(c.disk, main_ctx, NULL, &error_abort);
+    connection_end(&c, NULL);
+    iothread_destroy(a);
+    iothread_destroy(b);
+}
+
+static void aio_done(void *opaque, int ret)
+{
+    int *pending = opaque;
+
+    g_assert_cmpint(ret, ==, 0);
+    (*pending)--;
+}
+
+/* More requests than the client node sends at once */
+static void test_io_parallel(void)
+{
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+    int pending = DISK_SIZE / CHUNK;
+    g_autofree QEMUIOVector *qiov = g_new(QEMUIOVector, pending);
+    uint8_t *buf = blk_blockalign(blk, DISK_SIZE);
+    int i, n = pending;
+
+    for (i = 0; i < n; i++) {
+        memset(buf + i * CHUNK, i, CHUNK);
+        qemu_iovec_init_buf(&qiov[i], buf + i * CHUNK, CHUNK);
+        blk_aio_pwritev(blk, i * CHUNK, &qiov[i], 0, aio_done, &pending);
+    }
+    while (pending) {
+        main_loop_wait(false);
+    }
+    for (i = 0; i < n; i++) {
+        assert_disk(i * CHUNK, CHUNK, i);
+    }
+
+    qemu_vfree(buf);
+    blk_unref(blk);
+    connection_end(&c, NULL);
+}
+
+static void test_end_cut(void)
+{
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+    NBDExportInfo info;
+
+    write_pattern(blk, 0, 0x77, 0);
+    qio_channel_shutdown(c.client, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    write_pattern(blk, 0, 0x77, -EIO);
+
+    /* Even if there were a new connection, the node would not want it */
+    nbd_channel_add("client", c.client, &c.info, &error_abort);
+    assert_dead(blk);
+    object_unref(OBJECT(nbd_channel_take("client", &info, &error_abort)));
+    connection_end(&c, "left without NBD_CMD_DISC");
+}
+
+static void test_end_yank(void)
+{
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+    YankInstance node = {
+        .type = YANK_INSTANCE_TYPE_BLOCK_NODE,
+        .u.block_node.node_name = (char *)"client",
+    };
+    YankInstanceList instances = { .value = &node };
+
+    qmp_yank(&instances, &error_abort);
+    assert_dead(blk);
+    connection_end(&c, "left without NBD_CMD_DISC");
+}
+
+/* Cancelling requests is about reconnecting, which does not happen here */
+static void test_end_cancel_in_flight(void)
+{
+    Connection c;
+    BlockBackend *blk = connection_open(&c);
+
+    bdrv_graph_rdlock_main_loop();
+    bdrv_cancel_in_flight(blk_bs(blk));
+    bdrv_graph_rdunlock_main_loop();
+    do_io(blk);
+    blk_unref(blk);
+    connection_end(&c, NULL);
+}
+
+/* Not a Unix socket: shutting one down wakes nobody who waits to write */
+static void tcp_socket_pair(QIOChannel **a, QIOChannel **b)
+{
+    InetSocketAddress inet = {
+        .host = (char *)"127.0.0.1", .port = (char *)"0",
+    };
+    SocketAddress any = { .type = SOCKET_ADDRESS_TYPE_INET, .u.inet = inet };
+    QIOChannelSocket *listener = qio_channel_socket_new();
+    QIOChannelSocket *client = qio_channel_socket_new();
+    SocketAddress *addr;
+
+    qio_channel_socket_listen_sync(listener, &any, 1, &error_abort);
+    addr = qio_channel_socket_get_local_address(listener, &error_abort);
+    qio_channel_socket_connect_sync(client, addr, &error_abort);
+    *a = QIO_CHANNEL(client);
+    *b = QIO_CHANNEL(qio_channel_socket_accept(listener, &error_abort));
+    qapi_free_SocketAddress(addr);
+    object_unref(OBJECT(listener));
+}
+
+/* Close a node whose server is silent from now on */
+static void close_stalled_node(uint16_t flags, bool fill)
+{
+    static char buf[CHUNK];
+    NBDExportInfo info = {
+        .flags = NBD_FLAG_HAS_FLAGS | flags, .mode = NBD_MODE_EXTENDED,
+    };
+    QIOChannel *client, *server;
+    BlockDriverState *bs;
+
+    tcp_socket_pair(&client, &server);
+    bs = nbd_channel_open_node(client, &info, "client", &error_abort);
+    while (fill && qio_channel_write(client, buf, sizeof(buf),
+                                     &error_abort) > 0) {
+        /* until it would block */
+    }
+    nbd_channel_close_node(bs, client);
+
+    g_assert_null(bdrv_find_node("client"));
+    g_assert_cmpint(OBJECT(client)->ref, ==, 1);
+    object_unref(OBJECT(client));
+    object_unref(OBJECT(server));
+}
+
+static void test_end_stalled_flush(void)
+{
+    close_stalled_node(NBD_FLAG_SEND_FLUSH, false);
+}
+
+static void test_end_stalled_disc(void)
+{
+    close_stalled_node(0, true);
+}
+
+int main(int argc, char **argv)
+{
+    nbd_test_init(&argc, &argv);
+
+    g_test_add_func("/nbd-channel/registry", test_registry);
+    g_test_add_func("/nbd-channel/options", test_options);
+    g_test_add_func("/nbd-channel/negotiate/mute", test_negotiate_mute);
+    g_test_add_func("/nbd-channel/io/basic", test_io);
+    g_test_add_func("/nbd-channel/io/iothreads", test_io_iothreads);
+    g_test_add_func("/nbd-channel/io/parallel", test_io_parallel);
+    g_test_add_func("/nbd-channel/end/cut", test_end_cut);
+    g_test_add_func("/nbd-channel/end/yank", test_end_yank);
+    g_test_add_func("/nbd-channel/end/cancel-in-flight",
+                    test_end_cancel_in_flight);
+    g_test_add_func("/nbd-channel/end/stalled-flush", test_end_stalled_flush);
+    g_test_add_func("/nbd-channel/end/stalled-disc", test_end_stalled_disc);
+
+    return nbd_test_run();
+}
