@@ -1,0 +1,265 @@
+/*
+ * What the user asked of 'migrate' and 'migrate-incoming', checked
+ *
+ * Everything that can be refused without talking to the peer is refused
+ * here, before anything was started: after an error from here, the same
+ * command with better arguments works.  Opens no connection and touches no
+ * disk.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "migration/misc.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-migration.h"
+#include "qapi/qobject-output-visitor.h"
+#include "qobject/qobject.h"
+#include "channel-list.h"
+#include "migration.h"
+#include "options.h"
+
+static const MigrationCapability mux_conflicts[] = {
+    MIGRATION_CAPABILITY_MAPPED_RAM,
+    MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
+    MIGRATION_CAPABILITY_X_COLO,
+    MIGRATION_CAPABILITY_ZERO_COPY_SEND,
+    MIGRATION_CAPABILITY_POSTCOPY_RAM,
+};
+
+static bool mux_refuse(const char *what, const char *name, Error **errp)
+{
+    error_setg(errp, "%s '%s' cannot be combined with capability "
+               "'channel-mux' or channels of type 'nbd'", what, name);
+    return false;
+}
+
+bool migration_mux_check_caps(const bool *caps, Error **errp)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(mux_conflicts); i++) {
+        MigrationCapability cap = mux_conflicts[i];
+
+        if (caps[cap]) {
+            return mux_refuse("Capability", MigrationCapability_str(cap),
+                              errp);
+        }
+    }
+    return true;
+}
+
+/* Can the connection be multiplexed, with everything that is set by now? */
+static bool check_mux(const MigrationChannels *channels, Error **errp)
+{
+    MigrationAddressType transport = channels->main_addr->transport;
+
+    if (!migration_mux_check_caps(migrate_get_current()->capabilities, errp)) {
+        return false;
+    }
+    if (migrate_mode() != MIG_MODE_NORMAL) {
+        return mux_refuse("Mode", MigMode_str(migrate_mode()), errp);
+    }
+    if (channels->cpr) {
+        return mux_refuse("Channel type", "cpr", errp);
+    }
+    if (transport != MIGRATION_ADDRESS_TYPE_SOCKET &&
+        transport != MIGRATION_ADDRESS_TYPE_EXEC) {
+        return mux_refuse("Transport", MigrationAddressType_str(transport),
+                          errp);
+    }
+    return true;
+}
+
+/* Does this go on with a paused migration that was multiplexed? */
+static bool was_mux(MigrationChannelsUse use)
+{
+    const MigrationIncomingState *mis = migration_incoming_get_current();
+    const MigrationChannels *channels = NULL;
+
+    if (use == MIGRATION_CHANNELS_RESUME) {
+        channels = migrate_get_current()->channels;
+    } else if (use == MIGRATION_CHANNELS_INCOMING &&
+               mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        channels = mis->channels;
+    }
+    return channels && channels->mux;
+}
+
+static QObject *addr_to_qobject(MigrationAddress *addr)
+{
+    QObject *obj = NULL;
+    Visitor *v = qobject_output_visitor_new(&obj);
+
+    visit_type_MigrationAddress(v, NULL, &addr, &error_abort);
+    visit_complete(v, &obj);
+    visit_free(v);
+    return obj;
+}
+
+static bool addr_is_equal(MigrationAddress *a, MigrationAddress *b)
+{
+    QObject *x = addr_to_qobject(a);
+    QObject *y = addr_to_qobject(b);
+    bool equal = qobject_is_equal(x, y);
+
+    qobject_unref(x);
+    qobject_unref(y);
+    return equal;
+}
+
+/* Check that @disk is not yet in the list, under this or another name */
+static bool check_unique(const MigrationChannels *channels,
+                         const MigrationDiskChannel *disk, Error **errp)
+{
+    for (guint i = 0; i < channels->disks->len; i++) {
+        const MigrationDiskChannel *other = channels->disks->pdata[i];
+
+        if (!strcmp(disk->disk, other->disk)) {
+            error_setg(errp, "Channel list has more than one entry for "
+                       "disk '%s'", disk->disk);
+            return false;
+        }
+        if (!strcmp(disk->node_name, other->node_name)) {
+            error_setg(errp, "Disks '%s' and '%s' are the same node '%s'",
+                       other->disk, disk->disk, disk->node_name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool add_disk(MigrationChannels *channels, const MigrationChannel *entry,
+                     MigrationChannelsUse use, Error **errp)
+{
+    const MigrationChannelNbd *def = &entry->u.nbd;
+    bool incoming = use == MIGRATION_CHANNELS_INCOMING;
+    g_autoptr(MigrationDiskChannel) disk = NULL;
+
+    if (use == MIGRATION_CHANNELS_RESUME) {
+        error_setg(errp, "Disk '%s': a migration is resumed without its disks",
+                   def->disk);
+        return false;
+    }
+
+    disk = migration_disk_channel_new(def, incoming, errp);
+    if (!disk || !check_unique(channels, disk, errp)) {
+        return false;
+    }
+    if (entry->addr && !addr_is_equal(entry->addr, channels->main_addr)) {
+        error_setg(errp, "Disk '%s': a connection of its own is not "
+                   "supported; leave out 'addr'", def->disk);
+        return false;
+    }
+
+    g_ptr_array_add(channels->disks, g_steal_pointer(&disk));
+    return true;
+}
+
+/* Take the only entry of type @type into @entry; there may be none */
+static bool find_single(const MigrationChannelList *list,
+                        MigrationChannelType type, MigrationChannel **entry,
+                        Error **errp)
+{
+    const char *name = MigrationChannelType_str(type);
+
+    *entry = NULL;
+    for (; list; list = list->next) {
+        if (list->value->channel_type != type) {
+            continue;
+        }
+        if (*entry) {
+            error_setg(errp, "Channel list has more than one %s entry", name);
+            return false;
+        }
+        if (!list->value->addr) {
+            error_setg(errp, "Channel '%s' has no 'addr'", name);
+            return false;
+        }
+        *entry = list->value;
+    }
+    return true;
+}
+
+static bool parse_list(MigrationChannels *channels,
+                       const MigrationChannelList *list,
+                       MigrationChannelsUse use, Error **errp)
+{
+    MigrationChannel *main_entry, *cpr_entry;
+
+    if (!find_single(list, MIGRATION_CHANNEL_TYPE_MAIN, &main_entry, errp) ||
+        !find_single(list, MIGRATION_CHANNEL_TYPE_CPR, &cpr_entry, errp)) {
+        return false;
+    }
+    if (!main_entry) {
+        error_setg(errp, "Channel list has no main entry");
+        return false;
+    }
+    if (cpr_entry && use == MIGRATION_CHANNELS_INCOMING) {
+        error_setg(errp, "Channel 'cpr' is only accepted by '-incoming'");
+        return false;
+    }
+
+    channels->main_addr = QAPI_CLONE(MigrationAddress, main_entry->addr);
+    if (cpr_entry) {
+        channels->cpr = QAPI_CLONE(MigrationChannel, cpr_entry);
+    }
+
+    for (; list; list = list->next) {
+        if (list->value->channel_type == MIGRATION_CHANNEL_TYPE_NBD &&
+            !add_disk(channels, list->value, use, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool parse_uri(MigrationChannels *channels, const char *uri,
+                      Error **errp)
+{
+    g_autoptr(MigrationChannel) entry = NULL;
+
+    if (!migrate_uri_parse(uri, &entry, errp)) {
+        return false;
+    }
+    channels->main_addr = g_steal_pointer(&entry->addr);
+    return true;
+}
+
+MigrationChannels *migration_channels_parse(const char *uri, bool has_channels,
+                                            const MigrationChannelList *list,
+                                            MigrationChannelsUse use,
+                                            Error **errp)
+{
+    g_autoptr(MigrationChannels) channels = g_new0(MigrationChannels, 1);
+
+    channels->disks = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)migration_disk_channel_free);
+
+    if (!uri == !has_channels) {
+        error_setg(errp, "exactly one of the arguments 'uri' and 'channels' "
+                   "is needed");
+        return NULL;
+    }
+    if (uri ? !parse_uri(channels, uri, errp)
+            : !parse_list(channels, list, use, errp)) {
+        return NULL;
+    }
+
+    channels->mux = channels->disks->len || migrate_channel_mux() ||
+                    was_mux(use);
+    if (channels->mux && !check_mux(channels, errp)) {
+        return NULL;
+    }
+    return g_steal_pointer(&channels);
+}
+
+void migration_channels_free(MigrationChannels *channels)
+{
+    if (!channels) {
+        return;
+    }
+    qapi_free_MigrationAddress(channels->main_addr);
+    qapi_free_MigrationChannel(channels->cpr);
+    g_ptr_array_unref(channels->disks);
+    g_free(channels);
+}

@@ -1,0 +1,38 @@
+/*
+ * HMP: the streams of a multiplexed migration connection
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "stream-info.h"
+
+static void print_stream(Monitor *mon, const MigrationStreamInfo *stream)
+{
+    monitor_printf(mon, "stream %s: %s, sent %" PRIu64 " kbytes, "
+                   "received %" PRIu64 " kbytes", stream->name,
+                   MigrationStreamState_str(stream->state),
+                   stream->sent >> 10, stream->received >> 10);
+    if (stream->has_remaining) {
+        monitor_printf(mon, ", remaining %" PRIu64 " kbytes",
+                       stream->remaining >> 10);
+    }
+    if (stream->has_total) {
+        monitor_printf(mon, ", total %" PRIu64 " kbytes",
+                       stream->total >> 10);
+    }
+    monitor_printf(mon, "\n");
+}
+
+void migration_stream_info_print(Monitor *mon, const MigrationInfo *info)
+{
+    if (info->has_phase) {
+        monitor_printf(mon, "phase: %s\n", MigrationPhase_str(info->phase));
+    }
+    if (info->has_streams) {
+        for (MigrationStreamInfoList *entry = info->streams; entry;
+             entry = entry->next) {
+            print_stream(mon, entry->value);
+        }
+    }
+}
