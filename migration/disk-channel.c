@@ -1,0 +1,147 @@
+/*
+ * The disk that a migration channel of type 'nbd' copies
+ *
+ * Checks the disk's name and finds its node.  Copies nothing.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/block.h"
+#include "qapi/error.h"
+#include "qemu/id.h"
+#include "system/block-backend.h"
+#include "disk-channel.h"
+
+static bool check_disk_name(const char *disk, Error **errp)
+{
+    if (!*disk) {
+        error_setg(errp, "Disk name is empty");
+        return false;
+    }
+    if (strlen(disk) > MIGRATION_DISK_NAME_MAX) {
+        error_setg(errp, "Disk name '%.16s...' is longer than %d characters",
+                   disk, MIGRATION_DISK_NAME_MAX);
+        return false;
+    }
+    if (!id_wellformed(disk)) {
+        error_setg(errp, "Disk name '%s' is not well-formed: it must start "
+                   "with a letter and have only letters, digits, '-', '.' "
+                   "and '_'; use 'node-name' for a node with another name",
+                   disk);
+        return false;
+    }
+    return true;
+}
+
+/* Find the node called @name, or the one in the device called @name */
+static BlockDriverState *find_node(const char *disk, const char *name,
+                                   Error **errp)
+{
+    BlockDriverState *bs = bdrv_find_node(name);
+    BlockBackend *blk;
+
+    if (bs) {
+        return bs;
+    }
+
+    blk = blk_by_name(name);
+    if (!blk) {
+        blk = blk_by_qdev_id(name, NULL);
+    }
+    if (!blk) {
+        error_setg(errp, "Disk '%s': no block node or device is called '%s'",
+                   disk, name);
+        return NULL;
+    }
+    if (!blk_bs(blk)) {
+        error_setg(errp, "Disk '%s': device '%s' has no medium", disk, name);
+        return NULL;
+    }
+    return blk_bs(blk);
+}
+
+/* The requirements of a block job that mirrors @bs */
+static bool check_copyable(const char *disk, BlockDriverState *bs,
+                           Error **errp)
+{
+    ERRP_GUARD();
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (bdrv_op_is_blocked(bs, BLOCK_OP_TYPE_MIRROR_SOURCE, errp)) {
+        error_prepend(errp, "Disk '%s': ", disk);
+        return false;
+    }
+    if (!bdrv_is_root_node(bs)) {
+        error_setg(errp, "Disk '%s': node '%s' is a part of another node",
+                   disk, bdrv_get_node_name(bs));
+        return false;
+    }
+    return true;
+}
+
+/*
+ * The destination writes to its node.  At the source, a disk that nobody writes
+ * to does not change while the guest moves, and is better copied beforehand.
+ */
+static bool check_writable(const char *disk, BlockDriverState *bs,
+                           Error **errp)
+{
+    if (bdrv_is_read_only(bs)) {
+        error_setg(errp, "Disk '%s': node '%s' is read-only",
+                   disk, bdrv_get_node_name(bs));
+        return false;
+    }
+    return true;
+}
+
+static bool check_node(const char *disk, BlockDriverState *bs, bool incoming,
+                       Error **errp)
+{
+    if (!bdrv_is_inserted(bs)) {
+        error_setg(errp, "Disk '%s': node '%s' has no medium",
+                   disk, bdrv_get_node_name(bs));
+        return false;
+    }
+    return check_writable(disk, bs, errp) &&
+        (incoming || check_copyable(disk, bs, errp));
+}
+
+MigrationDiskChannel *migration_disk_channel_new(const MigrationChannelNbd *def,
+                                                 bool incoming, Error **errp)
+{
+    MigrationDiskChannel *channel;
+    BlockDriverState *bs;
+
+    if (!check_disk_name(def->disk, errp)) {
+        return NULL;
+    }
+    if (incoming && def->has_sync) {
+        error_setg(errp, "Disk '%s': 'sync' is for the source to choose",
+                   def->disk);
+        return NULL;
+    }
+
+    bs = find_node(def->disk, def->node_name ?: def->disk, errp);
+    if (!bs || !check_node(def->disk, bs, incoming, errp)) {
+        return NULL;
+    }
+
+    channel = g_new0(MigrationDiskChannel, 1);
+    channel->disk = g_strdup(def->disk);
+    channel->stream = g_strdup_printf("nbd-%s", def->disk);
+    channel->node_name = g_strdup(bdrv_get_node_name(bs));
+    channel->sync = def->has_sync ? def->sync : MIGRATION_DISK_SYNC_FULL;
+    return channel;
+}
+
+void migration_disk_channel_free(MigrationDiskChannel *channel)
+{
+    if (!channel) {
+        return;
+    }
+    g_free(channel->disk);
+    g_free(channel->stream);
+    g_free(channel->node_name);
+    g_free(channel);
+}

@@ -1,0 +1,386 @@
+/*
+ * Migration over a multiplexed connection: the destination's order of things
+ *
+ * Owns the session, the streams of RAM and the disks that migrate-incoming
+ * listed, from the accepted connection to the end of the migration.
+ *
+ * The stream `main` is accepted, each stream nbd-<disk> of a listed disk, once,
+ * and those of multifd if that capability is set here.  The source sends nothing on `main` before all its disks were copied
+ * for the first time, so the arrival of data there is the time to check that
+ * no listed disk is missing, and to start loading.  The device state comes
+ * when all disks were answered with FIN_OK; that is checked before the guest
+ * may run.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-migration-stream.h"
+#include "qemu/error-report.h"
+#include "qemu/yank.h"
+#include "channel-list.h"
+#include "disk-receive.h"
+#include "migration.h"
+#include "mux-migration.h"
+#include "mux-stream-info.h"
+#include "options.h"
+#include "qemu-file.h"
+#include "trace.h"
+#include "yank_functions.h"
+
+typedef struct MuxIncoming MuxIncoming;
+
+/* A stream that migration_ioc_process_incoming() takes once it has data */
+typedef struct MuxIncomingChannel {
+    MuxIncoming *m;
+    QIOChannelMux *ioc;
+    guint watch;                /* 0: it was taken */
+} MuxIncomingChannel;
+
+struct MuxIncoming {
+    MigrationIncomingState *mis;
+    MuxSession *session;
+    QIOChannelMux *main;        /* NULL until the source opened it */
+    GPtrArray *channels;        /* MuxIncomingChannel *, `main` among them */
+    GPtrArray *disks;           /* DiskReceive *, as migrate-incoming listed */
+    Error *err;                 /* the first failure */
+};
+
+bool migration_mux_expected(MigrationIncomingState *mis)
+{
+    return mis->channels && mis->channels->mux;
+}
+
+static void mux_incoming_yank(void *opaque)
+{
+    MuxSession *session = opaque;
+    g_autoptr(Error) err = NULL;
+
+    error_setg(&err, "the connection was yanked");
+    mux_session_shutdown(session, err);
+}
+
+/* --- failure --- */
+
+/* Nothing was loaded yet: finish the incoming migration here. */
+static void mux_incoming_give_up(MuxIncoming *m)
+{
+    MigrationIncomingState *mis = m->mis;
+
+    migrate_set_error(migrate_get_current(), m->err);
+    error_report_err(error_copy(m->err));
+    migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
+    mux_session_close_wait(m->session, m->err, MIGRATION_MUX_LINGER_MS);
+    if (mis->exit_on_error) {
+        exit(EXIT_FAILURE);
+    }
+    migration_incoming_state_destroy();
+}
+
+static void mux_incoming_fail(MuxIncoming *m, const Error *err)
+{
+    if (m->err) {
+        return;
+    }
+    m->err = error_copy(err);
+    if (m->mis->from_src_file) {
+        /* Ends the loading, which reports m->err. */
+        qio_channel_mux_abort(m->main, err);
+    } else {
+        mux_incoming_give_up(m);
+    }
+}
+
+static void mux_incoming_disk_failed(DiskReceive *d, const Error *err,
+                                     void *opaque)
+{
+    mux_incoming_fail(opaque, err);
+}
+
+/* --- main --- */
+
+static bool mux_incoming_disks_opened(MuxIncoming *m, Error **errp)
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        DiskReceive *d = g_ptr_array_index(m->disks, i);
+
+        if (!disk_receive_stream(d)) {
+            error_setg(errp, "disk '%s' is listed in the destination's "
+                       "migrate-incoming, but the source does not send it",
+                       disk_receive_def(d)->disk);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void mux_incoming_channel_free(gpointer opaque)
+{
+    MuxIncomingChannel *c = opaque;
+
+    if (c->watch) {
+        g_source_remove(c->watch);
+    }
+    object_unref(OBJECT(c->ioc));
+    g_free(c);
+}
+
+static gboolean mux_incoming_channel_readable(QIOChannel *ioc,
+                                              GIOCondition cond,
+                                              gpointer opaque)
+{
+    MuxIncomingChannel *c = opaque;
+    MuxIncoming *m = c->m;
+    Error *err = qio_channel_mux_get_error(c->ioc);
+
+    c->watch = 0;
+    if (!err && (c->ioc != m->main || mux_incoming_disks_opened(m, &err))) {
+        migration_ioc_register_yank(ioc);
+        migration_ioc_process_incoming(ioc, &err);
+        if (err) {
+            migration_ioc_unregister_yank(ioc);
+        }
+    }
+    if (err) {
+        mux_incoming_fail(m, err);
+        error_free(err);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+static void mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc)
+{
+    MuxIncomingChannel *c = g_new0(MuxIncomingChannel, 1);
+
+    c->m = m;
+    c->ioc = ioc;
+    object_ref(OBJECT(ioc));
+    c->watch = qio_channel_add_watch(QIO_CHANNEL(ioc), G_IO_IN,
+                                     mux_incoming_channel_readable, c, NULL);
+    g_ptr_array_add(m->channels, c);
+    qio_channel_mux_accept(ioc);
+}
+
+static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
+                                   Error **errp)
+{
+    if (m->main) {
+        error_setg(errp, "stream 'main' is open already");
+        return false;
+    }
+    m->main = ioc;
+    mux_incoming_add_channel(m, ioc);
+    return true;
+}
+
+static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
+                                      Error **errp)
+{
+    if (!migrate_multifd()) {
+        error_setg(errp, "the destination lacks the capability 'multifd', "
+                   "which stream '%s' is for", qio_channel_mux_name(ioc));
+        return false;
+    }
+    mux_incoming_add_channel(m, ioc);
+    return true;
+}
+
+/* --- the session --- */
+
+static bool mux_incoming_open_disk(MuxIncoming *m, QIOChannelMux *ioc,
+                                   Error **errp)
+{
+    const char *name = qio_channel_mux_name(ioc);
+
+    for (guint i = 0; i < m->disks->len; i++) {
+        DiskReceive *d = g_ptr_array_index(m->disks, i);
+
+        if (g_str_equal(disk_receive_def(d)->stream, name)) {
+            return disk_receive_accept(d, ioc, errp);
+        }
+    }
+    error_setg(errp, "the destination's migrate-incoming does not list "
+               "stream '%s'", name);
+    return false;
+}
+
+static void mux_incoming_opened(MuxSession *session, QIOChannelMux *ioc,
+                                void *opaque)
+{
+    MuxIncoming *m = opaque;
+    const char *name = qio_channel_mux_name(ioc);
+    g_autoptr(Error) err = NULL;
+    bool ok;
+
+    if (g_str_equal(name, "main")) {
+        ok = mux_incoming_open_main(m, ioc, &err);
+    } else if (g_str_has_prefix(name, "multifd-")) {
+        ok = mux_incoming_open_multifd(m, ioc, &err);
+    } else {
+        ok = mux_incoming_open_disk(m, ioc, &err);
+    }
+    if (!ok) {
+        qio_channel_mux_abort(ioc, err);
+        warn_report("migration: refused a stream: %s", error_get_pretty(err));
+    }
+}
+
+static void mux_incoming_ended(MuxSession *session, const Error *err,
+                               void *opaque)
+{
+    MuxIncoming *m = opaque;
+    g_autoptr(Error) early = NULL;
+
+    /* What `main` has received is loaded before it sees the end. */
+    if (m->mis->from_src_file) {
+        return;
+    }
+    if (!err) {
+        error_setg(&early, "the source ended the connection early");
+    }
+    mux_incoming_fail(m, err ?: early);
+}
+
+static const MuxSessionOps mux_incoming_ops = {
+    .opened = mux_incoming_opened,
+    .ended = mux_incoming_ended,
+};
+
+void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
+{
+    GPtrArray *defs = mis->channels->disks;
+    MuxIncoming *m;
+
+    if (mis->mux) {
+        error_report("migration: a second connection was refused, the "
+                     "source's streams share one");
+        qio_channel_close(ioc, NULL);
+        return;
+    }
+
+    m = mis->mux = g_new0(MuxIncoming, 1);
+    m->mis = mis;
+    m->channels = g_ptr_array_new_with_free_func(mux_incoming_channel_free);
+    m->disks = g_ptr_array_new();
+    for (guint i = 0; i < defs->len; i++) {
+        g_ptr_array_add(m->disks,
+                        disk_receive_new(g_ptr_array_index(defs, i),
+                                         mux_incoming_disk_failed, m));
+    }
+    m->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
+                                 &mux_incoming_ops, m);
+    yank_register_function(MIGRATION_YANK_INSTANCE, mux_incoming_yank,
+                           m->session);
+}
+
+/* --- loading --- */
+
+bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp)
+{
+    MuxIncoming *m = mis->mux;
+
+    for (guint i = 0; m && i < m->disks->len; i++) {
+        DiskReceive *d = g_ptr_array_index(m->disks, i);
+
+        if (!disk_receive_done(d)) {
+            error_setg(errp, "the device state arrived before disk '%s' was "
+                       "complete", disk_receive_def(d)->disk);
+            return false;
+        }
+    }
+    return true;
+}
+
+void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
+{
+    MuxIncoming *m = mis->mux;
+    Error *cause = NULL;
+
+    if (!m) {
+        return;
+    }
+    if (m->err) {
+        cause = error_copy(m->err);
+    } else {
+        qemu_file_get_error_obj(mis->from_src_file, &cause);
+    }
+    if (cause) {
+        error_free(*errp);
+        *errp = cause;
+    }
+    mux_session_close_wait(m->session, *errp, MIGRATION_MUX_LINGER_MS);
+}
+
+/* --- query --- */
+
+static MigrationStreamInfoList *mux_incoming_streams(MuxIncoming *m)
+{
+    MigrationStreamInfoList *list = NULL, **tail = &list;
+
+    for (guint i = 0; i < m->channels->len; i++) {
+        MuxIncomingChannel *c = g_ptr_array_index(m->channels, i);
+
+        QAPI_LIST_APPEND(tail, mux_stream_info_new(c->ioc));
+    }
+    for (guint i = 0; i < m->disks->len; i++) {
+        QIOChannelMux *ioc =
+            disk_receive_stream(g_ptr_array_index(m->disks, i));
+
+        if (ioc) {
+            QAPI_LIST_APPEND(tail, mux_stream_info_new(ioc));
+        }
+    }
+    return list;
+}
+
+static MigrationPhase mux_incoming_phase(MuxIncoming *m)
+{
+    if (!m->main) {
+        return MIGRATION_PHASE_CONNECT;
+    }
+    return m->mis->from_src_file ? MIGRATION_PHASE_PRECOPY :
+                                   MIGRATION_PHASE_DISKS;
+}
+
+void migration_mux_incoming_info(MigrationIncomingState *mis,
+                                 MigrationInfo *info)
+{
+    if (mis->mux) {
+        info->has_phase = true;
+        info->phase = mux_incoming_phase(mis->mux);
+        info->streams = mux_incoming_streams(mis->mux);
+    } else if (mis->mux_streams) {
+        info->has_phase = true;
+        info->phase = MIGRATION_PHASE_DONE;
+        info->streams = QAPI_CLONE(MigrationStreamInfoList, mis->mux_streams);
+    }
+    info->has_streams = info->streams;
+}
+
+/* --- the end --- */
+
+void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
+{
+    MuxIncoming *m = g_steal_pointer(&mis->mux);
+    g_autoptr(Error) unknown = NULL;
+
+    if (!m) {
+        return;
+    }
+    mis->mux_streams = mux_incoming_streams(m);
+    mux_session_detach(m->session);
+    error_setg(&unknown, "the migration failed at the destination");
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_receive_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);
+    }
+    g_ptr_array_unref(m->disks);
+    g_ptr_array_unref(m->channels);
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_incoming_yank,
+                             m->session);
+    mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
+    mux_session_unref(m->session);
+    error_free(m->err);
+    g_free(m);
+}

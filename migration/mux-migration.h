@@ -1,0 +1,117 @@
+/*
+ * Migration over a multiplexed connection: what migration.c calls
+ *
+ * The source's order of things is in mux-outgoing.c, the destination's in
+ * mux-incoming.c.  Every function here does nothing, and reports success,
+ * when the migration is not multiplexed.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_MIGRATION_H
+#define MIGRATION_MUX_MIGRATION_H
+
+#include "io/channel.h"
+#include "io/task.h"
+#include "qapi/qapi-types-migration.h"
+
+typedef struct MigrationState MigrationState;
+typedef struct MigrationIncomingState MigrationIncomingState;
+
+/* Milliseconds that what is queued may take to go out when a side lets go. */
+#define MIGRATION_MUX_LINGER_MS 5000
+
+/*
+ * --- source ---
+ */
+
+/* Is the migration that is being started multiplexed? */
+bool migration_mux_outgoing(MigrationState *s);
+
+/*
+ * Take over the connected (and, if asked for, encrypted) @ioc: HELLO, stream
+ * `main`, then the disks; migration_connect() is called when all disks were
+ * copied once.  Sets s->to_dst_file, so that from here on a cancellation or a
+ * failure ends in migration_cleanup().  Main loop.
+ */
+void migration_mux_connect(MigrationState *s, QIOChannel *ioc);
+
+/*
+ * Open stream @name as one more channel of the migration, as
+ * socket_send_channel_create() would open a connection: @func is called, from
+ * within, with a completed task whose source is the channel, and keeps the
+ * reference that it was made with.  Any thread.
+ */
+void migration_mux_open_channel(MigrationState *s, const char *name,
+                                QIOTaskFunc func, void *opaque);
+
+/* The state just became CANCELLING: see to it that somebody finishes that. */
+void migration_mux_cancel(MigrationState *s);
+
+/*
+ * May the guest be stopped, with @ram_pending bytes of RAM left, as far as the
+ * disks are concerned?  The first call begins to bring them level.  Migration
+ * thread, without the BQL.
+ */
+bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending);
+
+/*
+ * The guest is stopped: complete the disks and wait until the destination has
+ * dealt with them.  Migration thread, with the BQL, which is released
+ * meanwhile: the migration may have been cancelled when this returns.
+ */
+bool migration_mux_complete_disks(MigrationState *s, Error **errp);
+
+/* Were the disks left alone since?  Migration thread, with the BQL. */
+bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
+
+/*
+ * The migration has ended: with success, or else streams are reset, mirrors
+ * cancelled.  The connection closes in the background.  Main loop.
+ */
+void migration_mux_cleanup(MigrationState *s);
+
+/* The process is about to exit, whatever the migration was doing. */
+void migration_mux_shutdown(MigrationState *s);
+
+/*
+ * --- destination ---
+ */
+
+/* Is the connection that the destination waits for multiplexed? */
+bool migration_mux_expected(MigrationIncomingState *mis);
+
+/* Take over the accepted connection @ioc.  Main loop. */
+void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
+
+/*
+ * The device state is loaded: are all disks completed, and their nodes free to
+ * be used by the guest?
+ */
+bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp);
+
+/*
+ * Loading failed with *@errp: put the cause that the stream knows in its place
+ * where it knows better, and tell the source, before this process exits.
+ */
+void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
+
+/* The incoming migration has ended, well or not.  Main loop. */
+void migration_mux_incoming_cleanup(MigrationIncomingState *mis);
+
+/*
+ * --- both ---
+ */
+
+/*
+ * Fill in @phase and @streams, those of the last multiplexed migration when
+ * none is under way.  Main loop.
+ */
+void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info);
+void migration_mux_incoming_info(MigrationIncomingState *mis,
+                                 MigrationInfo *info);
+
+/* Is @ioc a stream of a connection, which is where encryption belongs? */
+bool migration_mux_is_stream(QIOChannel *ioc);
+
+#endif

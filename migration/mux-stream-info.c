@@ -1,0 +1,37 @@
+/*
+ * Migration over a multiplexed connection: a stream as QAPI shows it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "mux-migration.h"
+#include "mux-stream-info.h"
+
+bool migration_mux_is_stream(QIOChannel *ioc)
+{
+    return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_MUX);
+}
+
+static MigrationStreamState mux_stream_qapi_state(MuxStreamState state)
+{
+    static const MigrationStreamState states[] = {
+        [MUX_STREAM_OPENING] = MIGRATION_STREAM_STATE_OPENING,
+        [MUX_STREAM_OPEN] = MIGRATION_STREAM_STATE_OPEN,
+        [MUX_STREAM_FINISHING] = MIGRATION_STREAM_STATE_FINISHING,
+        [MUX_STREAM_FINISHED] = MIGRATION_STREAM_STATE_FINISHED,
+        [MUX_STREAM_RESET] = MIGRATION_STREAM_STATE_RESET,
+    };
+
+    return states[state];
+}
+
+MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc)
+{
+    MigrationStreamInfo *info = g_new0(MigrationStreamInfo, 1);
+
+    info->name = g_strdup(qio_channel_mux_name(ioc));
+    info->state = mux_stream_qapi_state(qio_channel_mux_state(ioc));
+    qio_channel_mux_get_bytes(ioc, &info->sent, &info->received);
+    return info;
+}

@@ -1,0 +1,20 @@
+/*
+ * Migration over a multiplexed connection: a stream as QAPI shows it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_STREAM_INFO_H
+#define MIGRATION_MUX_STREAM_INFO_H
+
+#include "migration/mux/channel-mux.h"
+#include "qapi/qapi-types-migration-stream.h"
+
+/*
+ * Name, state and byte counts of @ioc.  Any thread.
+ *
+ * Returns: to be freed with qapi_free_MigrationStreamInfo()
+ */
+MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc);
+
+#endif
