@@ -118,26 +118,41 @@ class GitTree:
         return names(self.git('ls-files', '-o', '-z', '--exclude-standard'))
 
 
+class Part:
+    """Lines of a hunk that follow each other: context, or one change."""
+
+    def __init__(self, is_change):
+        self.is_change = is_change
+        self.old = []
+        self.new = []
+
+    def matches(self, pattern):
+        return any(re.search(pattern, line.decode(errors='replace'))
+                   for line in self.old + self.new)
+
+
 class Hunk:
     """One place of a patch: the lines before and after."""
 
     def __init__(self, line):
         self.line = line
-        self.old = []
-        self.new = []
+        self.parts = []
 
     def add(self, line):
         kind, text = line[:1], line[1:]
+        is_change = kind != b' '
+        if not self.parts or self.parts[-1].is_change != is_change:
+            self.parts.append(Part(is_change))
         if kind in (b' ', b'-'):
-            self.old.append(text)
+            self.parts[-1].old.append(text)
         if kind in (b' ', b'+'):
-            self.new.append(text)
+            self.parts[-1].new.append(text)
 
     def find(self, lines):
         """Where the old lines stand in a file: all places."""
-        count = len(self.old)
-        return [at for at in range(len(lines) - count + 1)
-                if lines[at:at + count] == self.old]
+        old = [line for part in self.parts for line in part.old]
+        return [at for at in range(len(lines) - len(old) + 1)
+                if lines[at:at + len(old)] == old]
 
 
 class Patch:
@@ -197,18 +212,26 @@ class Patch:
                                   f'diff of one file: {line.decode()!r}')
         return hunks
 
+    def changes(self):
+        """Its changes in order, each a Part."""
+        return [part for hunk in self.hunks() for part in hunk.parts
+                if part.is_change]
+
     def apply(self, content, only=None):
-        """The file with the patch (or ONLY those hunks, from 1) on it."""
+        """The file with the patch (or ONLY those changes, from 0) on it."""
         lines = content.splitlines(keepends=True)
-        result, done = [], 0
+        result, done, change = [], 0, 0
         for number, hunk in enumerate(self.hunks(), 1):
             places = hunk.find(lines)
             if len(places) != 1 or places[0] < done:
                 raise DoesNotApply(self._misplaced(number, hunk, places, done))
             result += lines[done:places[0]]
-            result += (hunk.new if only is None or number in only
-                       else hunk.old)
-            done = places[0] + len(hunk.old)
+            done = places[0]
+            for part in hunk.parts:
+                result += (part.new if only is None or change in only
+                           else part.old)
+                done += len(part.old)
+                change += part.is_change
         return b''.join(result + lines[done:])
 
     def _misplaced(self, number, hunk, places, done):

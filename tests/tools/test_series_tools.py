@@ -337,6 +337,13 @@ class ToolsTest(unittest.TestCase):
 
     # The mail series
 
+    def in_commit(self, revision, path):
+        """A file as it is in a commit of the series."""
+        return subprocess.run(
+            ['git', 'show', f'{revision}:{path}'], check=True,
+            cwd=self.top / 'build/branch', stdout=subprocess.PIPE,
+            text=True).stdout
+
     def test_list_entries_come_with_their_files(self):
         self.write('docs/feature.rst', 'Feature\n')
         self.write('core/feature.c', 'feature\n')
@@ -347,12 +354,7 @@ class ToolsTest(unittest.TestCase):
         self.write('patches/commits', COMMITS)
         self.tool('series', '--branch')
 
-        def at(revision, path):
-            return subprocess.run(
-                ['git', 'show', f'{revision}:{path}'], check=True,
-                cwd=self.top / 'build/branch', stdout=subprocess.PIPE,
-                text=True).stdout
-
+        at = self.in_commit
         self.assertEqual(at('series~1', 'core/meson.build'), LIST)
         self.assertIn("'feature.c'", at('series', 'core/meson.build'))
         self.assertEqual(at('series~1', 'MAINTAINERS'),
@@ -360,6 +362,31 @@ class ToolsTest(unittest.TestCase):
                          + self.read('MAINTAINERS') +
                          '\nMigration\nM: A <a@b>\n')
         self.assertIn('feature();', at('series', 'core/core.c'))
+
+    def commits_of_two_changes(self, regex):
+        """Two changes in one hunk, the one that REGEX names comes first."""
+        self.write('core/feature.c', 'feature\n')
+        self.add_patch(old='    prepare();\n    return',
+                       new='    prepare_more();\n    prepare();\n'
+                           '    feature();\n    return')
+        self.write('patches/commits',
+                   f'Cover\n\n== first\n+ core/feature.c\n'
+                   f'+ core/core.c /{regex}/\n'
+                   '== second\n+ core/core.c\n')
+
+    def test_changes_of_one_hunk_come_in_two_commits(self):
+        self.commits_of_two_changes(r'\bfeature\(\)')
+        self.tool('series', '--branch')
+        first = self.in_commit('series~1', 'core/core.c')
+        second = self.in_commit('series', 'core/core.c')
+        self.assertIn('feature();', first)
+        self.assertNotIn('prepare_more();', first)
+        self.assertEqual(second, self.read('build/src/core/core.c'))
+
+    def test_choice_of_no_change_is_refused(self):
+        self.commits_of_two_changes('nonsense')
+        said = self.tool('series', '--branch', fails=True)
+        self.assertIn('core/core.c nonsense: no such change', said)
 
     def test_forgotten_file_is_named(self):
         self.write('docs/feature.rst', 'Feature\n')
@@ -369,7 +396,7 @@ class ToolsTest(unittest.TestCase):
                    'Cover\n\n== docs: describe it\n+ docs/*\n')
         said = self.tool('series', '--branch', fails=True)
         self.assertIn('+ core/feature.c', said)
-        self.assertIn('+ core/core.c 1', said)
+        self.assertIn('+ core/core.c', said)
 
 
 if __name__ == '__main__':
