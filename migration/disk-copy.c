@@ -350,6 +350,7 @@ void disk_copy_stream_changed(DiskCopy *d)
     if (d->state == DISK_COPY_CLOSING &&
         qio_channel_mux_fin_acked(d->ioc)) {
         disk_copy_set_state(d, DISK_COPY_COMPLETED);
+        qio_channel_mux_fin_ok(d->ioc);
         d->ops->completed(d, d->opaque);
     } else if (d->state != DISK_COPY_COMPLETED &&
                qio_channel_mux_state(d->ioc) == MUX_STREAM_RESET) {

@@ -8,14 +8,15 @@
  */
 
 #include "qemu/osdep.h"
-#include "migration/misc.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-visit-migration.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "qapi/util.h"
 #include "qemu/cutils.h"
-#include "migrate-channel.h"
+#include "migration/misc.h"
+#include "migration.h"
 
 static MigrationAddress *convert_uri(const char *scheme, const char *rest,
                                      Error **errp)
@@ -95,11 +96,15 @@ static MigrationChannel *convert_one(const MigrateChannel *from, Error **errp)
     return g_steal_pointer(&to);
 }
 
-bool migrate_channel_convert(MigrateChannelSpec *channel, bool others,
-                             MigrationChannelList **list, Error **errp)
+/*
+ * Sets @converted to what says the same as @channel in the form of the argument
+ * 'channels'.  @others: whether the command has 'uri' or 'channels', too.
+ */
+static bool convert(MigrateChannelSpec *channel, bool others,
+                    MigrationChannelList **converted, Error **errp)
 {
-    g_autoptr(MigrationChannelList) converted = NULL;
-    MigrationChannelList **tail = &converted;
+    g_autoptr(MigrationChannelList) list = NULL;
+    MigrationChannelList **tail = &list;
     bool is_list = channel->type == QTYPE_QLIST;
     MigrateChannelList single = { .value = &channel->u.one };
     const MigrateChannelList *from = is_list ? channel->u.list : &single;
@@ -118,6 +123,36 @@ bool migrate_channel_convert(MigrateChannelSpec *channel, bool others,
         }
         QAPI_LIST_APPEND(tail, to);
     }
-    *list = g_steal_pointer(&converted);
+    *converted = g_steal_pointer(&list);
     return true;
+}
+
+void qmp_migrate(const char *uri, MigrateChannelSpec *channel,
+                 bool has_channels, MigrationChannelList *channels,
+                 bool has_detach, bool detach, bool has_resume, bool resume,
+                 Error **errp)
+{
+    g_autoptr(MigrationChannelList) converted = NULL;
+
+    if (channel && !convert(channel, uri || has_channels, &converted, errp)) {
+        return;
+    }
+    migration_begin_outgoing(uri, has_channels || channel,
+                             channel ? converted : channels,
+                             has_detach, detach, has_resume, resume, errp);
+}
+
+void qmp_migrate_incoming(const char *uri, MigrateChannelSpec *channel,
+                          bool has_channels, MigrationChannelList *channels,
+                          bool has_exit_on_error, bool exit_on_error,
+                          Error **errp)
+{
+    g_autoptr(MigrationChannelList) converted = NULL;
+
+    if (channel && !convert(channel, uri || has_channels, &converted, errp)) {
+        return;
+    }
+    migration_begin_incoming(uri, has_channels || channel,
+                             channel ? converted : channels,
+                             has_exit_on_error, exit_on_error, errp);
 }

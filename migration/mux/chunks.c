@@ -121,13 +121,11 @@ static void chunks_trim(MuxChunks *q)
         mux_chunks_clear(q);
         return;
     }
-    while (q->head && q->head->start == MUX_CHUNK_SIZE) {
+    /* ends: a chunk with bytes or with room is left */
+    while (q->head->start == MUX_CHUNK_SIZE) {
         MuxChunk *c = q->head;
 
         q->head = c->next;
-        if (!q->head) {
-            q->tail = NULL;
-        }
         chunk_put(q->pool, c);
     }
 }

@@ -17,10 +17,6 @@
 
 #define NS_PER_S    (1000 * 1000 * 1000LL)
 
-/* What this implementation can do, and what it needs the peer to do. */
-#define OUR_FEATURES    UINT64_C(0)
-#define OUR_REQUIRED    UINT64_C(0)
-
 const char *mux_role_name(uint32_t role)
 {
     return role == MUX_ROLE_SOURCE ? "source" : "destination";
@@ -123,23 +119,12 @@ static bool hello_check_form(MuxEngine *e)
 
 static bool hello_check_features(MuxEngine *e)
 {
-    uint64_t theirs = e->peer.required & ~OUR_FEATURES;
-    uint64_t ours = OUR_REQUIRED & ~e->peer.features;
-
-    if (theirs) {
+    if (e->peer.required & ~MUX_FEATURES) {
         mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
                         "%s requires feature bits 0x%" PRIx64
                         " of the migration multiplexer, %s offers 0x%" PRIx64,
                         mux_peer_name(e), e->peer.required,
-                        mux_local_name(e), OUR_FEATURES);
-        return false;
-    }
-    if (ours) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
-                        "%s requires feature bits 0x%" PRIx64
-                        " of the migration multiplexer, %s offers 0x%" PRIx64,
-                        mux_local_name(e), OUR_REQUIRED,
-                        mux_peer_name(e), e->peer.features);
+                        mux_local_name(e), MUX_FEATURES);
         return false;
     }
     return true;
@@ -368,6 +353,11 @@ void mux_engine_rx_eof(MuxEngine *e, int64_t now)
         return;
     }
     mux_engine_end(e, eof_error(e));
+}
+
+bool mux_engine_has_streams(MuxEngine *e)
+{
+    return g_hash_table_size(e->live) || e->local_open;
 }
 
 bool mux_engine_ended(MuxEngine *e)

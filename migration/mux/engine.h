@@ -123,6 +123,9 @@ void mux_engine_tx_done(MuxEngine *e, size_t bytes, int64_t now);
 /* Returns whether mux_engine_tx_want() would name nothing. */
 bool mux_engine_tx_idle(MuxEngine *e);
 
+/* Is any stream not yet finished, on both sides, nor reset? */
+bool mux_engine_has_streams(MuxEngine *e);
+
 /* --- time and events --- */
 
 /* When mux_engine_timeout() is due; INT64_MAX: not at all. */

@@ -35,6 +35,8 @@ typedef enum MuxFrameType {
 
 /* Bits of HELLO's features and required fields. */
 #define MUX_FEATURE_RESUME  (1ULL << 0)     /* reserved: session resumption */
+/* What this implementation can do; it requires nothing of its peer. */
+#define MUX_FEATURES        UINT64_C(0)
 
 typedef struct MuxHello {
     uint32_t magic;

@@ -68,12 +68,24 @@ static void mux_session_kick(MuxSession *s)
     qemu_cond_signal(writer && !s->over ? &writer->write_cond : &s->send_cond);
 }
 
+/*
+ * In good order, the streams come to their ends first.  To report a failure,
+ * it is enough that what was queued has gone.
+ */
+static bool mux_session_may_part(MuxSession *s)
+{
+    if (s->tx_error) {
+        return true;
+    }
+    return mux_engine_tx_idle(s->engine) &&
+        (s->goaway || !mux_engine_has_streams(s->engine));
+}
+
 void mux_session_settle(MuxSession *s)
 {
     MuxEvent event;
 
-    if (s->closing && !s->over &&
-        (s->tx_error || mux_engine_tx_idle(s->engine))) {
+    if (s->closing && !s->over && mux_session_may_part(s)) {
         mux_engine_goaway(s->engine,
                           s->goaway ? MUX_CODE_ABORTED : MUX_CODE_OK,
                           s->goaway);

@@ -118,6 +118,7 @@ static void put_hello(MuxEngine *e)
         .version_min = e->config.version_min,
         .version_max = e->config.version_max,
         .length = MUX_HELLO_SIZE,
+        .features = MUX_FEATURES,
         .max_frame = e->config.max_frame,
         .max_streams = e->config.max_streams,
         .role = e->config.role,

@@ -454,6 +454,7 @@ static void test_clean_goaway(void)
 static void test_goaway_ends_every_stream(void)
 {
     MuxStream *a, *b;
+    const char *why;
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
@@ -465,6 +466,8 @@ static void test_goaway_ends_every_stream(void)
     g_assert_cmpstr(mux_engine_error(p.src), ==,
                     "destination ended the connection: disk full (code 6)");
     g_assert_cmpstr(mux_stream_error(a), ==, mux_engine_error(p.src));
+    g_assert_null(mux_engine_open(p.src, "y", &why));
+    g_assert_cmpstr(why, ==, mux_engine_error(p.src));
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
     /* what came before is not lost */
