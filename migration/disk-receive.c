@@ -121,10 +121,10 @@ static void disk_receive_flush(DiskReceive *d)
 static void disk_receive_export_closed(void *opaque, const Error *why)
 {
     DiskReceive *d = opaque;
+    const char *text = why ? error_get_pretty(why) : "";
     Error *err = NULL;
 
-    trace_migration_disk_receive_export_closed(d->def->disk,
-                                               why ? error_get_pretty(why) : "");
+    trace_migration_disk_receive_export_closed(d->def->disk, text);
     d->export = NULL;
     if (!d->freed && why) {
         err = qio_channel_mux_get_error(d->ioc) ?: error_copy(why);

@@ -18,7 +18,7 @@
 
 typedef struct DiskReceive DiskReceive;
 
-/* The disk is lost, because of @err.  At most once, never from within a call. */
+/* The disk is lost because of @err.  At most once, never from within a call. */
 typedef void DiskReceiveFailed(DiskReceive *d, const Error *err, void *opaque);
 
 /* Expect the disk of @def, which must outlive the result. */

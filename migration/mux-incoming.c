@@ -5,11 +5,11 @@
  * listed, from the accepted connection to the end of the migration.
  *
  * The stream `main` is accepted, each stream nbd-<disk> of a listed disk, once,
- * and those of multifd if that capability is set here.  The source sends nothing on `main` before all its disks were copied
- * for the first time, so the arrival of data there is the time to check that
- * no listed disk is missing, and to start loading.  The device state comes
- * when all disks were answered with FIN_OK; that is checked before the guest
- * may run.
+ * and those of multifd if that capability is set here.  The source sends
+ * nothing on `main` before all its disks were copied for the first time, so the
+ * arrival of data there is the time to check that no listed disk is missing,
+ * and to start loading.  The device state comes when all disks were answered
+ * with FIN_OK; that is checked before the guest may run.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -43,7 +43,7 @@ typedef struct MuxOutgoing {
     Error *cause;               /* what the destination is told */
     MuxSession *session;
     QIOChannelMux *main;
-    QemuMutex lock;             /* protects the two lists: the migration thread */
+    QemuMutex lock;             /* the two lists, for the migration thread */
                                 /* uses them without the BQL */
     GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */

@@ -107,7 +107,8 @@ static Error *mux_channel_error(QIOChannelMux *ioc)
         error_setg(&err, "stream '%s': aborted: %s", ioc->name, ioc->failure);
     } else if (ioc->peer_reset) {
         error_setg(&err, "%s", mux_stream_error(ioc->stream));
-    } else if (ioc->session->over && lost) {
+    } else if (ioc->session->over && lost &&
+               mux_stream_state(ioc->stream) != MUX_STREAM_FINISHED) {
         error_setg(&err, "stream '%s': connection lost: %s", ioc->name, lost);
     }
     return err;
@@ -188,6 +189,7 @@ static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
     len = mux_channel_copy(iov, niov, piece, n);
     qemu_mutex_lock(&s->lock);
     ioc->reading = false;
+    qemu_cond_broadcast(&ioc->read_cond);
     if (!peek) {
         mux_stream_rx_consume(ioc->stream, len);
         stat64_add(&ioc->bytes_received, len);

@@ -108,7 +108,9 @@ void mux_session_settle(MuxSession *s)
 static void mux_session_write_failed(MuxSession *s, Error *err)
 {
     trace_mux_session_write_failed(s, error_get_pretty(err));
-    s->tx_error = g_strdup(error_get_pretty(err));
+    if (!s->tx_error) {
+        s->tx_error = g_strdup(error_get_pretty(err));
+    }
     error_free(err);
     if (!s->linger) {
         s->linger = get_clock() + MUX_LINGER_NS;

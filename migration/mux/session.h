@@ -98,7 +98,7 @@ struct MuxSession {
     bool over;                  /* the engine has ended */
     bool last_words;            /* and has left something to send */
     bool flushed;               /* the send thread is gone */
-    bool closed;                /* the transport is closed */
+    bool closed;                /* and nobody may use the transport */
     QemuCond closed_cond;
     int64_t linger;             /* when to give up on a good end, ns */
 

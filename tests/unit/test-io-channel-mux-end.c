@@ -382,6 +382,148 @@ static void test_detached_refuses(void)
     pair_free(p);
 }
 
+/* --- all at once --- */
+
+static void disturb(Pair *p, QIOChannel *ioc)
+{
+    g_autoptr(Error) err = make_error("on a whim");
+
+    switch (g_test_rand_int_range(0, 6)) {
+    case 0:
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
+        break;
+    case 1:
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
+        break;
+    case 2:
+        qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, &error_abort);
+        break;
+    case 3:
+        qio_channel_close(ioc, &error_abort);
+        break;
+    case 4:
+        qio_channel_mux_abort(QIO_CHANNEL_MUX(ioc), err);
+        break;
+    case 5:
+        qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(ioc));
+        break;
+    }
+    for (int i = g_test_rand_int_range(0, 10); i > 0; i--) {
+        main_loop_wait(true);
+        g_usleep(100);
+    }
+}
+
+static void end_somehow(Pair *p)
+{
+    g_autoptr(Error) err = make_error("enough");
+    End *end = g_test_rand_bit() ? &p->src : &p->dst;
+
+    switch (g_test_rand_int_range(0, 4)) {
+    case 0:
+        mux_session_shutdown(end->session, err);
+        break;
+    case 1:
+        mux_session_close(end->session, err, 50);
+        break;
+    case 2:
+        mux_session_close_wait(end->session, NULL, 50);
+        break;
+    case 3:
+        shutdown(end->fd, SHUT_RDWR);
+        break;
+    }
+}
+
+static void run_chaos(bool nonblocking)
+{
+    enum { N = 12 };
+    Pair *p = pair_new(g_test_rand_int_range(0, 2) * 8192);
+    QIOChannel *ioc[N];
+    Worker *workers[2 * N];
+    int i;
+
+    for (i = 0; i < N; i += 2) {
+        ioc[i] = open_stream(p, "chaos", &ioc[i + 1]);
+    }
+    for (i = 0; i < N; i++) {
+        if (nonblocking) {
+            qio_channel_set_blocking(ioc[i], false, &error_abort);
+            workers[2 * i] = writer_new(ioc[i], i, GiB, 100 * KiB);
+            workers[2 * i + 1] = writer_new(ioc[i], i, GiB, 1000);
+        } else {
+            workers[2 * i] = writer_new(ioc[i], i, GiB, 100 * KiB);
+            workers[2 * i + 1] = reader_new(ioc[i], i ^ 1, 10 * KiB);
+        }
+    }
+    for (i = 0; i < N; i++) {
+        disturb(p, ioc[g_test_rand_int_range(0, N)]);
+    }
+    end_somehow(p);
+    for (i = 0; i < 2 * N; i++) {
+        g_free(worker_join(workers[i]));
+    }
+    for (i = 0; i < N; i++) {
+        object_unref(OBJECT(ioc[i]));
+    }
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert_cmpint(p->src.ended, ==, 1);
+    g_assert_cmpint(p->dst.ended, ==, 1);
+    pair_free(p);
+}
+
+static void test_chaos(void)
+{
+    int rounds = g_test_slow() ? 200 : 10;
+
+    while (rounds--) {
+        run_chaos(rounds % 2);
+    }
+}
+
+static unsigned count_entries(const char *path)
+{
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    while (dir && g_dir_read_name(dir)) {
+        n++;
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    return n;
+}
+
+static unsigned threads_at_start;
+
+/* Neither a descriptor nor a thread is left behind. */
+static void test_nothing_left(void)
+{
+    unsigned fds;
+    int i;
+
+    /* What earlier tests have left to the main loop */
+    WAIT_FOR(count_entries("/proc/self/task") == threads_at_start);
+    while (g_main_context_iteration(NULL, false)) {
+        continue;
+    }
+    fds = count_entries("/proc/self/fd");
+    for (i = 0; i < 5; i++) {
+        Pair *p = pair_new(0);
+        QIOChannel *a, *b;
+
+        a = open_stream(p, "main", &b);
+        qio_channel_set_blocking(a, false, &error_abort);
+        qio_channel_wait(b, G_IO_OUT);
+        if (i % 2) {
+            mux_session_shutdown(p->src.session, NULL);
+        }
+        streams_free(a, b);
+        pair_free(p);
+    }
+    WAIT_FOR(count_entries("/proc/self/task") == threads_at_start);
+    WAIT_FOR(count_entries("/proc/self/fd") == fds);
+}
+
 int main(int argc, char **argv)
 {
     /* As in QEMU proper */
@@ -389,6 +531,7 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     socket_init();
+    threads_at_start = count_entries("/proc/self/task");
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/io/channel/mux/fin-round-trip", test_fin_round_trip);
     g_test_add_func("/io/channel/mux/abort", test_abort);
@@ -405,5 +548,9 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/session-shutdown", test_session_shutdown);
     g_test_add_func("/io/channel/mux/last-reference", test_last_reference);
     g_test_add_func("/io/channel/mux/detached-refuses", test_detached_refuses);
+    g_test_add_func("/io/channel/mux/chaos", test_chaos);
+#ifdef CONFIG_LINUX
+    g_test_add_func("/io/channel/mux/nothing-left", test_nothing_left);
+#endif
     return g_test_run();
 }

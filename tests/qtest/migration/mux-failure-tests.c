@@ -1,0 +1,302 @@
+/*
+ * QTest testcases for migration over a multiplexed connection that fails
+ *
+ * Whatever fails, the guest goes on at the source, nothing is left behind
+ * there, both sides say why, and the next attempt succeeds.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqtest.h"
+#include "migration/framework.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "migration/mux-util.h"
+#include "qemu/units.h"
+
+static bool start(MuxTest *t)
+{
+    t->keep_target = true;
+    return mux_start(t);
+}
+
+static void migrate_both(MuxTest *t)
+{
+    mux_listen(t, MUX_BOTH_DISKS);
+    mux_migrate(t, MUX_BOTH_DISKS);
+}
+
+/* Go on until some of disk0, but not all of it, is at the destination. */
+static void migrate_into_disks(MuxTest *t)
+{
+    mux_write(t, 0, 0x40, 0, 8 * MiB);
+    migrate_set_parameter_int(t->from, "max-bandwidth", MiB);
+    migrate_both(t);
+    mux_wait_phase(t, "disks");
+    mux_assert_jobs(t, "running");
+    usleep(300 * 1000);
+    mux_assert_jobs(t, "running");
+    mux_assert_stream(t->from, "nbd-disk0", "open", 64 * KiB, 1);
+}
+
+/* Go on until the disks are copied and RAM is being sent. */
+static void migrate_into_precopy(MuxTest *t)
+{
+    migrate_ensure_non_converge(t->from);
+    migrate_both(t);
+    mux_wait_phase(t, "precopy");
+    mux_wait_status(t, "active");
+}
+
+static void wait_for_failure(MuxTest *t)
+{
+    mux_wait_status(t, "failed");
+    mux_wait_target_status(t, "failed");
+}
+
+/* --- cancelled --- */
+
+static void test_cancel_disks(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_disks(&t);
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "cancelled at the source");
+    mux_end_after_failure(&t);
+}
+
+static void test_cancel_precopy(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_precopy(&t);
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "cancelled at the source");
+    mux_end_after_failure(&t);
+}
+
+static void test_yank(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_disks(&t);
+    qtest_qmp_assert_success(t.from, "{ 'execute': 'yank', 'arguments': {"
+                             "  'instances': [ { 'type': 'migration' } ] } }");
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "yanked");
+    mux_end_after_failure(&t);
+}
+
+static void test_job_cancel(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_precopy(&t);
+    mux_assert_jobs(&t, "ready");
+    /* The job itself succeeds: it is in step. */
+    qtest_qmp_assert_success(t.from, "{ 'execute': 'block-job-cancel',"
+                             "  'arguments': { 'device': 'nbd-disk0' } }");
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk0': job 'nbd-disk0' was ended by "
+                     "someone other than the migration");
+    mux_assert_error(t.to, "job 'nbd-disk0' was ended by someone other than "
+                     "the migration");
+    mux_end_after_failure(&t);
+}
+
+/* --- the disks do not fit --- */
+
+static void test_image_too_small(void)
+{
+    MuxTest t = { .to_size_mb = MUX_DISK_SIZE_MB / 2 };
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_both(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk0': the destination's image is too "
+                     "small: it has 8388608 bytes, the source's has 16777216");
+    mux_assert_error(t.to, "destination's image is too small");
+    mux_end_after_failure(&t);
+}
+
+static void test_write_error(void)
+{
+    MuxTest t = {
+        .to_protocol = "driver=blkdebug,inject-error.0.event=write_aio,"
+                       "inject-error.0.errno=28,image.driver=file,"
+                       "image.filename=",
+    };
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_both(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk0': ", "No space left on device");
+    mux_assert_error(t.to, "disk 'disk0': ", "No space left on device");
+    mux_end_after_failure(&t);
+}
+
+static void test_disk_not_listed(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_DISK0);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk1': ",
+                     "migrate-incoming does not list stream 'nbd-disk1'");
+    mux_assert_error(t.to,
+                     "migrate-incoming does not list stream 'nbd-disk1'");
+    mux_end_after_failure(&t);
+}
+
+static void test_disk_not_sent(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_DISK0);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk1' is listed in the destination's "
+                     "migrate-incoming, but the source does not send it");
+    mux_assert_error(t.to, "disk 'disk1' is listed in the destination's "
+                     "migrate-incoming, but the source does not send it");
+    mux_end_after_failure(&t);
+}
+
+static void test_disk_written_when_complete(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "pause-before-switchover", true);
+    migrate_ensure_converge(t.from);
+    migrate_both(&t);
+    mux_wait_status(&t, "pre-switchover");
+    mux_write(&t, 1, 0x50, 5 * MiB, 512);
+    migrate_continue(t.from, "pre-switchover");
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "disk 'disk1': node 'disk1' was written to after "
+                     "its copy was completed");
+    migrate_set_capability(t.from, "pause-before-switchover", false);
+    mux_end_after_failure(&t);
+}
+
+/* --- the other side is gone, or is another one --- */
+
+static void test_destination_quits(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_disks(&t);
+    qtest_quit(t.to);
+    t.to = NULL;
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "destination");
+    mux_end_after_failure(&t);
+}
+
+static void test_source_quits(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_into_disks(&t);
+    /* Checks the exit status, too. */
+    qtest_quit(t.from);
+    t.from = NULL;
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "source");
+    mux_end(&t, false);
+}
+
+/* The destination does not multiplex. */
+static void test_plain_destination(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, "");
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "destination");
+    mux_end_after_failure(&t);
+}
+
+/* The source does not multiplex. */
+static void test_plain_source(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, "");
+    wait_for_failure(&t);
+    mux_assert_error(t.to, "source");
+    mux_end_after_failure(&t);
+}
+
+void migration_test_add_mux_failure(MigrationTestEnv *env)
+{
+    mux_init(env);
+    migration_test_add("/migration/mux/fail/cancel/disks", test_cancel_disks);
+    migration_test_add("/migration/mux/fail/cancel/precopy",
+                       test_cancel_precopy);
+    migration_test_add("/migration/mux/fail/yank", test_yank);
+    migration_test_add("/migration/mux/fail/job-cancel", test_job_cancel);
+    migration_test_add("/migration/mux/fail/image-too-small",
+                       test_image_too_small);
+    migration_test_add("/migration/mux/fail/write-error", test_write_error);
+    migration_test_add("/migration/mux/fail/disk-not-listed",
+                       test_disk_not_listed);
+    migration_test_add("/migration/mux/fail/disk-not-sent",
+                       test_disk_not_sent);
+    migration_test_add("/migration/mux/fail/disk-written-when-complete",
+                       test_disk_written_when_complete);
+    migration_test_add("/migration/mux/fail/destination-quits",
+                       test_destination_quits);
+    migration_test_add("/migration/mux/fail/source-quits",
+                       test_source_quits);
+    migration_test_add("/migration/mux/fail/plain-destination",
+                       test_plain_destination);
+    migration_test_add("/migration/mux/fail/plain-source",
+                       test_plain_source);
+}

@@ -1,0 +1,334 @@
+/*
+ * QTest testcases for migration over a multiplexed connection that succeeds
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqtest.h"
+#include "migration/framework.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "migration/mux-util.h"
+#include "qemu/units.h"
+
+static char *tmpfs;
+
+/* --- RAM alone --- */
+
+static void *start_hook_mux(QTestState *from, QTestState *to)
+{
+    migrate_set_capability(from, "channel-mux", true);
+    migrate_set_capability(to, "channel-mux", true);
+
+    return NULL;
+}
+
+static void *start_hook_mux_inet(QTestState *from, QTestState *to)
+{
+    start_hook_mux(from, to);
+    migrate_incoming_qmp(to, "tcp:127.0.0.1:0", NULL, "{}");
+
+    return NULL;
+}
+
+static void *start_hook_mux_unix(QTestState *from, QTestState *to)
+{
+    g_autofree char *uri = g_strdup_printf("unix:%s/migsocket", tmpfs);
+
+    start_hook_mux(from, to);
+    migrate_incoming_qmp(to, uri, NULL, "{}");
+
+    return NULL;
+}
+
+static void *start_hook_mux_return_path(QTestState *from, QTestState *to)
+{
+    migrate_set_capability(from, "return-path", true);
+    migrate_set_capability(to, "return-path", true);
+
+    return start_hook_mux_inet(from, to);
+}
+
+/* Only `main`, with RAM in one direction, the return path in the other */
+static void assert_ram_streams(QTestState *from, QTestState *to,
+                               uint64_t min_return_path)
+{
+    g_assert_cmpuint(mux_num_streams(from), ==, 1);
+    g_assert_cmpuint(mux_num_streams(to), ==, 1);
+
+    for (unsigned i = 0; i < 2; i++) {
+        QDict *main = mux_query_stream(i ? to : from, "main");
+        const char *data = i ? "received" : "sent";
+        const char *back = i ? "sent" : "received";
+
+        g_test_message("%s: main %s sent %" PRId64 " received %" PRId64,
+                       i ? "to" : "from", qdict_get_str(main, "state"),
+                       qdict_get_int(main, "sent"),
+                       qdict_get_int(main, "received"));
+        g_assert_cmpstr(qdict_get_str(main, "state"), !=, "reset");
+        g_assert_cmpuint(qdict_get_int(main, data), >, MiB);
+        g_assert_cmpuint(qdict_get_int(main, back), >=, min_return_path);
+        qobject_unref(main);
+    }
+}
+
+static void end_hook_mux(QTestState *from, QTestState *to, void *opaque)
+{
+    assert_ram_streams(from, to, 0);
+}
+
+static void end_hook_mux_return_path(QTestState *from, QTestState *to,
+                                     void *opaque)
+{
+    assert_ram_streams(from, to, 1);
+}
+
+static void test_ram_inet(void)
+{
+    MigrateCommon args = {
+        .listen_uri = "defer",
+        .start_hook = start_hook_mux_inet,
+        .end_hook = end_hook_mux,
+        /* The guest writes to memory that was sent already. */
+        .live = true,
+    };
+
+    test_precopy_common(&args);
+}
+
+static void test_ram_unix(void)
+{
+    g_autofree char *uri = g_strdup_printf("unix:%s/migsocket", tmpfs);
+    MigrateCommon args = {
+        .listen_uri = "defer",
+        .connect_uri = uri,
+        .start_hook = start_hook_mux_unix,
+        .end_hook = end_hook_mux,
+    };
+
+    test_precopy_common(&args);
+}
+
+static void test_ram_channels(void)
+{
+    MigrateCommon args = {
+        .listen_uri = "defer",
+        .connect_channels =
+            "[ { 'channel-type': 'main',"
+            "    'addr': { 'transport': 'socket', 'type': 'inet',"
+            "              'host': '127.0.0.1', 'port': '0' } } ]",
+        .start_hook = start_hook_mux_inet,
+        .end_hook = end_hook_mux,
+    };
+
+    test_precopy_common(&args);
+}
+
+static void test_ram_return_path(void)
+{
+    MigrateCommon args = {
+        .listen_uri = "defer",
+        .start_hook = start_hook_mux_return_path,
+        .end_hook = end_hook_mux_return_path,
+        /* Requests and answers cross while RAM is being sent. */
+        .live = true,
+    };
+
+    test_precopy_common(&args);
+}
+
+/* --- RAM and disks --- */
+
+static void assert_disk_streams(MuxTest *t, const char *state)
+{
+    g_assert_cmpuint(mux_num_streams(t->from), ==, 1 + MUX_NUM_DISKS);
+    g_assert_cmpuint(mux_num_streams(t->to), ==, 1 + MUX_NUM_DISKS);
+    mux_assert_stream(t->from, "nbd-disk0", state, MiB, 1);
+    mux_assert_stream(t->from, "nbd-disk1", state, MiB, 1);
+    mux_assert_stream(t->to, "nbd-disk0", state, 1, MiB);
+    mux_assert_stream(t->to, "nbd-disk1", state, 1, MiB);
+}
+
+static void assert_done(MuxTest *t)
+{
+    assert_disk_streams(t, "finished");
+    mux_assert_no_jobs(t);
+    g_assert(!mux_is_running(t->from));
+}
+
+static void wait_for_running(QTestState *who)
+{
+    while (!mux_is_running(who)) {
+        usleep(1000);
+    }
+}
+
+/* The guest writes to memory and disks that were sent already. */
+static void migrate_live(MuxTest *t, const char *from_disks,
+                         const char *to_disks)
+{
+    migrate_ensure_non_converge(t->from);
+    migrate_prepare_for_dirty_mem(t->from);
+    mux_listen(t, to_disks);
+    mux_migrate(t, from_disks);
+
+    mux_wait_phase(t, "disks");
+    mux_write(t, 0, 0x30, 12 * MiB, 64 * KiB);
+    mux_wait_phase(t, "precopy");
+    mux_assert_jobs(t, "ready");
+    assert_disk_streams(t, "open");
+
+    mux_write(t, 0, 0x31, MiB / 2, MiB);
+    mux_write(t, 1, 0x32, 8 * MiB, 64 * KiB);
+    migrate_wait_for_dirty_mem(t->from, t->to);
+    mux_write(t, 1, 0x33, 8 * MiB + 512, 512);
+    mux_complete(t);
+}
+
+static void test_disks(bool inet)
+{
+    MuxTest t = { .inet = inet };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_live(&t, MUX_BOTH_DISKS, MUX_BOTH_DISKS);
+    assert_done(&t);
+    wait_for_running(t.to);
+    mux_end(&t, true);
+}
+
+static void test_disks_inet(void)
+{
+    test_disks(true);
+}
+
+static void test_disks_unix(void)
+{
+    test_disks(false);
+}
+
+static void test_disks_return_path(void)
+{
+    MuxTest t = { .inet = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "return-path", true);
+    migrate_set_capability(t.to, "return-path", true);
+    migrate_live(&t, MUX_BOTH_DISKS, MUX_BOTH_DISKS);
+    assert_done(&t);
+    mux_assert_stream(t.to, "main", "finished", 1, MiB);
+    wait_for_running(t.to);
+    mux_end(&t, true);
+}
+
+static void test_disks_other_node_name(void)
+{
+    MuxTest t = { .to_node = "elsewhere" };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_live(&t, MUX_BOTH_DISKS,
+                 MUX_DISK("'disk': 'disk0', 'node-name': 'elsewhere0'")
+                 MUX_DISK("'disk': 'disk1', 'node-name': 'elsewhere1'"));
+    assert_done(&t);
+    wait_for_running(t.to);
+    mux_end(&t, true);
+}
+
+static void test_disks_pause_before_switchover(void)
+{
+    MuxTest t = {};
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "pause-before-switchover", true);
+    migrate_ensure_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+
+    mux_wait_status(&t, "pre-switchover");
+    assert_done(&t);
+    mux_wait_phase(&t, "switchover");
+    g_assert(!mux_is_running(t.to));
+
+    migrate_continue(t.from, "pre-switchover");
+    mux_complete(&t);
+    assert_done(&t);
+    wait_for_running(t.to);
+    mux_end(&t, true);
+}
+
+static void test_disks_paused_guest(void)
+{
+    MuxTest t = {};
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    qtest_qmp_assert_success(t.from, "{ 'execute': 'stop' }");
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    assert_done(&t);
+    g_assert(!mux_is_running(t.to));
+    qtest_qmp_assert_success(t.to, "{ 'execute': 'cont' }");
+    wait_for_running(t.to);
+    mux_end(&t, true);
+}
+
+static void test_disks_job_complete_refused(void)
+{
+    MuxTest t = {};
+    QDict *err;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_ensure_non_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "precopy");
+
+    err = qtest_qmp_assert_failure_ref(
+        t.from, "{ 'execute': 'block-job-complete',"
+        "  'arguments': { 'device': 'nbd-disk0' } }");
+    g_assert_cmpstr(qdict_get_str(err, "desc"), ==,
+                    "Job 'nbd-disk0' cannot be completed: "
+                    "the migration that started it will end it");
+    qobject_unref(err);
+    mux_assert_jobs(&t, "ready");
+
+    mux_complete(&t);
+    assert_done(&t);
+    mux_end(&t, true);
+}
+
+void migration_test_add_mux(MigrationTestEnv *env)
+{
+    tmpfs = env->tmpfs;
+
+    mux_init(env);
+    migration_test_add("/migration/mux/ram/inet", test_ram_inet);
+    migration_test_add("/migration/mux/ram/unix", test_ram_unix);
+    migration_test_add("/migration/mux/ram/channels", test_ram_channels);
+    migration_test_add("/migration/mux/ram/return-path",
+                       test_ram_return_path);
+    migration_test_add("/migration/mux/disks/inet", test_disks_inet);
+    migration_test_add("/migration/mux/disks/unix", test_disks_unix);
+    migration_test_add("/migration/mux/disks/return-path",
+                       test_disks_return_path);
+    migration_test_add("/migration/mux/disks/other-node-name",
+                       test_disks_other_node_name);
+    migration_test_add("/migration/mux/disks/pause-before-switchover",
+                       test_disks_pause_before_switchover);
+    migration_test_add("/migration/mux/disks/paused-guest",
+                       test_disks_paused_guest);
+    migration_test_add("/migration/mux/disks/job-complete-refused",
+                       test_disks_job_complete_refused);
+}

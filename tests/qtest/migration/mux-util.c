@@ -1,0 +1,497 @@
+/*
+ * QTest helpers for migration over a multiplexed connection
+ *
+ * What a disk must contain is kept in a raw image of the test's own, which
+ * mux_write() writes to as well: two empty images are identical, too.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqtest.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "migration/mux-util.h"
+#include "qapi/error.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+#include "qobject/qstring.h"
+#include "qemu/units.h"
+
+#define WAIT_TIMEOUT_S 60
+
+static const char *const formats[MUX_NUM_DISKS] = { "raw", "qcow2" };
+static MigrationTestEnv *mux_env;
+
+void mux_init(MigrationTestEnv *env)
+{
+    mux_env = env;
+}
+
+/* --- images --- */
+
+static char *image_path(const char *side, unsigned disk)
+{
+    return g_strdup_printf("%s/%s-disk%u", mux_env->tmpfs, side, disk);
+}
+
+static void create_image(const char *side, unsigned disk, const char *format,
+                         unsigned size_mb)
+{
+    g_autofree char *path = image_path(side, disk);
+
+    g_assert(mkimg(path, format, size_mb));
+}
+
+static void create_images(const char *side, unsigned disk0_mb)
+{
+    create_image(side, 0, formats[0], disk0_mb);
+    create_image(side, 1, formats[1], MUX_DISK_SIZE_MB);
+}
+
+static void remove_files(void)
+{
+    static const char *const sides[] = { "src", "dst", "expected" };
+    static const char *const others[] = {
+        "src_serial", "dest_serial", "migsocket"
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(sides) * MUX_NUM_DISKS; i++) {
+        g_autofree char *path = image_path(sides[i / MUX_NUM_DISKS],
+                                           i % MUX_NUM_DISKS);
+
+        unlink(path);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        g_autofree char *path = g_strdup_printf("%s/%s", mux_env->tmpfs,
+                                                others[i]);
+
+        unlink(path);
+    }
+}
+
+static void write_expected(unsigned disk, uint8_t pattern, size_t offset,
+                           size_t len)
+{
+    g_autofree char *path = image_path("expected", disk);
+    g_autofree char *data = g_malloc(len);
+    int fd = open(path, O_WRONLY);
+
+    memset(data, pattern, len);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pwrite(fd, data, len, offset), ==, len);
+    close(fd);
+}
+
+static void assert_image_as_expected(const char *side, unsigned disk)
+{
+    g_autofree char *path = image_path(side, disk);
+    g_autofree char *expected = image_path("expected", disk);
+    const char *argv[] = {
+        getenv("QTEST_QEMU_IMG"), "compare", "-f", "raw", "-F", formats[disk],
+        expected, path, NULL
+    };
+    g_autofree char *out = NULL;
+    g_autofree char *err = NULL;
+    int status;
+
+    g_assert(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL,
+                          NULL, &out, &err, &status, NULL));
+    if (status) {
+        g_test_message("%s-disk%u: %s%s", side, disk, out, err);
+    }
+    g_assert_cmpint(status, ==, 0);
+}
+
+/* --- both sides --- */
+
+static char *disk_options(const char *side, unsigned disk, const char *node,
+                          const char *protocol)
+{
+    g_autofree char *path = image_path(side, disk);
+
+    return g_strdup_printf("-blockdev %s%s,node-name=file%u "
+                           "-blockdev driver=%s,file=file%u,node-name=%s%u "
+                           "-device virtio-blk,id=vd%u,drive=%s%u ",
+                           protocol, path, disk, formats[disk], disk, node,
+                           disk, disk, node, disk);
+}
+
+static char *side_options(const char *side, const char *node,
+                          const char *protocol0)
+{
+    const char *protocol = "driver=file,filename=";
+    g_autofree char *disk0 = disk_options(side, 0, node,
+                                          protocol0 ?: protocol);
+    g_autofree char *disk1 = disk_options(side, 1, node, protocol);
+    /* The guest's program is in the framework's own disk. */
+    const char *boot = mux_env->is_x86 ? "-global ide-hd.bootindex=1" : "";
+
+    return g_strdup_printf("%s%s%s", disk0, disk1, boot);
+}
+
+static int start_processes(MuxTest *t, bool only_target)
+{
+    g_autofree char *from = side_options("src", "disk", NULL);
+    g_autofree char *to = side_options("dst", t->to_node ?: "disk",
+                                       t->to_protocol);
+    MigrateStart start = {
+        .only_target = only_target,
+        .hide_stderr = t->keep_target,
+        .opts_source = from,
+        .opts_target = to,
+    };
+
+    return migrate_start(&t->from, &t->to, "defer", &start);
+}
+
+static QDict *query(QTestState *who, const char *command)
+{
+    QDict *rsp = qtest_qmp(who, "{ 'execute': %s }", command);
+
+    g_assert(qdict_haskey(rsp, "return"));
+    return rsp;
+}
+
+static char *query_nodes(QTestState *who)
+{
+    QDict *rsp = query(who, "query-named-block-nodes");
+    GString *names = g_string_new(NULL);
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+        QDict *node = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_string_append_printf(names, "%s ", qdict_get_str(node, "node-name"));
+    }
+    qobject_unref(rsp);
+    return g_string_free(names, false);
+}
+
+/* Returns 0 where this cannot be found out. */
+static unsigned count_fds(QTestState *who)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
+                                            (int)qtest_pid(who));
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    if (!dir) {
+        return 0;
+    }
+    while (g_dir_read_name(dir)) {
+        n++;
+    }
+    g_dir_close(dir);
+    return n;
+}
+
+bool mux_start(MuxTest *t)
+{
+    if (!have_qemu_img()) {
+        g_test_skip("QTEST_QEMU_IMG not set or qemu-img missing");
+        return false;
+    }
+
+    create_images("src", MUX_DISK_SIZE_MB);
+    create_images("dst", t->to_size_mb ?: MUX_DISK_SIZE_MB);
+    for (unsigned i = 0; i < MUX_NUM_DISKS; i++) {
+        create_image("expected", i, "raw", MUX_DISK_SIZE_MB);
+    }
+    if (start_processes(t, false)) {
+        remove_files();
+        return false;
+    }
+    wait_for_serial("src_serial");
+
+    mux_write(t, 0, 0x10, 0, MiB);
+    mux_write(t, 1, 0x11, 3 * MiB + 512, MiB);
+    t->nodes = query_nodes(t->from);
+    t->fds = count_fds(t->from);
+    return true;
+}
+
+void mux_end(MuxTest *t, bool moved)
+{
+    if (t->from && t->to) {
+        migrate_end(t->from, t->to, moved);
+    } else {
+        qtest_quit(t->from ?: t->to);
+    }
+    for (unsigned i = 0; moved && i < MUX_NUM_DISKS; i++) {
+        assert_image_as_expected("dst", i);
+    }
+    remove_files();
+    g_free(t->nodes);
+}
+
+void mux_replace_target(MuxTest *t)
+{
+    if (t->to) {
+        qtest_quit(t->to);
+    }
+    t->to_protocol = NULL;
+    create_images("dst", MUX_DISK_SIZE_MB);
+    g_assert_cmpint(start_processes(t, true), ==, 0);
+}
+
+void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
+               size_t len)
+{
+    g_autofree char *out = qtest_hmp(
+        t->from, "qemu-io -d /machine/peripheral/vd%u/virtio-backend "
+        "\"write -q -P %u %zu %zu\"", disk, pattern, offset, len);
+
+    g_assert_cmpstr(out, ==, "");
+    write_expected(disk, pattern, offset, len);
+}
+
+/* --- the commands --- */
+
+static QObject *channels(MuxTest *t, const char *disks)
+{
+    g_autofree char *addr = t->inet ?
+        g_strdup("'type': 'inet', 'host': '127.0.0.1', 'port': '0'") :
+        g_strdup_printf("'type': 'unix', 'path': '%s/migsocket'",
+                        mux_env->tmpfs);
+    g_autofree char *json = g_strdup_printf(
+        "[ { 'channel-type': 'main',"
+        "    'addr': { 'transport': 'socket', %s } }%s ]", addr, disks);
+
+    return qobject_from_json(json, &error_abort);
+}
+
+void mux_listen(MuxTest *t, const char *disks)
+{
+    migrate_incoming_qmp(t->to, NULL, channels(t, disks),
+                         "{ 'exit-on-error': %i }", !t->keep_target);
+}
+
+void mux_migrate(MuxTest *t, const char *disks)
+{
+    migrate_qmp(t->from, t->to, NULL, channels(t, disks), "{}");
+}
+
+/* --- waiting --- */
+
+/* The exports of a migration are reached by its streams only. */
+static void assert_no_export(QTestState *who)
+{
+    QDict *rsp = query(who, "query-block-exports");
+    QDict *err;
+
+    g_assert(qlist_empty(qdict_get_qlist(rsp, "return")));
+    qobject_unref(rsp);
+
+    err = qtest_qmp_assert_failure_ref(who,
+                                       "{ 'execute': 'nbd-server-stop' }");
+    g_assert_cmpstr(qdict_get_str(err, "desc"), ==, "NBD server not running");
+    qobject_unref(err);
+}
+
+/* Wait until member @key of @who's query-migrate is @value. */
+static void wait_for(MuxTest *t, QTestState *who, const char *key,
+                     const char *value)
+{
+    bool found = false;
+
+    g_test_timer_start();
+    while (!found) {
+        QDict *info = migrate_query(who);
+        const char *status = qdict_get_try_str(info, "status");
+
+        found = !g_strcmp0(qdict_get_try_str(info, key), value);
+        if (!found && !g_strcmp0(status, "failed")) {
+            g_test_message("%s", qdict_get_try_str(info, "error-desc"));
+            g_assert_cmpstr(status, ==, value);
+        }
+        qobject_unref(info);
+        if (t->to) {
+            assert_no_export(t->to);
+        }
+        usleep(5000);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+    }
+}
+
+void mux_wait_status(MuxTest *t, const char *status)
+{
+    wait_for(t, t->from, "status", status);
+}
+
+void mux_wait_phase(MuxTest *t, const char *phase)
+{
+    wait_for(t, t->from, "phase", phase);
+}
+
+void mux_wait_target_status(MuxTest *t, const char *status)
+{
+    wait_for(t, t->to, "status", status);
+}
+
+void mux_complete(MuxTest *t)
+{
+    migrate_ensure_converge(t->from);
+    mux_wait_status(t, "completed");
+    mux_wait_target_status(t, "completed");
+}
+
+bool mux_is_running(QTestState *who)
+{
+    QDict *rsp = qtest_qmp_assert_success_ref(who,
+                                              "{ 'execute': 'query-status' }");
+    bool running = qdict_get_bool(rsp, "running");
+
+    qobject_unref(rsp);
+    return running;
+}
+
+/* --- what the sides report --- */
+
+void mux_assert_error_has(QTestState *who, const char *const *texts)
+{
+    QDict *info = migrate_query(who);
+    const char *desc = qdict_get_try_str(info, "error-desc");
+
+    g_test_message("error-desc: %s", desc);
+    g_assert(desc);
+    for (; *texts; texts++) {
+        const char *found = strstr(desc, *texts);
+
+        if (!found) {
+            g_test_message("expected in it: %s", *texts);
+        }
+        g_assert(found);
+        /* A cause that is given twice was reported by two. */
+        g_assert(!strstr(found + 1, *texts));
+    }
+    qobject_unref(info);
+}
+
+static QList *get_streams(QDict *info)
+{
+    g_assert(qdict_haskey(info, "phase"));
+    g_assert(qdict_haskey(info, "streams"));
+    return qdict_get_qlist(info, "streams");
+}
+
+QDict *mux_query_stream(QTestState *who, const char *name)
+{
+    QDict *info = migrate_query(who);
+    QDict *found = NULL;
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(get_streams(info), entry) {
+        QDict *stream = qobject_to(QDict, qlist_entry_obj(entry));
+
+        if (g_str_equal(qdict_get_str(stream, "name"), name)) {
+            g_assert(!found);
+            found = qobject_ref(stream);
+        }
+    }
+    g_assert(found);
+    qobject_unref(info);
+    return found;
+}
+
+size_t mux_num_streams(QTestState *who)
+{
+    QDict *info = migrate_query(who);
+    size_t n = qlist_size(get_streams(info));
+
+    qobject_unref(info);
+    return n;
+}
+
+void mux_assert_stream(QTestState *who, const char *name, const char *state,
+                       uint64_t min_sent, uint64_t min_received)
+{
+    QDict *stream = mux_query_stream(who, name);
+
+    g_test_message("%s %s sent %" PRId64 " received %" PRId64,
+                   name, qdict_get_str(stream, "state"),
+                   qdict_get_int(stream, "sent"),
+                   qdict_get_int(stream, "received"));
+    g_assert_cmpstr(qdict_get_str(stream, "state"), ==, state);
+    g_assert_cmpuint(qdict_get_int(stream, "sent"), >=, min_sent);
+    g_assert_cmpuint(qdict_get_int(stream, "received"), >=, min_received);
+    qobject_unref(stream);
+}
+
+void mux_assert_jobs(MuxTest *t, const char *status)
+{
+    QDict *rsp = query(t->from, "query-jobs");
+    QList *jobs = qdict_get_qlist(rsp, "return");
+    QListEntry *entry;
+
+    g_assert_cmpuint(qlist_size(jobs), ==, MUX_NUM_DISKS);
+    QLIST_FOREACH_ENTRY(jobs, entry) {
+        QDict *job = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *id = qdict_get_str(job, "id");
+
+        g_assert(g_str_equal(id, "nbd-disk0") || g_str_equal(id, "nbd-disk1"));
+        g_assert_cmpstr(qdict_get_str(job, "status"), ==, status);
+    }
+    qobject_unref(rsp);
+}
+
+void mux_assert_no_jobs(MuxTest *t)
+{
+    QDict *rsp = query(t->from, "query-jobs");
+    g_autofree char *nodes = query_nodes(t->from);
+
+    g_assert(qlist_empty(qdict_get_qlist(rsp, "return")));
+    g_assert_cmpstr(nodes, ==, t->nodes);
+    qobject_unref(rsp);
+}
+
+/* --- after a failure --- */
+
+static bool has_yank_instance(QTestState *who)
+{
+    QDict *rsp = query(who, "query-yank");
+    bool found = false;
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+        QDict *instance = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *type = qdict_get_str(instance, "type");
+
+        found |= g_str_equal(type, "migration") ||
+                 g_str_equal(type, "block-node");
+    }
+    qobject_unref(rsp);
+    return found;
+}
+
+/* The status is set a little before the rest is cleaned up. */
+static void wait_for_cleanup(MuxTest *t)
+{
+    g_test_timer_start();
+    while (has_yank_instance(t->from) || count_fds(t->from) > t->fds) {
+        usleep(10 * 1000);
+        if (g_test_timer_elapsed() > 10) {
+            g_test_message("descriptors: %u before, %u now", t->fds,
+                           count_fds(t->from));
+            g_assert(!has_yank_instance(t->from));
+            g_assert_cmpuint(count_fds(t->from), <=, t->fds);
+        }
+    }
+}
+
+void mux_end_after_failure(MuxTest *t)
+{
+    g_assert(mux_is_running(t->from));
+    wait_for_cleanup(t);
+    mux_assert_no_jobs(t);
+
+    mux_replace_target(t);
+    mux_listen(t, MUX_BOTH_DISKS);
+    /* The guest, its disks included, really goes on. */
+    mux_write(t, 0, 0x20, MiB / 2, MiB);
+    mux_write(t, 1, 0x21, 0, 64 * KiB);
+    migrate_ensure_converge(t->from);
+    mux_migrate(t, MUX_BOTH_DISKS);
+    mux_complete(t);
+    mux_end(t, true);
+}

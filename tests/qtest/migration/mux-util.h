@@ -1,0 +1,116 @@
+/*
+ * QTest helpers for migration over a multiplexed connection
+ *
+ * A MuxTest is a source and a destination with two disks each, disk0 (raw) and
+ * disk1 (qcow2), and what must be found in these disks at the end.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MUX_UTIL_H
+#define MUX_UTIL_H
+
+#include "libqtest.h"
+#include "migration/framework.h"
+#include "qobject/qdict.h"
+
+#define MUX_NUM_DISKS 2
+#define MUX_DISK_SIZE_MB 16
+
+/* For mux_listen() and mux_migrate() */
+#define MUX_DISK(members) ", { 'channel-type': 'nbd', " members " }"
+#define MUX_DISK0 MUX_DISK("'disk': 'disk0'")
+#define MUX_DISK1 MUX_DISK("'disk': 'disk1'")
+#define MUX_BOTH_DISKS MUX_DISK0 MUX_DISK1
+
+typedef struct MuxTest {
+    /* What the test chooses before mux_start(); each has a default */
+    bool inet;                  /* not a unix socket */
+    const char *to_node;        /* start of node names there: "disk" */
+    const char *to_protocol;    /* below disk0 there, without the path */
+    unsigned to_size_mb;        /* of disk0 there: MUX_DISK_SIZE_MB */
+    bool keep_target;           /* the destination survives its failure */
+
+    /* Filled in */
+    QTestState *from;
+    QTestState *to;
+    char *nodes;                /* the source's block nodes */
+    unsigned fds;               /* its open descriptors */
+} MuxTest;
+
+/* Call once, before anything else. */
+void mux_init(MigrationTestEnv *env);
+
+/*
+ * Create the images, start both sides, wait for the source's guest to run, and
+ * write 1 MiB to either disk.  Returns false, with the test marked as skipped,
+ * if that is not possible here.
+ */
+bool mux_start(MuxTest *t);
+
+/*
+ * Quit both sides, or the one that is left.  @moved: the guest runs at the
+ * destination, its memory must be consistent, and the images there must have
+ * the content that was written.
+ */
+void mux_end(MuxTest *t, bool moved);
+
+/* Replace the destination by a new one, with images of full size. */
+void mux_replace_target(MuxTest *t);
+
+/* Write to a disk at the source, in bytes, as its device does it. */
+void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
+               size_t len);
+
+/* Execute migrate-incoming for RAM and @disks, which may be "". */
+void mux_listen(MuxTest *t, const char *disks);
+
+/* Execute migrate for RAM and @disks, which may be "". */
+void mux_migrate(MuxTest *t, const char *disks);
+
+/*
+ * Wait until the source's migration is in this status or phase.  It must not
+ * fail, unless that is waited for; no export can be seen at the destination.
+ */
+void mux_wait_status(MuxTest *t, const char *status);
+void mux_wait_phase(MuxTest *t, const char *phase);
+
+/* Wait until the destination's incoming migration is in this status. */
+void mux_wait_target_status(MuxTest *t, const char *status);
+
+/* Let the migration converge, and wait until both sides have completed. */
+void mux_complete(MuxTest *t);
+
+/* Is the guest running? */
+bool mux_is_running(QTestState *who);
+
+/* Wait until the migration's error has been reported with all these texts. */
+#define mux_assert_error(who, ...) \
+    mux_assert_error_has(who, (const char *const[]) { __VA_ARGS__, NULL })
+void mux_assert_error_has(QTestState *who, const char *const *texts);
+
+/*
+ * Returns: what query-migrate of @who says about stream @name; to be freed
+ * with qobject_unref()
+ */
+QDict *mux_query_stream(QTestState *who, const char *name);
+void mux_assert_stream(QTestState *who, const char *name, const char *state,
+                       uint64_t min_sent, uint64_t min_received);
+
+/* Returns: the number of streams in query-migrate of @who */
+size_t mux_num_streams(QTestState *who);
+
+/* The jobs of both disks exist, and are in this state. */
+void mux_assert_jobs(MuxTest *t, const char *status);
+
+/* No job or block node is left of the migration. */
+void mux_assert_no_jobs(MuxTest *t);
+
+/*
+ * The migration failed: the guest goes on at the source, with its disks and
+ * nothing else, and the next migration to another destination succeeds.  Ends
+ * the test.
+ */
+void mux_end_after_failure(MuxTest *t);
+
+#endif
