@@ -187,7 +187,8 @@ BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
                                         const NBDExportInfo *info,
                                         const char *node_name, Error **errp)
 {
-    g_autofree char *id = g_strdup_printf("%p", ioc);
+    static unsigned int serial;
+    g_autofree char *id = g_strdup_printf("connection%u", serial++);
     BlockDriverState *bs;
     QDict *options;
 

@@ -223,10 +223,12 @@ static void test_release_delivers(void)
     mux_session_close(p->src.session, NULL, CLOSE_MS);
     reader = reader_new(b, 3, 1000);
     worker_join_ok(reader, 100 * KiB);
+    g_assert(!p->src.ended);
+    object_unref(OBJECT(b));
+    g_ptr_array_set_size(p->dst.streams, 0);
     WAIT_FOR(p->src.ended && p->dst.ended);
     g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
-    object_unref(OBJECT(b));
     pair_free(p);
 }
 
@@ -246,10 +248,14 @@ static void test_close_flushes(void)
     len = qio_channel_write(a, (char *)buf, 150 * KiB, &error_abort);
     g_assert_cmpint(len, >, 8192);
     reader = reader_new(b, 1, 1000);
-    mux_session_close_wait(p->src.session, NULL, CLOSE_MS);
+    object_unref(OBJECT(a));
+    mux_session_close(p->src.session, NULL, CLOSE_MS);
     worker_join_ok(reader, len);
+    object_unref(OBJECT(b));
+    g_ptr_array_set_size(p->dst.streams, 0);
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
-    streams_free(a, b);
     pair_free(p);
 }
 

@@ -133,13 +133,14 @@ static void test_tls_close(void)
     reader = reader_new(b, 1, 1000);
     writer = writer_new(a, 1, 50 * KiB, 1000);
     worker_join_ok(writer, 50 * KiB);
-    mux_session_close_wait(p->src.session, NULL, CLOSE_MS);
+    object_unref(OBJECT(a));
     worker_join_ok(reader, 50 * KiB);
+    object_unref(OBJECT(b));
+    g_ptr_array_set_size(p->dst.streams, 0);
+    mux_session_close_wait(p->src.session, NULL, CLOSE_MS);
     WAIT_FOR(p->src.ended && p->dst.ended);
     g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
-    object_unref(OBJECT(a));
-    object_unref(OBJECT(b));
     pair_free(p);
 }
 

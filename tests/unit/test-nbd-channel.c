@@ -129,7 +129,7 @@ static void test_io(void)
     bdrv_graph_rdlock_main_loop();
     bdrv_refresh_filename(blk_bs(blk));
     bdrv_graph_rdunlock_main_loop();
-    g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"channel\": \"client\""));
+    g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"channel\": \"conn"));
     do_io(blk);
 
     blk_unref(blk);
