@@ -33,8 +33,9 @@ typedef enum DiskCopyState {
 } DiskCopyState;
 
 struct DiskCopy {
-    unsigned refcount;      /* the owner's, and one of each pending event */
+    unsigned refcount;      /* atomic: the owner's, one of each pending event */
     bool freed;             /* the owner let go: no callback any more */
+    bool starting;          /* events may run while node and job are made */
     DiskCopyState state;
 
     char *disk;
@@ -61,13 +62,13 @@ struct DiskCopy {
 
 static DiskCopy *disk_copy_ref(DiskCopy *d)
 {
-    d->refcount++;
+    qatomic_inc(&d->refcount);
     return d;
 }
 
 static void disk_copy_unref(DiskCopy *d)
 {
-    if (--d->refcount) {
+    if (qatomic_fetch_dec(&d->refcount) > 1) {
         return;
     }
     qemu_mutex_destroy(&d->job_lock);
@@ -161,6 +162,46 @@ static void disk_copy_release_target(DiskCopy *d)
     }
 }
 
+/*
+ * Has the mirror come to an end of its own?  Then it may be halfway through its
+ * finalization (which polls), and must be left alone; its last event follows.
+ */
+static bool disk_copy_job_over(DiskCopy *d)
+{
+    JOB_LOCK_GUARD();
+    return job_is_completed_locked(d->job);
+}
+
+/* Let go of all that @d holds; ends the job.  Events may run meanwhile. */
+static void disk_copy_release(DiskCopy *d)
+{
+    if (d->job) {
+        Job *job = d->job;
+        bool over = disk_copy_job_over(d);
+
+        WITH_JOB_LOCK_GUARD() {
+            job_ref_locked(job);
+        }
+        disk_copy_release_job(d);
+        if (!over) {
+            job_cancel_sync(job, true);
+        }
+        WITH_JOB_LOCK_GUARD() {
+            job_unref_locked(job);
+        }
+    }
+    disk_copy_release_target(d);
+    if (d->bitmap) {
+        bdrv_release_dirty_bitmap(d->bitmap);
+    }
+    if (d->bs) {
+        bdrv_unref(d->bs);
+    }
+    if (d->ioc) {
+        object_unref(OBJECT(d->ioc));
+    }
+}
+
 static void disk_copy_job_ended(DiskCopy *d)
 {
     Error *err = NULL;
@@ -209,7 +250,7 @@ static void disk_copy_schedule_job_event(DiskCopy *d)
                             disk_copy_ref(d));
 }
 
-/* The notifiers are called with the job lock held. */
+/* The notifiers are called with the job lock held, on_ready in any thread. */
 static void disk_copy_on_ready(Notifier *n, void *data)
 {
     disk_copy_schedule_job_event(container_of(n, DiskCopy, on_ready));
@@ -299,6 +340,13 @@ static bool disk_copy_check_size(DiskCopy *d, const NBDExportInfo *info,
     return true;
 }
 
+static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
+                                  Error **errp)
+{
+    d->target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info, NULL, errp);
+    return d->target;
+}
+
 static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
                                  const Error *err)
 {
@@ -314,13 +362,16 @@ static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
         disk_copy_fail(d, local_err);
         goto out;
     }
-    if (disk_copy_check_size(d, info, &local_err)) {
-        d->target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info, NULL,
-                                          &local_err);
-    }
+    d->starting = true;
     disk_copy_set_state(d, DISK_COPY_FIRST_PASS);
-    if (!d->target || !disk_copy_start_mirror(d, &local_err)) {
+    if (!disk_copy_check_size(d, info, &local_err) ||
+        !disk_copy_open_target(d, info, &local_err) ||
+        !disk_copy_start_mirror(d, &local_err)) {
         disk_copy_fail(d, local_err);
+    }
+    d->starting = false;
+    if (d->freed) {
+        disk_copy_release(d);
     }
 out:
     disk_copy_unref(d);
@@ -347,6 +398,9 @@ void disk_copy_stream_changed(DiskCopy *d)
 {
     Error *err = NULL;
 
+    if (d->freed) {
+        return;
+    }
     if (d->state == DISK_COPY_CLOSING &&
         qio_channel_mux_fin_acked(d->ioc)) {
         disk_copy_set_state(d, DISK_COPY_COMPLETED);
@@ -389,7 +443,7 @@ void disk_copy_converge(DiskCopy *d)
     };
     Coroutine *co;
 
-    if (d->state != DISK_COPY_IN_STEP) {
+    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
         return;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -397,7 +451,8 @@ void disk_copy_converge(DiskCopy *d)
                                 &error_abort);
     }
     co = qemu_coroutine_create(disk_copy_flush_co, disk_copy_ref(d));
-    aio_co_enter(bdrv_get_aio_context(d->target), co);
+    /* Here, not in the node's AioContext, so that @target is in use at once */
+    qemu_coroutine_enter(co);
 }
 
 bool disk_copy_converged(DiskCopy *d)
@@ -424,7 +479,7 @@ void disk_copy_complete(DiskCopy *d)
 {
     Error *err = NULL;
 
-    if (d->state != DISK_COPY_IN_STEP) {
+    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
         return;
     }
     disk_copy_set_state(d, DISK_COPY_COMPLETING);
@@ -456,29 +511,9 @@ void disk_copy_free(DiskCopy *d, const Error *why)
     if (d->ioc && d->state != DISK_COPY_COMPLETED) {
         qio_channel_mux_abort(d->ioc, why);
     }
-    if (d->job) {
-        Job *job = d->job;
-
-        WITH_JOB_LOCK_GUARD() {
-            job_ref_locked(job);
-        }
-        disk_copy_release_job(d);
-        if (!d->job_ended) {
-            job_cancel_sync(job, true);
-        }
-        WITH_JOB_LOCK_GUARD() {
-            job_unref_locked(job);
-        }
-    }
-    disk_copy_release_target(d);
-    if (d->bitmap) {
-        bdrv_release_dirty_bitmap(d->bitmap);
-    }
-    if (d->bs) {
-        bdrv_unref(d->bs);
-    }
-    if (d->ioc) {
-        object_unref(OBJECT(d->ioc));
+    /* Else the stream's end makes disk_copy_negotiated() get to it soon. */
+    if (!d->starting) {
+        disk_copy_release(d);
     }
     disk_copy_unref(d);
 }

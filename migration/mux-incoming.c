@@ -64,6 +64,15 @@ static void mux_incoming_yank(void *opaque)
 
 /* --- failure --- */
 
+/*
+ * Is the incoming migration's coroutine in charge?  With multifd it starts when
+ * all channels are there, some time after `main`.
+ */
+static bool mux_incoming_loading(MuxIncoming *m)
+{
+    return m->mis->state != MIGRATION_STATUS_SETUP;
+}
+
 /* Nothing was loaded yet: finish the incoming migration here. */
 static void mux_incoming_give_up(MuxIncoming *m)
 {
@@ -85,7 +94,7 @@ static void mux_incoming_fail(MuxIncoming *m, const Error *err)
         return;
     }
     m->err = error_copy(err);
-    if (m->mis->from_src_file) {
+    if (mux_incoming_loading(m)) {
         /* Ends the loading, which reports m->err. */
         qio_channel_mux_abort(m->main, err);
     } else {
@@ -234,7 +243,7 @@ static void mux_incoming_ended(MuxSession *session, const Error *err,
     g_autoptr(Error) early = NULL;
 
     /* What `main` has received is loaded before it sees the end. */
-    if (m->mis->from_src_file) {
+    if (mux_incoming_loading(m)) {
         return;
     }
     if (!err) {
@@ -360,6 +369,23 @@ void migration_mux_incoming_info(MigrationIncomingState *mis,
 }
 
 /* --- the end --- */
+
+void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
+{
+    MuxIncoming *m = mis->mux;
+    g_autoptr(Error) why = NULL;
+
+    if (!m) {
+        return;
+    }
+    error_setg(&why, "the destination was shut down");
+    mux_session_detach(m->session);
+    while (m->disks->len) {
+        disk_receive_free(g_ptr_array_remove_index(m->disks,
+                                                   m->disks->len - 1), why);
+    }
+    mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
+}
 
 void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
 {

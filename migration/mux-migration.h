@@ -20,6 +20,11 @@ typedef struct MigrationIncomingState MigrationIncomingState;
 
 /* Milliseconds that what is queued may take to go out when a side lets go. */
 #define MIGRATION_MUX_LINGER_MS 5000
+/*
+ * The same after success, in the background: what a slow network still holds
+ * is the guest, and lost if the connection is cut.
+ */
+#define MIGRATION_MUX_DONE_MS 60000
 
 /*
  * --- source ---
@@ -66,6 +71,12 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp);
 bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
 
 /*
+ * The switchover failed in the migration thread, maybe before the main loop
+ * could hear why: record what the streams know, as the first cause.
+ */
+void migration_mux_completion_failed(MigrationState *s);
+
+/*
  * The migration has ended: with success, or else streams are reset, mirrors
  * cancelled.  The connection closes in the background.  Main loop.
  */
@@ -95,6 +106,9 @@ bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp);
  * where it knows better, and tell the source, before this process exits.
  */
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
+
+/* The process is about to exit: the disks' failure must not make it exit(). */
+void migration_mux_incoming_shutdown(MigrationIncomingState *mis);
 
 /* The incoming migration has ended, well or not.  Main loop. */
 void migration_mux_incoming_cleanup(MigrationIncomingState *mis);

@@ -118,7 +118,9 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
     qio_channel_mux_abort(m->main, cause);
     qemu_event_set(&m->completed);
     if (!mux_outgoing_has_thread(m)) {
-        migration_bh_schedule(mux_outgoing_finish_bh, mux_outgoing_ref(m));
+        /* Not in a nested aio_poll(): the finish changes the block graph */
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_outgoing_finish_bh, mux_outgoing_ref(m));
     }
 }
 
@@ -231,7 +233,10 @@ static void mux_outgoing_main_changed(MuxOutgoing *m)
 
     if (qio_channel_mux_state(m->main) == MUX_STREAM_RESET) {
         err = qio_channel_mux_get_error(m->main);
-        mux_outgoing_fail(m, err);
+        if (err) {
+            mux_outgoing_fail(m, err);
+        }
+        /* Else the connection ended in good order: mux_outgoing_ended(). */
     } else if (m->phase == MIGRATION_PHASE_CONNECT &&
                qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_outgoing_main_open(m);
@@ -281,7 +286,9 @@ static const MuxSessionOps mux_outgoing_ops = {
     .ended = mux_outgoing_ended,
 };
 
-static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc)
+/* Returns NULL with @errp set if the connection is lost already. */
+static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
+                                     Error **errp)
 {
     MuxOutgoing *m = g_new0(MuxOutgoing, 1);
 
@@ -292,14 +299,22 @@ static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc)
     qemu_mutex_init(&m->lock);
     qemu_event_init(&m->completed, false);
     m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_outgoing_ops, m);
+    m->main = mux_session_open(m->session, "main", errp);
+    if (!m->main) {
+        mux_session_detach(m->session);
+        mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
+        mux_session_unref(m->session);
+        mux_outgoing_unref(m);
+        return NULL;
+    }
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_outgoing_yank,
                            m->session);
-    m->main = mux_session_open(m->session, "main", &error_abort);
     return m;
 }
 
 void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
 {
+    g_autoptr(Error) err = NULL;
     QEMUFile *f;
 
     if (s->state != MIGRATION_STATUS_SETUP) {
@@ -309,7 +324,11 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
     }
 
     g_clear_pointer(&s->mux_streams, qapi_free_MigrationStreamInfoList);
-    s->mux = mux_outgoing_new(s, ioc);
+    s->mux = mux_outgoing_new(s, ioc, &err);
+    if (!s->mux) {
+        migration_connect(s, err);
+        return;
+    }
     f = qemu_file_new_output(QIO_CHANNEL(s->mux->main));
     migration_ioc_register_yank(QIO_CHANNEL(s->mux->main));
     WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
@@ -425,12 +444,33 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
 
     for (guint i = 0; m && i < m->disks->len; i++) {
         if (!disk_copy_untouched(g_ptr_array_index(m->disks, i), &err)) {
-            migrate_set_error(s, err);
+            mux_outgoing_fail(m, err);
             error_propagate(errp, err);
             return false;
         }
     }
     return true;
+}
+
+void migration_mux_completion_failed(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    g_autoptr(Error) err = NULL;
+
+    if (!m || s->state == MIGRATION_STATUS_CANCELLING) {
+        return;
+    }
+    err = qio_channel_mux_get_error(m->main);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        for (guint i = 0; !err && i < m->disks->len; i++) {
+            DiskCopy *d = g_ptr_array_index(m->disks, i);
+
+            err = qio_channel_mux_get_error(disk_copy_stream(d));
+        }
+    }
+    if (err) {
+        migrate_set_error(s, err);
+    }
 }
 
 /* --- query --- */
@@ -506,6 +546,8 @@ void migration_mux_cleanup(MigrationState *s)
         return;
     }
     mux_outgoing_set_phase(m, MIGRATION_PHASE_DONE);
+    /* What the disks may tell while the polls below wait for them is late */
+    qatomic_set(&m->failed, true);
     s->mux_streams = mux_outgoing_streams(m);
     mux_session_detach(m->session);
     if (!ok && !m->cause) {
@@ -517,7 +559,7 @@ void migration_mux_cleanup(MigrationState *s)
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_outgoing_yank,
                              m->session);
     mux_session_close(m->session, ok ? NULL : m->cause,
-                      MIGRATION_MUX_LINGER_MS);
+                      ok ? MIGRATION_MUX_DONE_MS : MIGRATION_MUX_LINGER_MS);
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
     mux_outgoing_unref(m);
@@ -526,13 +568,21 @@ void migration_mux_cleanup(MigrationState *s)
 void migration_mux_shutdown(MigrationState *s)
 {
     MuxOutgoing *m = s->mux;
+    MuxSession *session;
 
     if (!m) {
         return;
     }
-    /* The main loop runs no more: let go of what the block layer holds. */
-    mux_session_detach(m->session);
+    /*
+     * The main loop runs no more: let go of what the block layer holds.  To
+     * wait for the jobs may run migration_cleanup().
+     */
+    mux_outgoing_ref(m);
+    session = mux_session_ref(m->session);
+    mux_session_detach(session);
     mux_outgoing_free_disks(m);
-    mux_session_close_wait(m->session, m->cause, MIGRATION_MUX_LINGER_MS);
+    mux_session_close_wait(session, m->cause, MIGRATION_MUX_LINGER_MS);
+    mux_session_unref(session);
+    mux_outgoing_unref(m);
 }
 
