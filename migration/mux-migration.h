@@ -77,6 +77,12 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
 void migration_mux_completion_failed(MigrationState *s);
 
 /*
+ * The migration is over, its streams are about to be closed: see that the
+ * destination hears of a failure before it sees their end.  Main loop.
+ */
+void migration_mux_ending(MigrationState *s);
+
+/*
  * The migration has ended: with success, or else streams are reset, mirrors
  * cancelled.  The connection closes in the background.  Main loop.
  */

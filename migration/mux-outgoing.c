@@ -35,11 +35,15 @@
 #include "trace.h"
 #include "yank_functions.h"
 
+/* How often the migration thread looks whether the disks are level */
+#define MUX_OUTGOING_POLL_US 1000
+
 typedef struct MuxOutgoing {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
     bool failed;                /* atomic; the cause is in s->error */
+    bool exiting;               /* the process: @s may be gone before a BH */
     Error *cause;               /* what the destination is told */
     MuxSession *session;
     QIOChannelMux *main;
@@ -47,6 +51,11 @@ typedef struct MuxOutgoing {
                                 /* uses them without the BQL */
     GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
+    /*
+     * Bytes that fit into the downtime limit, as measured when RAM got there:
+     * once RAM has little to send, the measured bandwidth falls.
+     */
+    uint64_t budget;
     unsigned pending;           /* disks not ready, later: not completed */
     QemuEvent completed;        /* all disks are, or the migration failed */
 } MuxOutgoing;
@@ -94,7 +103,7 @@ static void mux_outgoing_finish_bh(void *opaque)
     MuxOutgoing *m = opaque;
     MigrationState *s = m->s;
 
-    if (s->mux == m) {
+    if (!m->exiting && s->mux == m) {
         if (s->state != MIGRATION_STATUS_CANCELLING) {
             migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
         }
@@ -394,6 +403,7 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
         return true;
     }
     if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
+        m->budget = s->threshold_size;
         mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_outgoing_converge_bh, mux_outgoing_ref(m));
@@ -401,7 +411,11 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
     }
     pending = mux_outgoing_disks_pending(m, &converged);
     trace_migration_mux_can_switchover(ram_pending, pending, converged);
-    return converged && (!pending || ram_pending + pending < s->threshold_size);
+    if (converged && (!pending || ram_pending + pending < m->budget)) {
+        return true;
+    }
+    g_usleep(MUX_OUTGOING_POLL_US);
+    return false;
 }
 
 static void mux_outgoing_complete_bh(void *opaque)
@@ -537,10 +551,25 @@ static void mux_outgoing_free_disks(MuxOutgoing *m)
     }
 }
 
+void migration_mux_ending(MigrationState *s)
+{
+    g_autoptr(Error) cause = NULL;
+
+    if (!s->mux || s->state == MIGRATION_STATUS_COMPLETED) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+        cause = s->error ? error_copy(s->error) : NULL;
+    }
+    if (!cause) {
+        error_setg(&cause, "the migration failed at the source");
+    }
+    mux_outgoing_abort(s->mux, cause);
+}
+
 void migration_mux_cleanup(MigrationState *s)
 {
     MuxOutgoing *m = g_steal_pointer(&s->mux);
-    bool ok = s->state == MIGRATION_STATUS_COMPLETED;
 
     if (!m) {
         return;
@@ -550,16 +579,11 @@ void migration_mux_cleanup(MigrationState *s)
     qatomic_set(&m->failed, true);
     s->mux_streams = mux_outgoing_streams(m);
     mux_session_detach(m->session);
-    if (!ok && !m->cause) {
-        WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-            m->cause = s->error ? error_copy(s->error) : NULL;
-        }
-    }
     mux_outgoing_free_disks(m);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_outgoing_yank,
                              m->session);
-    mux_session_close(m->session, ok ? NULL : m->cause,
-                      ok ? MIGRATION_MUX_DONE_MS : MIGRATION_MUX_LINGER_MS);
+    mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
+                                                       MIGRATION_MUX_DONE_MS);
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
     mux_outgoing_unref(m);
@@ -583,6 +607,7 @@ void migration_mux_shutdown(MigrationState *s)
     mux_outgoing_free_disks(m);
     mux_session_close_wait(session, m->cause, MIGRATION_MUX_LINGER_MS);
     mux_session_unref(session);
+    m->exiting = true;
     mux_outgoing_unref(m);
 }
 

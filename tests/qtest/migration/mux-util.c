@@ -418,6 +418,20 @@ void mux_assert_stream(QTestState *who, const char *name, const char *state,
     qobject_unref(stream);
 }
 
+void mux_wait_jobs(MuxTest *t)
+{
+    size_t n;
+
+    g_test_timer_start();
+    do {
+        QDict *rsp = query(t->from, "query-jobs");
+
+        n = qlist_size(qdict_get_qlist(rsp, "return"));
+        qobject_unref(rsp);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+    } while (n < MUX_NUM_DISKS);
+}
+
 void mux_assert_jobs(MuxTest *t, const char *status)
 {
     QDict *rsp = query(t->from, "query-jobs");

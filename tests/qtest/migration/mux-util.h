@@ -100,6 +100,9 @@ void mux_assert_stream(QTestState *who, const char *name, const char *state,
 /* Returns: the number of streams in query-migrate of @who */
 size_t mux_num_streams(QTestState *who);
 
+/* Wait until the jobs of both disks exist. */
+void mux_wait_jobs(MuxTest *t);
+
 /* The jobs of both disks exist, and are in this state. */
 void mux_assert_jobs(MuxTest *t, const char *status);
 
