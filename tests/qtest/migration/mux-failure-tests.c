@@ -240,7 +240,7 @@ static void test_source_quits(void)
     qtest_quit(t.from);
     t.from = NULL;
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "source");
+    mux_assert_error(t.to, "cancelled at the source");
     mux_end(&t, false);
 }
 
