@@ -68,7 +68,7 @@ static void test_cancel_disks(void)
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "cancelled at the source");
+    mux_assert_error(t.to, "the migration was cancelled at the source");
     mux_end_after_failure(&t);
 }
 
@@ -83,7 +83,7 @@ static void test_cancel_precopy(void)
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "cancelled at the source");
+    mux_assert_error(t.to, "the migration was cancelled at the source");
     mux_end_after_failure(&t);
 }
 
@@ -240,7 +240,7 @@ static void test_source_quits(void)
     qtest_quit(t.from);
     t.from = NULL;
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "cancelled at the source");
+    mux_assert_error(t.to, "the migration was cancelled at the source");
     mux_end(&t, false);
 }
 
@@ -278,26 +278,26 @@ static void test_plain_source(void)
 void migration_test_add_mux_failure(MigrationTestEnv *env)
 {
     mux_init(env);
-    migration_test_add("/migration/mux/fail/cancel/disks", test_cancel_disks);
-    migration_test_add("/migration/mux/fail/cancel/precopy",
+    migration_test_add("/migration/mux/fail-cancel-disks", test_cancel_disks);
+    migration_test_add("/migration/mux/fail-cancel-precopy",
                        test_cancel_precopy);
-    migration_test_add("/migration/mux/fail/yank", test_yank);
-    migration_test_add("/migration/mux/fail/job-cancel", test_job_cancel);
-    migration_test_add("/migration/mux/fail/image-too-small",
+    migration_test_add("/migration/mux/fail-yank", test_yank);
+    migration_test_add("/migration/mux/fail-job-cancel", test_job_cancel);
+    migration_test_add("/migration/mux/fail-image-too-small",
                        test_image_too_small);
-    migration_test_add("/migration/mux/fail/write-error", test_write_error);
-    migration_test_add("/migration/mux/fail/disk-not-listed",
+    migration_test_add("/migration/mux/fail-write-error", test_write_error);
+    migration_test_add("/migration/mux/fail-disk-not-listed",
                        test_disk_not_listed);
-    migration_test_add("/migration/mux/fail/disk-not-sent",
+    migration_test_add("/migration/mux/fail-disk-not-sent",
                        test_disk_not_sent);
-    migration_test_add("/migration/mux/fail/disk-written-when-complete",
+    migration_test_add("/migration/mux/fail-disk-written-when-complete",
                        test_disk_written_when_complete);
-    migration_test_add("/migration/mux/fail/destination-quits",
+    migration_test_add("/migration/mux/fail-destination-quits",
                        test_destination_quits);
-    migration_test_add("/migration/mux/fail/source-quits",
+    migration_test_add("/migration/mux/fail-source-quits",
                        test_source_quits);
-    migration_test_add("/migration/mux/fail/plain-destination",
+    migration_test_add("/migration/mux/fail-plain-destination",
                        test_plain_destination);
-    migration_test_add("/migration/mux/fail/plain-source",
+    migration_test_add("/migration/mux/fail-plain-source",
                        test_plain_source);
 }

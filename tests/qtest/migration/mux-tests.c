@@ -12,6 +12,8 @@
 #include "migration/mux-util.h"
 #include "qemu/units.h"
 
+#define MULTIFD_CHANNELS 4
+
 static char *tmpfs;
 
 /* --- RAM alone --- */
@@ -50,26 +52,35 @@ static void *start_hook_mux_return_path(QTestState *from, QTestState *to)
     return start_hook_mux_inet(from, to);
 }
 
+static void *start_hook_mux_multifd(QTestState *from, QTestState *to)
+{
+    migrate_set_parameter_int(from, "multifd-channels", MULTIFD_CHANNELS);
+    migrate_set_parameter_int(to, "multifd-channels", MULTIFD_CHANNELS);
+    migrate_set_capability(from, "multifd", true);
+    migrate_set_capability(to, "multifd", true);
+
+    return start_hook_mux_unix(from, to);
+}
+
 /* Only `main`, with RAM in one direction, the return path in the other */
+static void assert_ram_stream(QTestState *who, const char *ram,
+                              const char *return_path,
+                              uint64_t min_return_path)
+{
+    QDict *stream = mux_query_stream(who, "main");
+
+    g_assert_cmpuint(mux_num_streams(who), ==, 1);
+    g_assert_cmpstr(qdict_get_str(stream, "state"), !=, "reset");
+    g_assert_cmpuint(qdict_get_int(stream, ram), >, MiB);
+    g_assert_cmpuint(qdict_get_int(stream, return_path), >=, min_return_path);
+    qobject_unref(stream);
+}
+
 static void assert_ram_streams(QTestState *from, QTestState *to,
                                uint64_t min_return_path)
 {
-    g_assert_cmpuint(mux_num_streams(from), ==, 1);
-    g_assert_cmpuint(mux_num_streams(to), ==, 1);
-
-    for (unsigned i = 0; i < 2; i++) {
-        QDict *main = mux_query_stream(i ? to : from, "main");
-        const char *data = i ? "received" : "sent";
-        const char *back = i ? "sent" : "received";
-
-        g_test_message("%s: main %s sent %" PRId64 " received %" PRId64,
-                       i ? "to" : "from", qdict_get_str(main, "state"),
-                       qdict_get_int(main, "sent"),
-                       qdict_get_int(main, "received"));
-        g_assert_cmpuint(qdict_get_int(main, data), >, MiB);
-        g_assert_cmpuint(qdict_get_int(main, back), >=, min_return_path);
-        qobject_unref(main);
-    }
+    assert_ram_stream(from, "sent", "received", min_return_path);
+    assert_ram_stream(to, "received", "sent", min_return_path);
 }
 
 static void end_hook_mux(QTestState *from, QTestState *to, void *opaque)
@@ -81,6 +92,14 @@ static void end_hook_mux_return_path(QTestState *from, QTestState *to,
                                      void *opaque)
 {
     assert_ram_streams(from, to, 1);
+}
+
+/* Every channel of multifd is a stream of its own. */
+static void end_hook_mux_multifd(QTestState *from, QTestState *to,
+                                 void *opaque)
+{
+    g_assert_cmpuint(mux_num_streams(from), ==, 1 + MULTIFD_CHANNELS);
+    g_assert_cmpuint(mux_num_streams(to), ==, 1 + MULTIFD_CHANNELS);
 }
 
 static void test_ram_inet(void)
@@ -137,6 +156,21 @@ static void test_ram_return_path(void)
     test_precopy_common(&args);
 }
 
+static void test_ram_multifd(void)
+{
+    g_autofree char *uri = g_strdup_printf("unix:%s/migsocket", tmpfs);
+    MigrateCommon args = {
+        .listen_uri = "defer",
+        .connect_uri = uri,
+        .start_hook = start_hook_mux_multifd,
+        .end_hook = end_hook_mux_multifd,
+        /* Pages that were sent by one channel come again by another. */
+        .live = true,
+    };
+
+    test_precopy_common(&args);
+}
+
 /* --- RAM and disks --- */
 
 static void assert_disk_streams(MuxTest *t, const char *state)
@@ -156,21 +190,13 @@ static void assert_done(MuxTest *t)
     g_assert(!mux_is_running(t->from));
 }
 
-static void wait_for_running(QTestState *who)
-{
-    while (!mux_is_running(who)) {
-        usleep(1000);
-    }
-}
-
 /* The guest writes to memory and disks that were sent already. */
-static void migrate_live(MuxTest *t, const char *from_disks,
-                         const char *to_disks)
+static void migrate_live(MuxTest *t)
 {
     migrate_ensure_non_converge(t->from);
     migrate_prepare_for_dirty_mem(t->from);
-    mux_listen(t, to_disks);
-    mux_migrate(t, from_disks);
+    mux_listen(t, MUX_BOTH_DISKS);
+    mux_migrate(t, MUX_BOTH_DISKS);
 
     mux_wait_phase(t, "disks");
     mux_write(t, 0, 0x30, 12 * MiB, 64 * KiB);
@@ -192,9 +218,9 @@ static void test_disks(bool inet)
     if (!mux_start(&t)) {
         return;
     }
-    migrate_live(&t, MUX_BOTH_DISKS, MUX_BOTH_DISKS);
+    migrate_live(&t);
     assert_done(&t);
-    wait_for_running(t.to);
+    mux_wait_running(t.to);
     mux_end(&t, true);
 }
 
@@ -211,19 +237,19 @@ static void test_disks_unix(void)
 static void test_disks_return_path(void)
 {
     MuxTest t = { .inet = true };
-    QDict *main;
+    QDict *stream;
 
     if (!mux_start(&t)) {
         return;
     }
     migrate_set_capability(t.from, "return-path", true);
     migrate_set_capability(t.to, "return-path", true);
-    migrate_live(&t, MUX_BOTH_DISKS, MUX_BOTH_DISKS);
+    migrate_live(&t);
     assert_done(&t);
-    main = mux_query_stream(t.to, "main");
-    g_assert_cmpuint(qdict_get_int(main, "sent"), >, 0);
-    qobject_unref(main);
-    wait_for_running(t.to);
+    stream = mux_query_stream(t.to, "main");
+    g_assert_cmpuint(qdict_get_int(stream, "sent"), >, 0);
+    qobject_unref(stream);
+    mux_wait_running(t.to);
     mux_end(&t, true);
 }
 
@@ -234,11 +260,12 @@ static void test_disks_other_node_name(void)
     if (!mux_start(&t)) {
         return;
     }
-    migrate_live(&t, MUX_BOTH_DISKS,
-                 MUX_DISK("'disk': 'disk0', 'node-name': 'elsewhere0'")
-                 MUX_DISK("'disk': 'disk1', 'node-name': 'elsewhere1'"));
+    mux_listen(&t, MUX_DISK("'disk': 'disk0', 'node-name': 'elsewhere0'")
+                   MUX_DISK("'disk': 'disk1', 'node-name': 'elsewhere1'"));
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
     assert_done(&t);
-    wait_for_running(t.to);
+    mux_wait_running(t.to);
     mux_end(&t, true);
 }
 
@@ -262,7 +289,7 @@ static void test_disks_pause_before_switchover(void)
     migrate_continue(t.from, "pre-switchover");
     mux_complete(&t);
     assert_done(&t);
-    wait_for_running(t.to);
+    mux_wait_running(t.to);
     mux_end(&t, true);
 }
 
@@ -280,7 +307,7 @@ static void test_disks_paused_guest(void)
     assert_done(&t);
     g_assert(!mux_is_running(t.to));
     qtest_qmp_assert_success(t.to, "{ 'execute': 'cont' }");
-    wait_for_running(t.to);
+    mux_wait_running(t.to);
     mux_end(&t, true);
 }
 
@@ -316,21 +343,22 @@ void migration_test_add_mux(MigrationTestEnv *env)
     tmpfs = env->tmpfs;
 
     mux_init(env);
-    migration_test_add("/migration/mux/ram/inet", test_ram_inet);
-    migration_test_add("/migration/mux/ram/unix", test_ram_unix);
-    migration_test_add("/migration/mux/ram/channels", test_ram_channels);
-    migration_test_add("/migration/mux/ram/return-path",
+    migration_test_add("/migration/mux/ram-inet", test_ram_inet);
+    migration_test_add("/migration/mux/ram-unix", test_ram_unix);
+    migration_test_add("/migration/mux/ram-channels", test_ram_channels);
+    migration_test_add("/migration/mux/ram-return-path",
                        test_ram_return_path);
-    migration_test_add("/migration/mux/disks/inet", test_disks_inet);
-    migration_test_add("/migration/mux/disks/unix", test_disks_unix);
-    migration_test_add("/migration/mux/disks/return-path",
+    migration_test_add("/migration/mux/ram-multifd", test_ram_multifd);
+    migration_test_add("/migration/mux/disks-inet", test_disks_inet);
+    migration_test_add("/migration/mux/disks-unix", test_disks_unix);
+    migration_test_add("/migration/mux/disks-return-path",
                        test_disks_return_path);
-    migration_test_add("/migration/mux/disks/other-node-name",
+    migration_test_add("/migration/mux/disks-other-node-name",
                        test_disks_other_node_name);
-    migration_test_add("/migration/mux/disks/pause-before-switchover",
+    migration_test_add("/migration/mux/disks-pause-before-switchover",
                        test_disks_pause_before_switchover);
-    migration_test_add("/migration/mux/disks/paused-guest",
+    migration_test_add("/migration/mux/disks-paused-guest",
                        test_disks_paused_guest);
-    migration_test_add("/migration/mux/disks/job-complete-refused",
+    migration_test_add("/migration/mux/disks-job-complete-refused",
                        test_disks_job_complete_refused);
 }

@@ -346,6 +346,15 @@ bool mux_is_running(QTestState *who)
     return running;
 }
 
+void mux_wait_running(QTestState *who)
+{
+    g_test_timer_start();
+    while (!mux_is_running(who)) {
+        usleep(5000);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+    }
+}
+
 /* --- what the sides report --- */
 
 void mux_assert_error_has(QTestState *who, const char *const *texts)
@@ -408,7 +417,7 @@ void mux_assert_stream(QTestState *who, const char *name, const char *state,
 {
     QDict *stream = mux_query_stream(who, name);
 
-    g_test_message("%s %s sent %" PRId64 " received %" PRId64,
+    g_test_message("%s: %s, sent %" PRId64 ", received %" PRId64,
                    name, qdict_get_str(stream, "state"),
                    qdict_get_int(stream, "sent"),
                    qdict_get_int(stream, "received"));

@@ -83,6 +83,7 @@ void mux_complete(MuxTest *t);
 
 /* Is the guest running? */
 bool mux_is_running(QTestState *who);
+void mux_wait_running(QTestState *who);
 
 /* Wait until the migration's error has been reported with all these texts. */
 #define mux_assert_error(who, ...) \
