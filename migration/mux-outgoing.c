@@ -47,8 +47,8 @@ typedef struct MuxOutgoing {
     Error *cause;               /* what the destination is told */
     MuxSession *session;
     QIOChannelMux *main;
-    QemuMutex lock;             /* the two lists, for the migration thread */
-                                /* uses them without the BQL */
+    /* The migration thread uses the two lists without the BQL. */
+    QemuMutex lock;
     GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     /*

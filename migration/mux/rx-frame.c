@@ -321,19 +321,34 @@ static void on_fin_ok(MuxEngine *e)
     }
 }
 
+/*
+ * The peer's reason in a RESET or GOAWAY.  Where the peer's application has
+ * decided, its text says it all; else the code tells what went wrong.
+ */
+static char *peer_reason(MuxEngine *e)
+{
+    g_autofree char *text = mux_text_sanitize(e->rx_control,
+                                              e->rx_header.length);
+    uint32_t code = e->rx_header.arg;
+
+    if (*text && (code == MUX_CODE_REFUSED || code == MUX_CODE_ABORTED)) {
+        return g_steal_pointer(&text);
+    }
+    return g_strdup_printf("%s (code %u)", *text ? text : "no reason given",
+                           code);
+}
+
 static void on_reset(MuxEngine *e)
 {
     MuxStream *s = find_stream(e);
-    g_autofree char *text = NULL;
+    g_autofree char *reason = NULL;
 
     if (!s) {
         return;
     }
-    text = mux_text_sanitize(e->rx_control, e->rx_header.length);
-    s->error = g_strdup_printf("%s aborted stream '%s': %s (code %u)",
-                               mux_peer_name(e), s->name,
-                               *text ? text : "no reason given",
-                               e->rx_header.arg);
+    reason = peer_reason(e);
+    s->error = g_strdup_printf("%s aborted stream '%s': %s", mux_peer_name(e),
+                               s->name, reason);
     mux_stream_event(s, MUX_EVENT_RESET);
     mux_stream_retire(s, MUX_STREAM_RESET);
 }
@@ -365,17 +380,15 @@ static void on_pong(MuxEngine *e, int64_t now)
 
 static void on_goaway(MuxEngine *e)
 {
-    g_autofree char *text = mux_text_sanitize(e->rx_control,
-                                              e->rx_header.length);
+    g_autofree char *reason = NULL;
 
     if (e->rx_header.arg == MUX_CODE_OK) {
         mux_engine_end(e, NULL);
         return;
     }
-    mux_engine_end(e, g_strdup_printf("%s ended the connection: %s (code %u)",
-                                      mux_peer_name(e),
-                                      *text ? text : "no reason given",
-                                      e->rx_header.arg));
+    reason = peer_reason(e);
+    mux_engine_end(e, g_strdup_printf("%s ended the connection: %s",
+                                      mux_peer_name(e), reason));
 }
 
 void mux_frame_complete(MuxEngine *e, int64_t now)

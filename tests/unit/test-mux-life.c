@@ -38,7 +38,7 @@ static void test_refused_stream(void)
     mux_stream_release(b);
     mux_link_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==, "destination aborted stream "
-                    "'nbd-unknown': no such disk (code 5)");
+                    "'nbd-unknown': no such disk");
     mux_pair_cleanup(&p);
 }
 
@@ -233,6 +233,20 @@ static void test_fin_ok_needs_fin(void)
     mux_pair_cleanup(&p);
 }
 
+static void test_fin_ok_may_be_decided_before_fin(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_fin_ok(b);
+    mux_stream_fin(a);
+    mux_link_run(&p.link);
+    g_assert_true(mux_stream_fin_acked(a));
+    mux_pair_cleanup(&p);
+}
+
 static void test_reset_carries_text(void)
 {
     MuxStream *a, *b;
@@ -396,7 +410,7 @@ static void test_release_of_unanswered_open_refuses(void)
     mux_stream_release(mux_expect_event(p.dst, MUX_EVENT_OPEN));
     mux_link_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==, "destination aborted stream 'x': "
-                    "stream was not accepted (code 5)");
+                    "stream was not accepted");
     mux_pair_cleanup(&p);
 }
 
@@ -464,7 +478,7 @@ static void test_goaway_ends_every_stream(void)
     mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "disk full");
     mux_link_run(&p.link);
     g_assert_cmpstr(mux_engine_error(p.src), ==,
-                    "destination ended the connection: disk full (code 6)");
+                    "destination ended the connection: disk full");
     g_assert_cmpstr(mux_stream_error(a), ==, mux_engine_error(p.src));
     g_assert_null(mux_engine_open(p.src, "y", &why));
     g_assert_cmpstr(why, ==, mux_engine_error(p.src));
@@ -489,7 +503,7 @@ static void test_reset_text_before_goaway(void)
     g_assert_cmpstr(mux_stream_error(a), ==,
                     "destination aborted stream 'x': disk full (code 28)");
     g_assert_cmpstr(mux_engine_error(p.src), ==, "destination ended the "
-                    "connection: migration failed (code 6)");
+                    "connection: migration failed");
     mux_pair_cleanup(&p);
 }
 
@@ -698,6 +712,8 @@ int main(int argc, char **argv)
     ADD("lifetime-limit", test_lifetime_limit);
     ADD("finish-round-trip", test_finish_round_trip);
     ADD("fin-ok-needs-fin", test_fin_ok_needs_fin);
+    ADD("fin-ok-may-be-decided-before-fin",
+        test_fin_ok_may_be_decided_before_fin);
     ADD("reset-carries-text", test_reset_carries_text);
     ADD("resets-cross", test_resets_cross);
     ADD("late-data-is-dropped", test_late_data_is_dropped);
