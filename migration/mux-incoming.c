@@ -53,15 +53,6 @@ bool migration_mux_expected(MigrationIncomingState *mis)
     return mis->channels && mis->channels->mux;
 }
 
-static void mux_incoming_yank(void *opaque)
-{
-    MuxSession *session = opaque;
-    g_autoptr(Error) err = NULL;
-
-    error_setg(&err, "the connection was yanked");
-    mux_session_shutdown(session, err);
-}
-
 /* --- failure --- */
 
 /*
@@ -280,7 +271,7 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
     }
     m->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
                                  &mux_incoming_ops, m);
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_incoming_yank,
+    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                            m->session);
 }
 
@@ -403,7 +394,7 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
     }
     g_ptr_array_unref(m->disks);
     g_ptr_array_unref(m->channels);
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_incoming_yank,
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
     mux_session_unref(m->session);

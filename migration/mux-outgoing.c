@@ -153,15 +153,6 @@ void migration_mux_cancel(MigrationState *s)
     }
 }
 
-static void mux_outgoing_yank(void *opaque)
-{
-    MuxSession *session = opaque;
-    g_autoptr(Error) err = NULL;
-
-    error_setg(&err, "the connection was yanked");
-    mux_session_shutdown(session, err);
-}
-
 /* --- the disks --- */
 
 static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
@@ -200,7 +191,7 @@ static bool mux_outgoing_start_disks(MuxOutgoing *m, Error **errp)
 {
     GPtrArray *defs = m->s->channels->disks;
     /* The copies share the limit that the user set for the migration. */
-    uint64_t speed = migrate_max_bandwidth() / MAX(defs->len, 1);
+    uint64_t speed = migrate_max_bandwidth() / defs->len;
 
     for (guint i = 0; i < defs->len; i++) {
         MigrationDiskChannel *def = g_ptr_array_index(defs, i);
@@ -281,7 +272,8 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
     g_autoptr(Error) closed = NULL;
 
     /* A destination that has all it needs may go first. */
-    if (!err && m->phase >= MIGRATION_PHASE_SWITCHOVER && !m->pending) {
+    if (m->s->state == MIGRATION_STATUS_COMPLETED ||
+        (!err && m->phase >= MIGRATION_PHASE_SWITCHOVER && !m->pending)) {
         return;
     }
     if (!err) {
@@ -316,7 +308,7 @@ static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
         mux_outgoing_unref(m);
         return NULL;
     }
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_outgoing_yank,
+    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                            m->session);
     return m;
 }
@@ -580,7 +572,7 @@ void migration_mux_cleanup(MigrationState *s)
     s->mux_streams = mux_outgoing_streams(m);
     mux_session_detach(m->session);
     mux_outgoing_free_disks(m);
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_outgoing_yank,
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
                                                        MIGRATION_MUX_DONE_MS);

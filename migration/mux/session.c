@@ -322,7 +322,7 @@ void mux_session_yank(void *opaque)
 
     QEMU_LOCK_GUARD(&s->lock);
     trace_mux_session_shutdown(s, "yank");
-    mux_session_cut(s, "yanked");
+    mux_session_cut(s, "the connection was yanked");
     mux_session_settle(s);
 }
 

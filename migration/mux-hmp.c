@@ -5,7 +5,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "stream-info.h"
+#include "mux-hmp.h"
 
 static void print_stream(Monitor *mon, const MigrationStreamInfo *stream)
 {
@@ -24,7 +24,7 @@ static void print_stream(Monitor *mon, const MigrationStreamInfo *stream)
     monitor_printf(mon, "\n");
 }
 
-void migration_stream_info_print(Monitor *mon, const MigrationInfo *info)
+void migration_mux_info_print(Monitor *mon, const MigrationInfo *info)
 {
     if (info->has_phase) {
         monitor_printf(mon, "phase: %s\n", MigrationPhase_str(info->phase));
