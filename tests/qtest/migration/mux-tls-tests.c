@@ -1,0 +1,105 @@
+/*
+ * QTest testcases for migration over a multiplexed connection: TLS
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "crypto/tlscredspsk.h"
+#include "libqtest.h"
+#include "migration/framework.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "migration/mux-util.h"
+#include "tests/unit/crypto-tls-psk-helpers.h"
+
+static char *keys_dir;
+static char *keys_file;
+
+static void set_tls_client(QTestState *who)
+{
+    qtest_qmp_assert_success(who,
+                             "{ 'execute': 'object-add', 'arguments': {"
+                             "    'qom-type': 'tls-creds-psk',"
+                             "    'id': 'tls0', 'dir': %s,"
+                             "    'endpoint': 'client',"
+                             "    'username': 'qemu' } }", keys_dir);
+    migrate_set_parameter_str(who, "tls-creds", "tls0");
+}
+
+static void set_tls_server(QTestState *who)
+{
+    qtest_qmp_assert_success(who,
+                             "{ 'execute': 'object-add', 'arguments': {"
+                             "    'qom-type': 'tls-creds-psk',"
+                             "    'id': 'tls0', 'dir': %s,"
+                             "    'endpoint': 'server' } }", keys_dir);
+    migrate_set_parameter_str(who, "tls-creds", "tls0");
+}
+
+static void make_keys(void)
+{
+    g_mkdir_with_parents(keys_dir, 0700);
+    test_tls_psk_init(keys_file);
+}
+
+static void remove_keys(void)
+{
+    test_tls_psk_cleanup(keys_file);
+    rmdir(keys_dir);
+}
+
+/* One session of TLS covers RAM, the return path and both disks. */
+static void test_disks_tls(void)
+{
+    MuxTest t = { .inet = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    make_keys();
+    set_tls_client(t.from);
+    set_tls_server(t.to);
+    migrate_set_capability(t.from, "return-path", true);
+    migrate_set_capability(t.to, "return-path", true);
+
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    mux_assert_no_jobs(&t);
+    mux_wait_running(t.to);
+    mux_end(&t, true);
+    remove_keys();
+}
+
+/* The destination wants TLS: what comes in clear is refused. */
+static void test_fail_source_without_tls(void)
+{
+    MuxTest t = { .inet = true, .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    make_keys();
+    set_tls_server(t.to);
+
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "destination");
+    mux_assert_no_jobs(&t);
+    g_assert(mux_is_running(t.from));
+    mux_end(&t, false);
+    remove_keys();
+}
+
+void migration_test_add_mux_tls(MigrationTestEnv *env)
+{
+    mux_init(env);
+    keys_dir = g_strdup_printf("%s/mux-keys", env->tmpfs);
+    keys_file = g_strdup_printf("%s/%s", keys_dir, QCRYPTO_TLS_CREDS_PSKFILE);
+
+    migration_test_add("/migration/mux/tls-disks", test_disks_tls);
+    migration_test_add("/migration/mux/tls-fail-source-without-tls",
+                       test_fail_source_without_tls);
+}
