@@ -35,7 +35,7 @@ $(filter-out check-engine%,$(SUITES:%=check-%)): check-%: configure
 check-engine check-engine-san: check-%: setup
 	@scripts/check $(only) $*
 
-bench: build ## measure throughput and latency
+bench: build ## measure it beside the way with an NBD server
 	python3 tests/guest/bench.py --build $(BUILD)/qemu
 
 setup: ## install missing packages (apt, sudo)
