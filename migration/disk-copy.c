@@ -408,7 +408,10 @@ void disk_copy_stream_changed(DiskCopy *d)
         d->ops->completed(d, d->opaque);
     } else if (d->state != DISK_COPY_COMPLETED &&
                qio_channel_mux_state(d->ioc) == MUX_STREAM_RESET) {
-        error_setg(&err, "the copy was aborted");
+        err = qio_channel_mux_get_error(d->ioc);
+        if (!err) {
+            error_setg(&err, "stream '%s' was aborted", d->id);
+        }
         disk_copy_fail(d, err);
     }
 }

@@ -62,7 +62,7 @@ void mux_channel_update(QIOChannelMux *ioc)
 {
     mux_channel_drop_unread(ioc);
     if (mux_channel_readable(ioc)) {
-        qemu_cond_signal(&ioc->read_cond);
+        qemu_cond_broadcast(&ioc->read_cond);
         if (ioc->notifiers && !ioc->read_notified) {
             ioc->read_notified = true;
             event_notifier_set(&ioc->read_notifier);

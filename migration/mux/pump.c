@@ -65,7 +65,12 @@ static void mux_session_kick(MuxSession *s)
         }
         return;
     }
-    qemu_cond_signal(writer && !s->over ? &writer->write_cond : &s->send_cond);
+    if (writer && !s->over) {
+        /* Others may wait there for their turn to offer something */
+        qemu_cond_broadcast(&writer->write_cond);
+    } else {
+        qemu_cond_signal(&s->send_cond);
+    }
 }
 
 /*
@@ -124,7 +129,7 @@ static void mux_session_wake_writers(MuxSession *s)
 
     QTAILQ_FOREACH(ioc, &s->writers, next_writer) {
         if (mux_channel_write_done(ioc)) {
-            qemu_cond_signal(&ioc->write_cond);
+            qemu_cond_broadcast(&ioc->write_cond);
         }
     }
 }
@@ -281,21 +286,18 @@ static void mux_session_receive(MuxSession *s)
     }
 }
 
-/* Throw away what comes; returns whether more may follow.  No lock held. */
+/* Throw away some of what comes; returns whether more may follow.  No lock. */
 static bool mux_session_discard(MuxSession *s, int64_t deadline)
 {
     g_autofree char *buf = g_malloc(MUX_DISCARD_SIZE);
     struct iovec iov = { .iov_base = buf, .iov_len = MUX_DISCARD_SIZE };
     ssize_t len;
 
-    do {
-        len = mux_transport_readv(s->transport, &iov, 1, NULL);
-    } while (len > 0);
+    len = mux_transport_readv(s->transport, &iov, 1, NULL);
     if (len == QIO_CHANNEL_ERR_BLOCK) {
         mux_transport_wait_in(s->transport, deadline);
-        return true;
     }
-    return false;
+    return len > 0 || len == QIO_CHANNEL_ERR_BLOCK;
 }
 
 /*
@@ -307,13 +309,16 @@ static void mux_session_linger(MuxSession *s)
 {
     bool more = s->last_words;
 
-    while (!s->flushed || s->sending || (more && get_clock() < s->linger)) {
+    while (!s->flushed || s->sending || more) {
         int64_t deadline = s->linger;
 
         if (get_clock() >= deadline) {
-            mux_session_cut(s, "it took too long to close");
-            mux_session_settle(s);
-            qemu_cond_wait(&s->sender_moved, &s->lock);
+            more = false;
+            if (!s->flushed || s->sending) {
+                mux_session_cut(s, "it took too long to close");
+                mux_session_settle(s);
+                qemu_cond_wait(&s->sender_moved, &s->lock);
+            }
         } else if (more) {
             qemu_mutex_unlock(&s->lock);
             more = mux_session_discard(s, deadline);

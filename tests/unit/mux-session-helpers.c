@@ -106,6 +106,10 @@ static void end_free(End *end)
 
 void pair_free(Pair *p)
 {
+    /* A session closes when its peer has dealt with all streams */
+    g_ptr_array_set_size(p->src.streams, 0);
+    g_ptr_array_set_size(p->dst.streams, 0);
+    mux_session_close(p->dst.session, NULL, CLOSE_MS);
     end_free(&p->src);
     end_free(&p->dst);
     g_free(p);

@@ -9,6 +9,7 @@
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
+#include "io/channel-file.h"
 #include "io/channel-socket.h"
 #include "mux-session-helpers.h"
 
@@ -298,6 +299,23 @@ static void test_close_bounded(void)
     close(fds[1]);
 }
 
+/* The peer never stops to send: it is listened to for a while only. */
+static void test_close_flooded(void)
+{
+    QIOChannelFile *fioc;
+    MuxSession *session;
+    int64_t start = get_clock();
+
+    fioc = qio_channel_file_new_path("/dev/zero", O_RDWR, 0, &error_abort);
+    session = mux_session_new(QIO_CHANNEL(fioc), MUX_ROLE_SOURCE, NULL, NULL);
+    g_usleep(50 * 1000);
+    mux_session_close_wait(session, NULL, 300);
+    mux_session_unref(session);
+    WAIT_FOR(qatomic_read(&OBJECT(fioc)->ref) == 1);
+    g_assert_cmpint(get_clock() - start, <, 2 * NANOSECONDS_PER_SECOND);
+    object_unref(OBJECT(fioc));
+}
+
 /* The network goes away: what had arrived is read, then the error. */
 static void test_cut(void)
 {
@@ -550,6 +568,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-flushes", test_close_flushes);
     g_test_add_func("/io/channel/mux/close-tells-why", test_close_tells_why);
     g_test_add_func("/io/channel/mux/close-bounded", test_close_bounded);
+    g_test_add_func("/io/channel/mux/close-flooded", test_close_flooded);
     g_test_add_func("/io/channel/mux/cut", test_cut);
     g_test_add_func("/io/channel/mux/session-shutdown", test_session_shutdown);
     g_test_add_func("/io/channel/mux/last-reference", test_last_reference);

@@ -130,6 +130,34 @@ static void test_shutdown_unblocks_reader(void)
     pair_free(p);
 }
 
+/* Threads that use one direction of a stream at once: none is forgotten. */
+static void test_shared_stream(void)
+{
+    Pair *p = pair_new(8192);
+    g_autofree char *buf = g_malloc(8 * MiB);
+    QIOChannel *a, *b;
+    Worker *writer[4], *reader[2];
+    int i;
+
+    a = open_stream(p, "main", &b);
+    for (i = 0; i < 4; i++) {
+        writer[i] = writer_new(a, i, 2 * MiB, 2000);
+    }
+    qio_channel_read_all(b, buf, 8 * MiB, &error_abort);
+    for (i = 0; i < 4; i++) {
+        worker_join_ok(writer[i], 2 * MiB);
+    }
+
+    reader[0] = reader_new(a, 0, 100);
+    reader[1] = reader_new(a, 0, 100);
+    g_usleep(50 * 1000);
+    qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
+    worker_join_ok(reader[0], 0);
+    worker_join_ok(reader[1], 0);
+    streams_free(a, b);
+    pair_free(p);
+}
+
 static void test_peek(void)
 {
     Pair *p = pair_new(0);
@@ -356,6 +384,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/stalled-stream", test_stalled_stream);
     g_test_add_func("/io/channel/mux/shutdown-unblocks-reader",
                     test_shutdown_unblocks_reader);
+    g_test_add_func("/io/channel/mux/shared-stream", test_shared_stream);
     g_test_add_func("/io/channel/mux/peek", test_peek);
     g_test_add_func("/io/channel/mux/nonblocking", test_nonblocking);
     g_test_add_func("/io/channel/mux/nonblocking-threads",

@@ -370,6 +370,8 @@ static void test_command_line_refused(void)
     check_command_line_refused("-incoming defer -incoming nbd,disk=disk0",
                                "-incoming defer: list the disks in "
                                "migrate-incoming");
+    check_command_line_refused("-incoming []",
+                               "Channel list has no main entry");
     check_command_line_refused("-incoming main",
                                "Channel 'main' has no 'addr'");
     check_command_line_refused("-incoming unix:/nowhere "
