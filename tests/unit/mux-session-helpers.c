@@ -73,6 +73,14 @@ Pair *pair_new_transports(QIOChannel *src, QIOChannel *dst)
     return p;
 }
 
+void socket_pair(int fds[2], int sndbuf)
+{
+    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    for (int i = 0; sndbuf && i < 2; i++) {
+        setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
+    }
+}
+
 Pair *pair_new(int sndbuf)
 {
     QIOChannelSocket *sioc[2];
@@ -80,11 +88,8 @@ Pair *pair_new(int sndbuf)
     Pair *p;
     int i;
 
-    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    socket_pair(fds, sndbuf);
     for (i = 0; i < 2; i++) {
-        if (sndbuf) {
-            setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
-        }
         sioc[i] = qio_channel_socket_new_fd(fds[i], &error_abort);
     }
     p = pair_new_transports(QIO_CHANNEL(sioc[0]), QIO_CHANNEL(sioc[1]));

@@ -44,7 +44,9 @@ typedef struct Pair {
     End dst;
 } Pair;
 
-/* Connected by a socket pair with this send buffer, 0: the system's */
+/* A connected pair of sockets with this send buffer, 0: the system's */
+void socket_pair(int fds[2], int sndbuf);
+/* Connected by such a pair */
 Pair *pair_new(int sndbuf);
 /* Connected by these */
 Pair *pair_new_transports(QIOChannel *src, QIOChannel *dst);

@@ -210,6 +210,16 @@ static void test_open_error(void)
 
 /* --- sessions --- */
 
+/* The source has closed: once @b is let go, both ends are told of no error. */
+static void drop_and_assert_good_end(Pair *p, QIOChannel *b)
+{
+    object_unref(OBJECT(b));
+    g_ptr_array_set_size(p->dst.streams, 0);
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert_cmpstr(p->src.error, ==, NULL);
+    g_assert_cmpstr(p->dst.error, ==, NULL);
+}
+
 /* Streams dropped with data on the way: the data arrives, all ends well. */
 static void test_release_delivers(void)
 {
@@ -225,11 +235,7 @@ static void test_release_delivers(void)
     reader = reader_new(b, 3, 1000);
     worker_join_ok(reader, 100 * KiB);
     g_assert(!p->src.ended);
-    object_unref(OBJECT(b));
-    g_ptr_array_set_size(p->dst.streams, 0);
-    WAIT_FOR(p->src.ended && p->dst.ended);
-    g_assert_cmpstr(p->src.error, ==, NULL);
-    g_assert_cmpstr(p->dst.error, ==, NULL);
+    drop_and_assert_good_end(p, b);
     pair_free(p);
 }
 
@@ -252,11 +258,7 @@ static void test_close_flushes(void)
     object_unref(OBJECT(a));
     mux_session_close(p->src.session, NULL, CLOSE_MS);
     worker_join_ok(reader, len);
-    object_unref(OBJECT(b));
-    g_ptr_array_set_size(p->dst.streams, 0);
-    WAIT_FOR(p->src.ended && p->dst.ended);
-    g_assert_cmpstr(p->src.error, ==, NULL);
-    g_assert_cmpstr(p->dst.error, ==, NULL);
+    drop_and_assert_good_end(p, b);
     pair_free(p);
 }
 

@@ -67,11 +67,8 @@ static Pair *tls_pair_new(int sndbuf)
     Pair *p;
     int i;
 
-    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    socket_pair(fds, sndbuf);
     for (i = 0; i < 2; i++) {
-        if (sndbuf) {
-            setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
-        }
         tls[i] = tls_new(fds[i], i);
         qio_channel_tls_handshake(tls[i], handshake_done, &done, NULL, NULL);
     }
