@@ -15,9 +15,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/clone-visitor.h"
 #include "qapi/error.h"
-#include "qapi/qapi-visit-migration-stream.h"
 #include "qemu/error-report.h"
 #include "qemu/yank.h"
 #include "channel-list.h"
@@ -348,15 +346,11 @@ void migration_mux_incoming_info(MigrationIncomingState *mis,
                                  MigrationInfo *info)
 {
     if (mis->mux) {
-        info->has_phase = true;
-        info->phase = mux_incoming_phase(mis->mux);
-        info->streams = mux_incoming_streams(mis->mux);
-    } else if (mis->mux_streams) {
-        info->has_phase = true;
-        info->phase = MIGRATION_PHASE_DONE;
-        info->streams = QAPI_CLONE(MigrationStreamInfoList, mis->mux_streams);
+        mux_stream_info_report(info, mux_incoming_phase(mis->mux),
+                               mux_incoming_streams(mis->mux));
+    } else {
+        mux_stream_info_report_done(info, mis->mux_streams);
     }
-    info->has_streams = info->streams;
 }
 
 /* --- the end --- */

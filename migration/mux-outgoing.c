@@ -20,9 +20,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/clone-visitor.h"
 #include "qapi/error.h"
-#include "qapi/qapi-visit-migration-stream.h"
 #include "qemu/main-loop.h"
 #include "qemu/yank.h"
 #include "channel-list.h"
@@ -515,15 +513,11 @@ static MigrationStreamInfoList *mux_outgoing_streams(MuxOutgoing *m)
 void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
 {
     if (s->mux) {
-        info->has_phase = true;
-        info->phase = qatomic_read(&s->mux->phase);
-        info->streams = mux_outgoing_streams(s->mux);
-    } else if (s->mux_streams) {
-        info->has_phase = true;
-        info->phase = MIGRATION_PHASE_DONE;
-        info->streams = QAPI_CLONE(MigrationStreamInfoList, s->mux_streams);
+        mux_stream_info_report(info, qatomic_read(&s->mux->phase),
+                               mux_outgoing_streams(s->mux));
+    } else {
+        mux_stream_info_report_done(info, s->mux_streams);
     }
-    info->has_streams = info->streams;
 }
 
 /* --- the end --- */

@@ -5,6 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/qapi-visit-migration-stream.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 
@@ -34,4 +36,22 @@ MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc)
     info->state = mux_stream_qapi_state(qio_channel_mux_state(ioc));
     qio_channel_mux_get_bytes(ioc, &info->sent, &info->received);
     return info;
+}
+
+void mux_stream_info_report(MigrationInfo *info, MigrationPhase phase,
+                            MigrationStreamInfoList *streams)
+{
+    info->has_phase = true;
+    info->phase = phase;
+    info->has_streams = streams;
+    info->streams = streams;
+}
+
+void mux_stream_info_report_done(MigrationInfo *info,
+                                 MigrationStreamInfoList *streams)
+{
+    if (streams) {
+        mux_stream_info_report(info, MIGRATION_PHASE_DONE,
+                               QAPI_CLONE(MigrationStreamInfoList, streams));
+    }
 }

@@ -8,7 +8,7 @@
 #define MIGRATION_MUX_STREAM_INFO_H
 
 #include "migration/mux/channel-mux.h"
-#include "qapi/qapi-types-migration-stream.h"
+#include "qapi/qapi-types-migration.h"
 
 /*
  * Name, state and byte counts of @ioc.  Any thread.
@@ -16,5 +16,13 @@
  * Returns: to be freed with qapi_free_MigrationStreamInfo()
  */
 MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc);
+
+/* Fill in @phase and @streams, which @info owns from then on. */
+void mux_stream_info_report(MigrationInfo *info, MigrationPhase phase,
+                            MigrationStreamInfoList *streams);
+
+/* The same when it is over, with what was kept of the @streams; may be NULL */
+void mux_stream_info_report_done(MigrationInfo *info,
+                                 MigrationStreamInfoList *streams);
 
 #endif
