@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/cutils.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/module.h"
@@ -109,7 +110,7 @@ static Error *mux_channel_error(QIOChannelMux *ioc)
         error_setg(&err, "%s", mux_stream_error(ioc->stream));
     } else if (ioc->session->over && lost &&
                mux_stream_state(ioc->stream) != MUX_STREAM_FINISHED) {
-        error_setg(&err, "stream '%s': connection lost: %s", ioc->name, lost);
+        error_setg(&err, "all streams: %s", lost);
     }
     return err;
 }
@@ -355,7 +356,9 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
     }
     ioc->failure = g_strdup(why);
     trace_mux_channel_abort(ioc, ioc->name, ioc->failure);
-    mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, ioc->failure);
+    mux_stream_reset(ioc->stream,
+                     mux_stream_asked(ioc->stream) ? MUX_CODE_REFUSED :
+                     MUX_CODE_ABORTED, ioc->failure);
     if (s->sending) {
         mux_transport_wake_out(s->transport);
     }
@@ -365,8 +368,12 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
 
 void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why)
 {
+    g_autofree char *prefix = g_strdup_printf("stream '%s': ", ioc->name);
+    const char *text = why ? error_get_pretty(why) : "no reason given";
+
+    strstart(text, prefix, &text);
     QEMU_LOCK_GUARD(&ioc->session->lock);
-    mux_channel_fail(ioc, why ? error_get_pretty(why) : "no reason given");
+    mux_channel_fail(ioc, text);
 }
 
 /* --- asking and telling --- */
@@ -411,6 +418,18 @@ Error *qio_channel_mux_get_error(QIOChannelMux *ioc)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
     return mux_channel_error(ioc);
+}
+
+void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    mux_stream_set_window_max(ioc->stream, bytes);
+}
+
+void qio_channel_mux_set_weight(QIOChannelMux *ioc, unsigned weight)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    mux_stream_set_weight(ioc->stream, weight);
 }
 
 void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent)

@@ -85,6 +85,20 @@ void mux_session_shutdown(MuxSession *session, const Error *why);
 void mux_session_yank(void *opaque);
 
 /*
+ * End the connection when no byte has come from the peer for @timeout_ms, from
+ * now on; 0, as at first: never.
+ */
+void mux_session_set_silence(MuxSession *session, uint32_t timeout_ms);
+
+/*
+ * End the connection after @timeout_ms, with @why as the reason for both sides,
+ * unless this is called again before that; 0: never.  A thread of the session
+ * sees to it, whatever the main loop, the BQL and the peer do.
+ */
+void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
+                              const char *why);
+
+/*
  * End in good order: what is queued is flushed, GOAWAY sent (@why nullable:
  * code 0, else its text), the transport closed (TLS bye first), threads ended;
  * after @timeout_ms at the latest.  Quick: a thread of the session does it.
@@ -117,7 +131,8 @@ void qio_channel_mux_accept(QIOChannelMux *ioc);
 
 /*
  * Abort both directions: the peer sees the text of @why, local waiters see it
- * too, unread data is dropped.
+ * too, unread data is dropped.  Both sides put the stream's name in front, so
+ * if @why begins with it, that is left out.
  */
 void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
 
@@ -133,8 +148,20 @@ bool qio_channel_mux_fin_acked(QIOChannelMux *ioc);
  */
 Error *qio_channel_mux_get_error(QIOChannelMux *ioc);
 
+/*
+ * Bound what may wait here to be read to @bytes.  Call it before
+ * qio_channel_mux_accept() to bound the first window, too.
+ */
+void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes);
+
 /* Urgent streams go before the others. */
 void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent);
+
+/*
+ * Streams that are not urgent share the connection by @weight: 1, as at first,
+ * to MUX_WEIGHT_MAX, which stands for more, too.
+ */
+void qio_channel_mux_set_weight(QIOChannelMux *ioc, unsigned weight);
 
 /* Payload bytes written to and read from @ioc so far; takes no lock. */
 void qio_channel_mux_get_bytes(QIOChannelMux *ioc, uint64_t *sent,

@@ -1,10 +1,12 @@
 /*
  * Migration multiplexer: what the parts of the engine share
  *
- *   engine.c   the connection: start, HELLO, time, events, the end
+ *   engine.c   the connection: start, HELLO, events, the end
+ *   liveness.c time: HELLO, silence, round trips
  *   rx.c       bytes in: where they go, frames told apart
  *   rx-frame.c what each frame means
  *   stream.c   one stream: its states and what the application does with it
+ *   credit.c   how much the peer may send
  *   tx.c       bytes out: the batch, control frames
  *   sched.c    which stream sends next, and how much
  *
@@ -79,6 +81,13 @@ struct MuxStream {
     MuxChunks rx;               /* what lies between the two */
     bool fin_received, fin_ok_wanted;
 
+    /* credit for the peer */
+    uint64_t window;            /* rx_limit - rx_consumed after a grant */
+    uint64_t window_max;
+    int64_t measured_at;        /* since then, ns, ... */
+    uint64_t measured_from;     /* ... and this much of rx_consumed */
+    uint64_t unread;            /* bytes in @rx when the stream retired */
+
     /* waiting to send; NULL: in no queue */
     unsigned pending;           /* MuxPending */
     uint32_t reset_code;
@@ -87,8 +96,8 @@ struct MuxStream {
     GList control_link;
     GQueue *data_queue;         /* MuxEngine.urgent or .bulk */
     GList data_link;
-    size_t deficit;             /* bytes that it may send in this round */
-    unsigned weight;            /* quanta added per round */
+    unsigned weight;
+    uint64_t had;               /* bytes it sent, * MUX_WEIGHT_MAX / weight */
 
     /* waiting to tell the application */
     unsigned events;            /* bits 1 << MuxEventType */
@@ -118,12 +127,6 @@ typedef struct MuxBatch {
     GSList *copies;             /* of offers that were taken back */
 } MuxBatch;
 
-typedef enum MuxRxPhase {
-    MUX_RX_HELLO,               /* the fixed part */
-    MUX_RX_HELLO_TAIL,          /* its reserved tail, skipped */
-    MUX_RX_FRAME,               /* payload of the current frame, next header */
-} MuxRxPhase;
-
 struct MuxEngine {
     MuxConfig config;
     int64_t start;              /* when the engine was made, ns */
@@ -150,8 +153,16 @@ struct MuxEngine {
     uint32_t next_id;           /* for the next stream of ours */
     unsigned local_open;        /* streams of ours, waiting or live */
 
+    /* what the peer may send besides data */
+    uint64_t control_received;  /* frames that count */
+    uint64_t control_earned;    /* frames that DATA has allowed */
+
+    /* credit for the peer, beyond the share of every stream */
+    uint64_t credit_pool;       /* bytes in all */
+    int64_t credit_free;        /* not granted; < 0: old streams are unread */
+    bool credit_wanted;         /* a window did not get what it needs */
+
     /* receiving */
-    MuxRxPhase rx_phase;
     uint8_t rx_buf[MUX_HELLO_SIZE];     /* HELLO, then the next header */
     size_t rx_buf_len;
     MuxHeader rx_header;        /* of the frame whose payload comes now */
@@ -168,16 +179,22 @@ struct MuxEngine {
     GQueue control;             /* streams with MuxStream.pending */
     GQueue opens;               /* streams waiting for their OPEN */
     GQueue urgent, bulk;        /* streams with data that credit allows */
+    uint64_t bulk_had;          /* MuxStream.had of the last bulk stream */
     unsigned urgent_run;        /* urgent frames since the last bulk one */
     unsigned urgent_active;     /* live urgent streams that have carried data */
     uint64_t pongs[MUX_UNANSWERED_PINGS];
     unsigned npongs;
 
     /* round trips */
-    bool ping_wanted, ping_in_flight;
-    uint64_t ping_id;
-    int64_t ping_sent;          /* ns */
+    bool ping_wanted;
+    uint64_t ping_id, pong_id;  /* the last PING sent, the last one answered */
+    int64_t ping_sent[MUX_PINGS_OUT];   /* ns, of those between the two */
     int64_t rtt_min;            /* ns; -1: none yet */
+
+    /* the peer's silence */
+    int64_t silence;            /* how long it may last, ns; 0: for ever */
+    int64_t silent_due;         /* when the next part of it is over, ns */
+    unsigned silent_parts;      /* parts that are over */
 
     /* waiting to tell the application */
     GQueue events;              /* streams with MuxStream.events */
@@ -206,7 +223,40 @@ void mux_engine_end(MuxEngine *e, char *error);
 void mux_stream_event(MuxStream *s, MuxEventType type);
 
 /* The peer's HELLO is complete: accept it or fail. */
-void mux_engine_hello(MuxEngine *e);
+void mux_engine_hello(MuxEngine *e, int64_t now);
+
+/* --- liveness.c --- */
+
+/* Something came from the peer. */
+void mux_liveness_heard(MuxEngine *e, int64_t now);
+
+/* The PING that was wanted is in a batch; returns what it says. */
+uint64_t mux_liveness_ping_sent(MuxEngine *e, int64_t now);
+
+/* PONG(@id) came.  Returns false if it answers no PING. */
+bool mux_liveness_pong(MuxEngine *e, uint64_t id, int64_t now);
+
+/* Measure a round trip if the last was a while ago. */
+void mux_liveness_measure(MuxEngine *e, int64_t now);
+
+/* --- credit.c --- */
+
+void mux_credit_init(MuxEngine *e);
+
+/* Set the first limit of @s. */
+void mux_credit_first(MuxStream *s, int64_t now);
+
+/* Half of the window was used up: worth a WINDOW frame. */
+bool mux_credit_due(MuxStream *s);
+
+/* Raise the limit of @s.  Returns false if it is high enough. */
+bool mux_credit_grant(MuxStream *s, int64_t now);
+
+/* @s is retired: its credit is free again, what is unread is not. */
+void mux_credit_end(MuxStream *s);
+
+/* @bytes of what was received are gone. */
+void mux_credit_consumed(MuxStream *s, uint64_t bytes);
 
 /* --- rx-frame.c --- */
 
@@ -214,7 +264,7 @@ void mux_engine_hello(MuxEngine *e);
  * A frame's header came.  Checks it against the state of its stream; leaves
  * in rx_left, rx_stream and rx_drop where its payload goes.
  */
-void mux_frame_begin(MuxEngine *e);
+void mux_frame_begin(MuxEngine *e, int64_t now);
 
 /* The payload of a control frame is in rx_control. */
 void mux_frame_complete(MuxEngine *e, int64_t now);
@@ -263,6 +313,9 @@ void mux_sched_update(MuxStream *s);
 
 /* Bytes that @s has to send and that are not in a batch. */
 size_t mux_stream_tx_waiting(MuxStream *s);
+
+/* How much data a batch may have now, bytes. */
+size_t mux_sched_batch_max(MuxEngine *e);
 
 /* The stream that sends next, NULL: none; *@max becomes its share, bytes. */
 MuxStream *mux_sched_pick(MuxEngine *e, size_t *max);

@@ -22,6 +22,17 @@
 #define MUX_UNANSWERED_PINGS    16      /* PINGs in flight, each direction */
 #define MUX_LIFETIME_STREAMS    4096    /* streams that one side ever opens */
 
+/*
+ * Frames other than DATA, PONG and GOAWAY that one side has sent may be as many
+ * as this, and one for each such time since the start, and for each DATA frame
+ * of either direction two, and one for each so many bytes of it.  A stream
+ * takes 4 from each side at most, besides WINDOW, so those of a connection take
+ * half of the first.
+ */
+#define MUX_CONTROL_BURST       (16 * MUX_LIFETIME_STREAMS)
+#define MUX_CONTROL_INTERVAL    (10 * 1000 * 1000LL)    /* ns */
+#define MUX_CONTROL_PER_DATA(length)    (2 + (length) / 4096)
+
 /* --- starting values --- */
 
 #define MUX_VERSION             1
@@ -29,7 +40,13 @@
 #define MUX_FRAME_BULK          (256 * 1024)    /* largest frame we accept */
 #define MUX_FRAME_URGENT        (64 * 1024)     /* sent beside urgent streams */
 #define MUX_WINDOW              (4 * 1024 * 1024)
+#define MUX_WINDOW_MAX          (128 * 1024 * 1024)
+#define MUX_WINDOW_SUM          (256 * 1024 * 1024)
+#define MUX_WINDOW_SHARE        (64 * 1024)     /* that every stream gets */
+#define MUX_SILENCE_MIN         (100 * 1000 * 1000LL)   /* ns: PINGs cost */
+#define MUX_MEASURE_INTERVAL    (100 * 1000 * 1000LL)   /* ns */
 #define MUX_HELLO_TIMEOUT       (30 * 1000 * 1000 * 1000LL)     /* ns */
+#define MUX_PINGS_OUT           4       /* of our PINGs without an answer */
 #define MUX_URGENT_RUN          8       /* urgent frames before a bulk one */
 
 /* --- memory --- */

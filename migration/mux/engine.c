@@ -1,7 +1,7 @@
 /*
  * Migration multiplexer: the connection
  *
- * Start, HELLO, time, events and the end.  The end has one road:
+ * Start, HELLO, events and the end.  The end has one road:
  * mux_engine_end(), which takes every stream along.  What leads there:
  *
  *   the peer broke the protocol  mux_engine_fail(): GOAWAY goes out last
@@ -14,8 +14,6 @@
 
 #include "qemu/osdep.h"
 #include "engine-int.h"
-
-#define NS_PER_S    (1000 * 1000 * 1000LL)
 
 const char *mux_role_name(uint32_t role)
 {
@@ -42,6 +40,8 @@ void mux_config_default(MuxConfig *config, MuxRole role)
         .max_frame = MUX_FRAME_BULK,
         .max_streams = MUX_MAX_STREAMS,
         .window = MUX_WINDOW,
+        .window_max = MUX_WINDOW_MAX,
+        .window_sum = MUX_WINDOW_SUM,
         .hello_timeout = MUX_HELLO_TIMEOUT,
     };
 }
@@ -52,10 +52,11 @@ MuxEngine *mux_engine_new(const MuxConfig *config, int64_t now)
 
     g_assert(config->max_frame >= MUX_FRAME_MIN &&
              config->max_frame <= MUX_FRAME_LIMIT);
-    g_assert(config->window > 0);
     e->config = *config;
+    mux_credit_init(e);
     e->start = now;
     e->rtt_min = -1;
+    e->silent_due = INT64_MAX;
     e->next_id = config->role == MUX_ROLE_SOURCE ? 1 : 2;
     e->live = g_hash_table_new(NULL, NULL);
     e->retired = g_hash_table_new_full(NULL, NULL, NULL, g_free);
@@ -130,7 +131,7 @@ static bool hello_check_features(MuxEngine *e)
     return true;
 }
 
-void mux_engine_hello(MuxEngine *e)
+void mux_engine_hello(MuxEngine *e, int64_t now)
 {
     const MuxConfig *c = &e->config;
     const MuxHello *peer = &e->peer;
@@ -151,44 +152,16 @@ void mux_engine_hello(MuxEngine *e)
     if (!hello_check_features(e)) {
         return;
     }
-    e->hello_done = true;
-    e->hello_event = true;
-}
-
-/* --- time --- */
-
-int64_t mux_engine_deadline(MuxEngine *e)
-{
-    if (e->hello_done || e->ended || !e->config.hello_timeout) {
-        return INT64_MAX;
-    }
-    return e->start + e->config.hello_timeout;
-}
-
-void mux_engine_timeout(MuxEngine *e, int64_t now)
-{
-    if (now < mux_engine_deadline(e)) {
+    if (!peer->max_streams && e->local_open) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE, "%s accepts no streams",
+                        mux_peer_name(e));
         return;
     }
-    mux_engine_fail(e, MUX_CODE_TIMEOUT,
-                    "%s sent no HELLO within %g s "
-                    "(does it support multiplexed migration?)",
-                    mux_peer_name(e),
-                    (double)e->config.hello_timeout / NS_PER_S);
-}
-
-void mux_engine_ping(MuxEngine *e, int64_t now)
-{
-    if (!e->ended && !e->ping_in_flight) {
-        e->ping_wanted = true;
-        e->ping_in_flight = true;
-        e->ping_id++;
+    e->hello_done = true;
+    e->hello_event = true;
+    if (c->window < c->window_max) {
+        mux_liveness_measure(e, now);   /* while nothing is in the way */
     }
-}
-
-int64_t mux_engine_rtt(MuxEngine *e)
-{
-    return e->rtt_min;
 }
 
 /* --- events --- */

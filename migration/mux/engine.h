@@ -35,13 +35,17 @@ typedef enum MuxCode {
     MUX_CODE_ABORTED = 6,       /* the application gave up */
 } MuxCode;
 
+#define MUX_WEIGHT_MAX  64
+
 /* What one engine offers and allows; mux_config_default() fills it. */
 typedef struct MuxConfig {
     MuxRole role;
     uint16_t version_min, version_max;
     uint32_t max_frame;         /* largest DATA payload accepted, bytes */
     uint32_t max_streams;       /* streams open at once */
-    uint64_t window;            /* first receive limit of a stream, bytes */
+    uint64_t window;            /* first receive window of a stream, bytes */
+    uint64_t window_max;        /* to which it may grow */
+    uint64_t window_sum;        /* all of them together */
     int64_t hello_timeout;      /* ns, 0: none */
 } MuxConfig;
 
@@ -133,6 +137,15 @@ int64_t mux_engine_deadline(MuxEngine *e);
 void mux_engine_timeout(MuxEngine *e, int64_t now);
 
 /*
+ * How long the peer may be silent, @ns from @now on; 0, as at first: for ever.
+ * After each third of it without a byte from the peer a PING goes out; after
+ * all of it the connection ends, with MUX_CODE_TIMEOUT.  A peer that reads
+ * nothing but answers is not silent, and a slow transport does not count, so
+ * @ns has to exceed what the buffers below may hold back.  100 ms is the least.
+ */
+void mux_engine_set_silence(MuxEngine *e, int64_t ns, int64_t now);
+
+/*
  * Fill *@event with the next one; returns whether there was one.  A stream's
  * events are not repeated: one READABLE stands for all that came since the
  * last.  ENDED comes last, and stands for the end of all streams that were
@@ -140,7 +153,7 @@ void mux_engine_timeout(MuxEngine *e, int64_t now);
  */
 bool mux_engine_next_event(MuxEngine *e, MuxEvent *event);
 
-/* Measure a round trip, unless one is being measured. */
+/* Measure a round trip, unless a PING waits for its answer. */
 void mux_engine_ping(MuxEngine *e, int64_t now);
 /* The shortest round trip seen, ns; -1: none yet. */
 int64_t mux_engine_rtt(MuxEngine *e);
@@ -213,6 +226,12 @@ void mux_stream_release(MuxStream *s);
 unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max);
 /* The first @bytes are done with: their credit goes back to the peer. */
 void mux_stream_rx_consume(MuxStream *s, size_t bytes);
+/*
+ * The window grows to @bytes at most, or 64 KiB if that is more: where what
+ * waits here to be read is a delay for somebody.  Before mux_stream_accept() it
+ * bounds the first one too.
+ */
+void mux_stream_set_window_max(MuxStream *s, uint64_t bytes);
 size_t mux_stream_rx_pending(MuxStream *s);     /* bytes to read */
 bool mux_stream_rx_fin(MuxStream *s);   /* FIN came (data may be pending) */
 
@@ -253,6 +272,12 @@ bool mux_stream_writable(MuxStream *s);
 /* Urgent streams go before the others (bulk keeps 1 quantum in 9). */
 void mux_stream_set_urgent(MuxStream *s, bool urgent);
 
+/*
+ * Streams that are not urgent share what there is by @weight, from 1, as at
+ * first, to MUX_WEIGHT_MAX.
+ */
+void mux_stream_set_weight(MuxStream *s, unsigned weight);
+
 /* --- streams: queries --- */
 
 /* What is allowed in each: see stream.c.  The last two are final. */
@@ -265,6 +290,7 @@ typedef enum MuxStreamState {
 } MuxStreamState;
 
 MuxStreamState mux_stream_state(MuxStream *s);
+bool mux_stream_asked(MuxStream *s);    /* the peer's OPEN has no answer */
 bool mux_stream_fin_acked(MuxStream *s);        /* FIN_OK came */
 const char *mux_stream_name(MuxStream *s);
 /* Why @s is in MUX_STREAM_RESET, else NULL.  Lives as long as @s. */

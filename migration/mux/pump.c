@@ -98,7 +98,7 @@ void mux_session_settle(MuxSession *s)
     while (mux_engine_next_event(s->engine, &event)) {
         mux_session_event(s, &event);
     }
-    if (mux_engine_deadline(s->engine) < s->rx_deadline) {
+    if (mux_session_deadline(s) < s->rx_deadline) {
         mux_transport_wake_in(s->transport);
     }
     mux_session_kick(s);
@@ -238,6 +238,9 @@ static void mux_session_check_time(MuxSession *s)
 
     if (s->linger && now >= s->linger) {
         mux_session_cut(s, s->tx_error ?: "it took too long to close");
+    } else if (s->expiry && now >= s->expiry) {
+        s->expiry = 0;
+        mux_engine_goaway(s->engine, MUX_CODE_TIMEOUT, s->expiry_why);
     } else if (now >= mux_engine_deadline(s->engine)) {
         mux_engine_timeout(s->engine, now);
     }
@@ -267,11 +270,10 @@ static void mux_session_receive(MuxSession *s)
 
     while (!s->over &&
            (niov = mux_engine_rx_want(s->engine, iov, MUX_IOV)) > 0) {
-        int64_t deadline = mux_engine_deadline(s->engine);
         Error *err = NULL;
         ssize_t len;
 
-        s->rx_deadline = s->linger ? MIN(s->linger, deadline) : deadline;
+        s->rx_deadline = mux_session_deadline(s);
         qemu_mutex_unlock(&s->lock);
         len = mux_transport_readv(s->transport, iov, niov, &err);
         if (len == QIO_CHANNEL_ERR_BLOCK) {

@@ -119,6 +119,7 @@ static bool charge_data(MuxEngine *e, uint64_t *offset, uint64_t limit)
         return false;
     }
     *offset += h->length;
+    e->control_earned += MUX_CONTROL_PER_DATA(h->length);
     return true;
 }
 
@@ -152,10 +153,37 @@ static void data_begin(MuxEngine *e)
     }
 }
 
-void mux_frame_begin(MuxEngine *e)
+/*
+ * Nobody needs many control frames for little data.  The limit only grows, so
+ * that frames which were held up on their way and come all at once are fine.
+ */
+static bool check_flood(MuxEngine *e, int64_t now)
+{
+    uint64_t most = MUX_CONTROL_BURST + e->control_earned +
+                    (now - e->start) / MUX_CONTROL_INTERVAL;
+
+    switch (e->rx_header.type) {
+    case MUX_FRAME_DATA:
+    case MUX_FRAME_PONG:                /* has to answer a PING of ours */
+    case MUX_FRAME_GOAWAY:              /* the last one */
+        return true;
+    }
+    if (++e->control_received > most) {
+        mux_engine_fail(e, MUX_CODE_LIMIT, "%s sent more than %" PRIu64
+                        " control frames, the limit by now",
+                        mux_peer_name(e), most);
+        return false;
+    }
+    return true;
+}
+
+void mux_frame_begin(MuxEngine *e, int64_t now)
 {
     const MuxHeader *h = &e->rx_header;
 
+    if (!check_flood(e, now)) {
+        return;
+    }
     if (!mux_frame_name(h->type)) {
         if (h->type < MUX_TYPE_SKIPPABLE) {
             mux_engine_fail(e, MUX_CODE_PROTOCOL,
@@ -347,8 +375,8 @@ static void on_reset(MuxEngine *e)
         return;
     }
     reason = peer_reason(e);
-    s->error = g_strdup_printf("%s aborted stream '%s': %s", mux_peer_name(e),
-                               s->name, reason);
+    s->error = g_strdup_printf("stream '%s': aborted by the %s: %s", s->name,
+                               mux_peer_name(e), reason);
     mux_stream_event(s, MUX_EVENT_RESET);
     mux_stream_retire(s, MUX_STREAM_RESET);
 }
@@ -367,14 +395,8 @@ static void on_ping(MuxEngine *e)
 
 static void on_pong(MuxEngine *e, int64_t now)
 {
-    if (!e->ping_in_flight || e->ping_wanted ||
-        ldq_be_p(e->rx_control) != e->ping_id) {
+    if (!mux_liveness_pong(e, ldq_be_p(e->rx_control), now)) {
         fail_frame(e, MUX_CODE_PROTOCOL, "that answers no PING");
-        return;
-    }
-    e->ping_in_flight = false;
-    if (e->rtt_min < 0 || now - e->ping_sent < e->rtt_min) {
-        e->rtt_min = now - e->ping_sent;
     }
 }
 

@@ -79,7 +79,7 @@ unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
 }
 
 /* Some of the HELLO is here: a peer of another kind shows at once. */
-static void hello_arrived(MuxEngine *e)
+static void hello_arrived(MuxEngine *e, int64_t now)
 {
     if (e->rx_buf_len >= 4 && ldl_be_p(e->rx_buf) != (int)MUX_MAGIC) {
         mux_engine_fail(e, MUX_CODE_PROTOCOL,
@@ -90,7 +90,7 @@ static void hello_arrived(MuxEngine *e)
     }
     if (e->rx_buf_len == MUX_HELLO_SIZE) {
         mux_hello_decode(e->rx_buf, &e->peer);
-        mux_engine_hello(e);
+        mux_engine_hello(e, now);
         if (!e->ended) {
             e->rx_buf_len = 0;
             e->rx_left = e->peer.length - MUX_HELLO_SIZE;
@@ -121,7 +121,7 @@ static void header_arrived(MuxEngine *e, int64_t now)
     e->rx_left = e->rx_header.length;
     e->rx_stream = NULL;
     e->rx_drop = false;
-    mux_frame_begin(e);
+    mux_frame_begin(e, now);
     if (!e->ended && !e->rx_left) {
         payload_complete(e, now);
     }
@@ -132,6 +132,9 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
     size_t payload = MIN(bytes, e->rx_named);
     bool had_payload = e->rx_left > 0;
 
+    if (bytes) {
+        mux_liveness_heard(e, now);
+    }
     rx_settle(e, payload);
     bytes -= payload;
     if (e->ended) {
@@ -153,7 +156,7 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
         if (e->hello_done) {
             header_arrived(e, now);
         } else {
-            hello_arrived(e);
+            hello_arrived(e, now);
         }
     }
 }

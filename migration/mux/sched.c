@@ -3,9 +3,14 @@
  *
  * Urgent streams go first, a frame each in turn; after MUX_URGENT_RUN of their
  * frames one bulk frame goes, so that bulk is slowed down and never stopped.
- * Bulk streams share by deficit round robin: a stream at the head of the queue
- * gets a quantum of one frame per unit of weight, and goes to the tail when it
- * is used up.  A queue holds only streams that could send now.
+ * Bulk streams share by weighted deficit round robin: the next one is that
+ * which has had least for its weight, with equal weights each in turn.  A queue
+ * holds only streams that could send now, so a stream falls behind while its
+ * writer prepares the next piece.  It may catch up, but by MUX_CATCH_UP at
+ * most: nobody saves up what he did not need.
+ *
+ * While an urgent stream is in use a batch has one frame, so that what is
+ * urgent waits for no more than that.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,12 +18,20 @@
 #include "qemu/osdep.h"
 #include "engine-int.h"
 
+/* As far as a stream may be behind, as MuxStream.had: two frames, by weight */
+#define MUX_CATCH_UP    (2ULL * MUX_FRAME_BULK * MUX_WEIGHT_MAX)
+
 /* Largest payload of a frame now, bytes. */
 static size_t frame_max(MuxEngine *e)
 {
     size_t most = e->urgent_active ? MUX_FRAME_URGENT : MUX_FRAME_BULK;
 
     return MIN(most, e->peer.max_frame);
+}
+
+size_t mux_sched_batch_max(MuxEngine *e)
+{
+    return e->urgent_active ? MUX_FRAME_URGENT : MUX_BATCH_BYTES;
 }
 
 size_t mux_stream_tx_waiting(MuxStream *s)
@@ -38,9 +51,37 @@ static void leave_data_queue(MuxStream *s)
 {
     if (s->data_queue) {
         g_queue_unlink(s->data_queue, &s->data_link);
-        s->data_queue = NULL;
-        s->deficit = 0;
     }
+}
+
+/* Behind those that had as much or less for their weight */
+static void insert_bulk(MuxStream *s)
+{
+    GQueue *queue = &s->engine->bulk;
+    GList *before = NULL;
+
+    for (GList *l = queue->tail; l; l = l->prev) {
+        if (((MuxStream *)l->data)->had <= s->had) {
+            break;
+        }
+        before = l;
+    }
+    g_queue_insert_before_link(queue, before, &s->data_link);
+}
+
+static void join_data_queue(MuxStream *s, GQueue *queue)
+{
+    MuxEngine *e = s->engine;
+
+    if (queue == &e->bulk) {
+        if (e->bulk_had > MUX_CATCH_UP) {
+            s->had = MAX(s->had, e->bulk_had - MUX_CATCH_UP);
+        }
+        insert_bulk(s);
+    } else if (queue) {
+        g_queue_push_tail_link(queue, &s->data_link);
+    }
+    s->data_queue = queue;
 }
 
 /* An urgent stream shortens everybody's frames once it carries data. */
@@ -67,10 +108,7 @@ void mux_sched_update(MuxStream *s)
     }
     if (s->data_queue != queue) {
         leave_data_queue(s);
-        if (queue) {
-            g_queue_push_tail_link(queue, &s->data_link);
-            s->data_queue = queue;
-        }
+        join_data_queue(s, queue);
     }
     if (!waiting && may_send(s) && s->fin_wanted) {
         mux_stream_want_control(s, MUX_PENDING_FIN);
@@ -90,12 +128,6 @@ MuxStream *mux_sched_pick(MuxEngine *e, size_t *max)
     *max = MIN(frame_max(e), mux_stream_tx_waiting(s));
     credit = s->tx_limit - s->tx_offset;
     *max = MIN(*max, credit);
-    if (queue == &e->bulk) {
-        if (!s->deficit) {
-            s->deficit = frame_max(e) * s->weight;
-        }
-        *max = MIN(*max, s->deficit);
-    }
     return s;
 }
 
@@ -103,18 +135,16 @@ void mux_sched_sent(MuxStream *s, size_t bytes)
 {
     MuxEngine *e = s->engine;
     GQueue *queue = s->data_queue;
-    bool turn_over = true;
 
+    g_queue_unlink(queue, &s->data_link);
     if (queue == &e->urgent) {
         e->urgent_run++;
+        g_queue_push_tail_link(queue, &s->data_link);
     } else {
         e->urgent_run = 0;
-        s->deficit -= bytes;
-        turn_over = s->deficit == 0;
-    }
-    if (turn_over) {
-        g_queue_unlink(queue, &s->data_link);
-        g_queue_push_tail_link(queue, &s->data_link);
+        e->bulk_had = s->had;
+        s->had += bytes * MUX_WEIGHT_MAX / s->weight;
+        insert_bulk(s);
     }
     mux_sched_update(s);
 }

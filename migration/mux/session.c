@@ -82,6 +82,7 @@ void mux_session_unref(MuxSession *s)
     qemu_cond_destroy(&s->send_cond);
     qemu_cond_destroy(&s->sender_moved);
     qemu_mutex_destroy(&s->lock);
+    g_free(s->expiry_why);
     g_free(s->goaway);
     g_free(s->tx_error);
     g_free(s);
@@ -95,9 +96,12 @@ QIOChannelMux *mux_session_open(MuxSession *s, const char *name, Error **errp)
 
     QEMU_LOCK_GUARD(&s->lock);
     if (s->over || s->closing) {
-        error_setg(errp, "stream '%s': connection %s%s", name,
-                   mux_engine_error(s->engine) ? "lost: " : "closed",
-                   mux_engine_error(s->engine) ?: "");
+        why = mux_engine_error(s->engine);
+        if (why) {
+            error_setg(errp, "all streams: %s", why);
+        } else {
+            error_setg(errp, "stream '%s': connection closed", name);
+        }
         return NULL;
     }
     stream = mux_engine_open(s->engine, name, &why);
@@ -167,7 +171,7 @@ static void mux_session_call_state(MuxSession *s)
     } else {
         s->call_ended = false;
         if (mux_engine_error(s->engine)) {
-            error_setg(&err, "%s", mux_engine_error(s->engine));
+            error_setg(&err, "all streams: %s", mux_engine_error(s->engine));
         }
     }
     qemu_mutex_unlock(&s->lock);
@@ -263,6 +267,40 @@ void mux_session_detach(MuxSession *s)
         ioc->call_opened = ioc->call_changed = false;
     }
     /* The lock is dropped before the array and its references are */
+}
+
+/* --- time --- */
+
+int64_t mux_session_deadline(MuxSession *s)
+{
+    int64_t deadline = mux_engine_deadline(s->engine);
+
+    if (s->linger) {
+        deadline = MIN(deadline, s->linger);
+    }
+    if (s->expiry) {
+        deadline = MIN(deadline, s->expiry);
+    }
+    return deadline;
+}
+
+void mux_session_set_silence(MuxSession *s, uint32_t timeout_ms)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    mux_engine_set_silence(s->engine, timeout_ms * (int64_t)SCALE_MS,
+                           get_clock());
+    mux_session_settle(s);
+}
+
+void mux_session_set_deadline(MuxSession *s, uint32_t timeout_ms,
+                              const char *why)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    trace_mux_session_deadline(s, timeout_ms, why ?: "");
+    g_free(s->expiry_why);
+    s->expiry_why = g_strdup(why);
+    s->expiry = timeout_ms ? get_clock() + timeout_ms * (int64_t)SCALE_MS : 0;
+    mux_session_settle(s);
 }
 
 /* --- the end --- */

@@ -91,6 +91,8 @@ struct MuxSession {
 
     /* receiving */
     int64_t rx_deadline;        /* until when the receive thread waits */
+    int64_t expiry;             /* when to end the connection; 0: never */
+    char *expiry_why;
 
     /* the end, in this order */
     bool closing;               /* GOAWAY follows once all else is sent */
@@ -115,6 +117,9 @@ struct MuxSession {
 void mux_session_call_ready(MuxSession *s);
 void mux_session_call_opened(MuxSession *s, MuxStream *stream);
 void mux_session_call_changed(QIOChannelMux *ioc);
+
+/* When the receive thread has to look at the time at the latest */
+int64_t mux_session_deadline(MuxSession *s);
 
 /* The engine has ended. */
 void mux_session_over(MuxSession *s);

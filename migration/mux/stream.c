@@ -4,9 +4,9 @@
  * What the application may do in each state (MuxStreamState); everything else
  * is harmless and has no effect.
  *
- *   OPENING    ours: offer data, fin, reset, release; all but reset take
- *              effect after OPEN_OK.  The peer's: accept, reset; release
- *              resets it.
+ *   OPENING    offer data, fin, reset, release; the peer's: accept.  All but
+ *              reset and accept take effect after OPEN_OK, but release of
+ *              the peer's resets it.
  *   OPEN       both directions carry data; fin, reset, release.
  *   FINISHING  our fin was called, the peer's FIN came, or both.  The
  *              direction that is not finished still carries data; fin_ok
@@ -37,6 +37,7 @@ MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local)
     s->id = id;
     s->local = local;
     s->weight = 1;
+    s->window_max = e->config.window_max;
     s->control_link.data = s;
     s->data_link.data = s;
     s->event_link.data = s;
@@ -49,6 +50,7 @@ MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local)
 void mux_stream_destroy(MuxStream *s)
 {
     mux_chunks_clear(&s->own);
+    mux_credit_consumed(s, s->unread);
     mux_chunks_clear(&s->rx);
     g_free(s->offer);
     g_free(s->reset_text);
@@ -102,6 +104,7 @@ static void forget_id(MuxStream *s, MuxStreamState state)
         e->local_open--;
     }
     s->retired = true;
+    mux_credit_end(s);
 }
 
 void mux_stream_retire(MuxStream *s, MuxStreamState state)
@@ -189,12 +192,13 @@ MuxStream *mux_engine_open(MuxEngine *e, const char *name, const char **why)
 
 void mux_stream_accept(MuxStream *s)
 {
-    if (s->local || s->state != MUX_STREAM_OPENING) {
+    if (!mux_stream_asked(s)) {
         return;
     }
-    s->state = MUX_STREAM_OPEN;
+    s->state = s->fin_wanted ? MUX_STREAM_FINISHING : MUX_STREAM_OPEN;
     s->engine->unanswered[1]--;
     mux_stream_want_control(s, MUX_PENDING_OPEN_OK);
+    mux_sched_update(s);
     mux_stream_tx_unblock(s);
 }
 
@@ -204,8 +208,8 @@ void mux_stream_reset(MuxStream *s, uint32_t code, const char *text)
         return;
     }
     text = text ?: "";
-    s->error = g_strdup_printf("%s aborted stream '%s': %s",
-                               mux_local_name(s->engine), s->name, text);
+    s->error = g_strdup_printf("stream '%s': aborted by the %s: %s", s->name,
+                               mux_local_name(s->engine), text);
     s->reset_code = code;
     s->reset_text = g_strndup(text, mux_text_length(text));
     if (s->announced) {
@@ -260,7 +264,7 @@ void mux_stream_release(MuxStream *s)
         s->event_queue = NULL;
     }
     mux_stream_rx_consume(s, s->rx.size);
-    if (!s->retired && !s->local && s->state == MUX_STREAM_OPENING) {
+    if (mux_stream_asked(s)) {
         mux_stream_reset(s, MUX_CODE_REFUSED, "stream was not accepted");
         return;
     }
@@ -291,19 +295,12 @@ size_t mux_stream_rx_pending(MuxStream *s)
     return rx_readable(s);
 }
 
-/* Half of the window was used up: worth a WINDOW frame. */
-static bool window_due(MuxStream *s)
-{
-    uint64_t window = s->engine->config.window;
-
-    return s->rx_limit - s->rx_consumed <= window / 2;
-}
-
 void mux_stream_rx_consume(MuxStream *s, size_t bytes)
 {
     mux_chunks_consume(&s->rx, bytes);
     s->rx_consumed += bytes;
-    if (!s->retired && !s->fin_received && s->rx_limit && window_due(s)) {
+    mux_credit_consumed(s, bytes);
+    if (!s->retired && !s->fin_received && s->rx_limit && mux_credit_due(s)) {
         mux_stream_want_control(s, MUX_PENDING_WINDOW);
     }
 }
@@ -426,6 +423,11 @@ MuxStreamState mux_stream_state(MuxStream *s)
     return s->state;
 }
 
+bool mux_stream_asked(MuxStream *s)
+{
+    return !s->local && s->state == MUX_STREAM_OPENING;
+}
+
 bool mux_stream_fin_acked(MuxStream *s)
 {
     return s->fin_acked;
@@ -464,6 +466,11 @@ void mux_stream_set_opaque(MuxStream *s, void *opaque)
 void *mux_stream_opaque(MuxStream *s)
 {
     return s->opaque;
+}
+
+void mux_stream_set_weight(MuxStream *s, unsigned weight)
+{
+    s->weight = CLAMP(weight, 1, MUX_WEIGHT_MAX);
 }
 
 void mux_stream_set_urgent(MuxStream *s, bool urgent)

@@ -15,13 +15,16 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/event_notifier.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/sockets.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "io/channel-command.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
+#include "io/channel-watch.h"
 #include "transport.h"
 #include "trace.h"
 
@@ -53,10 +56,28 @@ static gboolean mux_poll_ready(QIOChannel *ioc, GIOCondition condition,
     return G_SOURCE_CONTINUE;
 }
 
+/*
+ * The pipes of a command are watched one by one: when the command has closed
+ * its input only, a watch for both would be ready for ever.
+ */
+static GSource *mux_poll_watch(QIOChannel *ioc, GIOCondition condition)
+{
+    QIOChannelCommand *command = (QIOChannelCommand *)
+        object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_COMMAND);
+
+    condition |= G_IO_HUP | G_IO_ERR;
+    if (!command) {
+        return qio_channel_create_watch(ioc, condition);
+    }
+    return qio_channel_create_fd_watch(ioc, condition & G_IO_IN ?
+                                       command->readfd : command->writefd,
+                                       condition);
+}
+
 static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
 {
     p->context = g_main_context_new();
-    p->watch = qio_channel_create_watch(ioc, condition);
+    p->watch = mux_poll_watch(ioc, condition);
     p->armed = INT64_MAX;
     g_source_set_callback(p->watch, (GSourceFunc)mux_poll_ready, NULL, NULL);
     /* Spares GLib to leave it out of the poll, and wake up, per dispatch */
@@ -75,7 +96,37 @@ static void mux_poll_close(MuxPoll *p)
 static void mux_poll_cleanup(MuxPoll *p)
 {
     mux_poll_close(p);
-    g_main_context_unref(p->context);
+    g_clear_pointer(&p->context, g_main_context_unref);
+}
+
+static void mux_poll_wake(MuxPoll *p)
+{
+    if (p->context) {
+        g_main_context_wakeup(p->context);
+    }
+}
+
+/*
+ * GLib ends the process where it gets no descriptor for a context.  To look
+ * first leaves a moment for others to take them, but not a guest that is lost
+ * each time.
+ */
+static bool mux_poll_possible(Error **errp)
+{
+    EventNotifier in, out;
+    int ret = event_notifier_init(&in, false);
+
+    if (ret == 0) {
+        ret = event_notifier_init(&out, false);
+        if (ret == 0) {
+            event_notifier_cleanup(&out);
+        }
+        event_notifier_cleanup(&in);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot wait for the connection");
+    }
+    return ret == 0;
 }
 
 /*
@@ -110,11 +161,12 @@ MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
         /* The reader empties GnuTLS before it polls: watch the socket only */
         polled = t->tls->master;
     }
-    mux_poll_init(&t->in, polled, G_IO_IN | G_IO_HUP | G_IO_ERR);
-    mux_poll_init(&t->out, polled, G_IO_OUT | G_IO_HUP | G_IO_ERR);
-
     qio_channel_set_delay(ioc, false);
-    qio_channel_set_blocking(ioc, false, errp);
+    if (qio_channel_set_blocking(ioc, false, errp) == 0 &&
+        mux_poll_possible(errp)) {
+        mux_poll_init(&t->in, polled, G_IO_IN);
+        mux_poll_init(&t->out, polled, G_IO_OUT);
+    }
     return t;
 }
 
@@ -222,12 +274,12 @@ void mux_transport_wait_out(MuxTransport *t, int64_t deadline)
 
 void mux_transport_wake_in(MuxTransport *t)
 {
-    g_main_context_wakeup(t->in.context);
+    mux_poll_wake(&t->in);
 }
 
 void mux_transport_wake_out(MuxTransport *t)
 {
-    g_main_context_wakeup(t->out.context);
+    mux_poll_wake(&t->out);
 }
 
 void mux_transport_set_urgent(MuxTransport *t, bool urgent)

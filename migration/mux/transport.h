@@ -18,8 +18,8 @@ typedef struct MuxTransport MuxTransport;
 /*
  * Takes a reference to @ioc and makes it non-blocking.
  *
- * Returns: the transport; when @ioc cannot be non-blocking @errp is set too
- * and the transport is only good for being closed.
+ * Returns: the transport; when @ioc cannot be non-blocking or be waited for,
+ * @errp is set too and the transport is only good for being closed.
  */
 MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp);
 /* No other call may be in progress. */

@@ -128,7 +128,7 @@ static void put_hello(MuxEngine *e)
     e->hello_queued = true;
 }
 
-static void put_pending(MuxStream *s, MuxPending what)
+static void put_pending(MuxStream *s, MuxPending what, int64_t now)
 {
     MuxEngine *e = s->engine;
 
@@ -138,12 +138,13 @@ static void put_pending(MuxStream *s, MuxPending what)
                        s->reset_text);
         break;
     case MUX_PENDING_OPEN_OK:
-        s->rx_limit = e->config.window;
+        mux_credit_first(s, now);
         add_u64_frame(e, MUX_FRAME_OPEN_OK, s->id, s->rx_limit);
         break;
     case MUX_PENDING_WINDOW:
-        s->rx_limit = s->rx_consumed + e->config.window;
-        add_u64_frame(e, MUX_FRAME_WINDOW, s->id, s->rx_limit);
+        if (mux_credit_grant(s, now)) {
+            add_u64_frame(e, MUX_FRAME_WINDOW, s->id, s->rx_limit);
+        }
         break;
     case MUX_PENDING_FIN:
         s->fin_sent = true;
@@ -156,7 +157,7 @@ static void put_pending(MuxStream *s, MuxPending what)
 }
 
 /* Control frames of streams, as many as fit. */
-static bool put_controls(MuxEngine *e)
+static bool put_controls(MuxEngine *e, int64_t now)
 {
     MuxStream *s;
 
@@ -167,7 +168,7 @@ static bool put_controls(MuxEngine *e)
             return false;
         }
         if (what) {
-            put_pending(s, what);
+            put_pending(s, what, now);
             s->pending &= ~what;
         }
         if (!s->pending) {
@@ -200,20 +201,18 @@ static bool put_pings(MuxEngine *e, int64_t now)
     }
     e->npongs = 0;
     if (e->ping_wanted) {
-        add_u64_frame(e, MUX_FRAME_PING, 0, e->ping_id);
-        e->ping_wanted = false;
-        e->ping_sent = now;
+        add_u64_frame(e, MUX_FRAME_PING, 0, mux_liveness_ping_sent(e, now));
     }
     return true;
 }
 
-static void put_open(MuxStream *s)
+static void put_open(MuxStream *s, int64_t now)
 {
     MuxEngine *e = s->engine;
     size_t len = strlen(s->name);
     uint8_t *p = add_frame(e, MUX_FRAME_OPEN, s->id, MUX_OPEN_SIZE + len, 0);
 
-    s->rx_limit = e->config.window;
+    mux_credit_first(s, now);
     stq_be_p(p, s->rx_limit);
     stw_be_p(p + 8, len);
     stw_be_p(p + 10, 0);
@@ -233,7 +232,7 @@ static bool open_possible(MuxEngine *e)
            e->announced[0] < e->peer.max_streams;
 }
 
-static bool put_opens(MuxEngine *e)
+static bool put_opens(MuxEngine *e, int64_t now)
 {
     while (open_possible(e)) {
         MuxStream *s = g_queue_peek_head(&e->opens);
@@ -244,7 +243,7 @@ static bool put_opens(MuxEngine *e)
         }
         g_queue_unlink(&e->opens, &s->control_link);
         s->control_queue = NULL;
-        put_open(s);
+        put_open(s, now);
     }
     return true;
 }
@@ -300,7 +299,7 @@ static bool put_data(MuxEngine *e)
 {
     MuxBatch *b = &e->batch;
     MuxHeader h = { .type = MUX_FRAME_DATA };
-    size_t room = MUX_BATCH_BYTES - b->size;
+    size_t room = mux_sched_batch_max(e) - b->size;
     size_t max, len;
     MuxStream *s = mux_sched_pick(e, &max);
     uint8_t *header;
@@ -320,6 +319,7 @@ static bool put_data(MuxEngine *e)
     mux_header_encode(&h, header);
     b->size += len;
     s->tx_offset += len;
+    e->control_earned += MUX_CONTROL_PER_DATA(len);
     mux_sched_sent(s, len);
     return true;
 }
@@ -332,7 +332,7 @@ static void batch_build(MuxEngine *e, int64_t now)
         put_hello(e);
     }
     if (e->ended) {
-        if (put_controls(e) && e->goaway_wanted) {
+        if (put_controls(e, now) && e->goaway_wanted) {
             put_goaway(e);
         }
         return;
@@ -342,7 +342,8 @@ static void batch_build(MuxEngine *e, int64_t now)
     }
     /* the last data of a stream lets its FIN follow */
     do {
-        if (!put_pings(e, now) || !put_controls(e) || !put_opens(e)) {
+        if (!put_pings(e, now) || !put_controls(e, now) ||
+            !put_opens(e, now)) {
             return;
         }
     } while (put_data(e));

@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "migration/mux/frame.h"
+#include "migration/mux/engine-int.h"
 #include "mux-engine-helpers.h"
 
 uint32_t mux_test_seed(uint32_t preset)
@@ -31,18 +31,23 @@ static uint64_t *table_u64(GHashTable *t, uint32_t id)
     return v;
 }
 
-static void watch_frame(MuxLink *link, int side, const MuxHeader *h,
-                        const uint8_t *payload)
+static void watch_frame(MuxLinkSide *from, MuxLinkSide *to,
+                        const MuxHeader *h, const uint8_t *payload)
 {
-    MuxLinkSide *from = &link->side[side], *to = &link->side[!side];
     uint64_t *offset = table_u64(from->offsets, h->stream);
     uint64_t *granted = table_u64(from->limits, h->stream);
 
+    g_assert_nonnull(mux_frame_name(h->type));
     g_assert_cmpuint(h->flags, ==, 0);
     g_assert_cmpuint(h->zero, ==, 0);
+    g_assert_cmpint(h->stream != 0, ==, mux_frame_has_stream(h->type));
+    g_assert_true(mux_frame_length_ok(h->type, h->length));
+    g_assert_false(from->goaway);
+    g_assert_false(g_hash_table_contains(from->resets,
+                                         GUINT_TO_POINTER(h->stream)));
     switch (h->type) {
     case MUX_FRAME_OPEN:
-        g_assert_cmpuint(h->stream % 2, ==, side == SRC);
+        g_assert_cmpuint(h->stream % 2, ==, from->role == MUX_ROLE_SOURCE);
         /* fall through */
     case MUX_FRAME_OPEN_OK:
     case MUX_FRAME_WINDOW:
@@ -53,22 +58,27 @@ static void watch_frame(MuxLink *link, int side, const MuxHeader *h,
         g_assert_cmpuint(h->length, >, 0);
         g_assert_cmpuint(h->arg, ==, (uint32_t)*offset);
         *offset += h->length;
-        g_assert_cmpuint(*offset, <=, *table_u64(to->limits, h->stream));
+        g_assert(!to ||
+                 *offset <= *table_u64(to->limits, h->stream));
         break;
     case MUX_FRAME_FIN:
         g_assert_cmpuint(ldq_be_p(payload), ==, *offset);
         break;
     case MUX_FRAME_FIN_OK:
-        g_assert_cmpuint(ldq_be_p(payload), ==,
-                         *table_u64(to->offsets, h->stream));
+        g_assert(!to || ldq_be_p(payload) ==
+                 *table_u64(to->offsets, h->stream));
+        break;
+    case MUX_FRAME_RESET:
+        g_hash_table_add(from->resets, GUINT_TO_POINTER(h->stream));
+        break;
+    case MUX_FRAME_GOAWAY:
+        from->goaway = true;
         break;
     }
 }
 
-static void watch(MuxLink *link, int side)
+void mux_link_watch(MuxLinkSide *from, MuxLinkSide *to)
 {
-    MuxLinkSide *from = &link->side[side];
-
     if (from->watched == 0 && from->sent->len >= MUX_HELLO_SIZE) {
         from->watched = MUX_HELLO_SIZE;
     }
@@ -81,9 +91,56 @@ static void watch(MuxLink *link, int side)
         if (from->sent->len - from->watched < MUX_HEADER_SIZE + h.length) {
             return;
         }
-        watch_frame(link, side, &h, p + MUX_HEADER_SIZE);
+        watch_frame(from, to, &h, p + MUX_HEADER_SIZE);
         from->watched += MUX_HEADER_SIZE + h.length;
     }
+}
+
+/* Bytes that all windows together may have. */
+static uint64_t windows_bound(MuxEngine *e)
+{
+    uint64_t share = MIN(MUX_WINDOW_SHARE, e->config.window);
+
+    return MAX(e->config.window_sum, share * 2 * e->config.max_streams);
+}
+
+/*
+ * What the peer may send it has been granted, what the application copies is
+ * limited; beyond that each queue may hold a chunk that is begun at each end.
+ */
+void mux_assert_memory_bounded(MuxEngine *e)
+{
+    size_t chunks = e->config.max_frame;        /* room may be named */
+    uint64_t windows = 0;
+    GHashTableIter iter;
+    gpointer key;
+
+    g_hash_table_iter_init(&iter, e->all);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        MuxStream *s = key;
+
+        g_assert_cmpuint(s->rx.size, <=, s->rx_limit - s->rx_consumed);
+        g_assert_cmpuint(s->own.size, <=, MUX_OWN_BUFFER);
+        chunks += s->rx.size + s->own.size + 4 * MUX_CHUNK_SIZE;
+        windows += s->retired ? 0 : s->rx_limit - s->rx_consumed;
+    }
+    g_assert_cmpuint(windows, <=, windows_bound(e));
+    g_assert_cmpuint(e->pool.nused * MUX_CHUNK_SIZE, <=, chunks);
+    g_assert_cmpuint(e->pool.nspare, <=, MUX_CHUNKS_SPARE);
+    g_assert_cmpuint(g_hash_table_size(e->retired), <=,
+                     2 * MUX_LIFETIME_STREAMS);
+}
+
+void mux_assert_nothing_held(MuxEngine *e)
+{
+    g_assert_cmpuint(g_hash_table_size(e->all), ==, 0);
+    g_assert_cmpuint(g_hash_table_size(e->live), ==, 0);
+    g_assert_cmpuint(e->pool.nused, ==, 0);
+    g_assert_cmpuint(e->local_open, ==, 0);
+    g_assert_cmpuint(e->announced[0] + e->announced[1], ==, 0);
+    g_assert_cmpuint(e->unanswered[0] + e->unanswered[1], ==, 0);
+    g_assert_cmpuint(e->urgent_active, ==, 0);
+    g_assert_cmpint(e->credit_free, ==, e->credit_pool);
 }
 
 /* --- moving bytes --- */
@@ -95,7 +152,7 @@ static size_t random_piece(MuxLink *link, size_t most)
     return max > 1 ? g_rand_int_range(link->rand, 1, max + 1) : max;
 }
 
-static size_t iov_total(const struct iovec *iov, unsigned n)
+size_t mux_iov_total(const struct iovec *iov, unsigned n)
 {
     size_t total = 0;
 
@@ -105,9 +162,8 @@ static size_t iov_total(const struct iovec *iov, unsigned n)
     return total;
 }
 
-/* Copy the first @len bytes between @iov and @buf. */
-static void iov_copy_bytes(const struct iovec *iov, uint8_t *buf, size_t len,
-                           bool to_iov)
+void mux_iov_copy(const struct iovec *iov, uint8_t *buf, size_t len,
+                  bool to_iov)
 {
     while (len) {
         size_t n = MIN(len, iov->iov_len);
@@ -123,20 +179,19 @@ static void iov_copy_bytes(const struct iovec *iov, uint8_t *buf, size_t len,
     }
 }
 
-/* Take at most @max bytes of @e into @out; returns how many. */
-static size_t take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
-                   unsigned iov_max)
+size_t mux_take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
+                unsigned iov_max)
 {
     struct iovec iov[64];
     unsigned n = mux_engine_tx_want(e, iov, iov_max, now);
-    size_t len = MIN(max, iov_total(iov, n));
+    size_t len = MIN(max, mux_iov_total(iov, n));
     size_t old = out->len;
 
     g_assert_cmpuint(n, <=, iov_max);
-    g_assert(iov_total(iov, n) <= 300 * 1024);
+    g_assert(mux_iov_total(iov, n) <= 300 * 1024);
     if (len) {
         g_byte_array_set_size(out, old + len);
-        iov_copy_bytes(iov, out->data + old, len, false);
+        mux_iov_copy(iov, out->data + old, len, false);
         mux_engine_tx_done(e, len, now);
     }
     return len;
@@ -149,9 +204,10 @@ static size_t give(MuxEngine *e, const uint8_t *data, size_t len, int64_t now,
     struct iovec iov[64];
     unsigned n = mux_engine_rx_want(e, iov, iov_max);
 
-    len = MIN(len, iov_total(iov, n));
+    g_assert_cmpuint(n, <=, iov_max);
+    len = MIN(len, mux_iov_total(iov, n));
     if (len) {
-        iov_copy_bytes(iov, (uint8_t *)data, len, true);
+        mux_iov_copy(iov, (uint8_t *)data, len, true);
         mux_engine_rx_done(e, len, now);
     }
     return len;
@@ -166,10 +222,10 @@ static bool move_one_way(MuxLink *link, int side)
     size_t moved = 0;
 
     if (waiting < link->capacity) {
-        moved = take(from->e, from->sent,
-                     random_piece(link, link->capacity - waiting), link->now,
-                     g_rand_int_range(link->rand, 1, 65));
-        watch(link, side);
+        moved = mux_take(from->e, from->sent,
+                         random_piece(link, link->capacity - waiting),
+                         link->now, g_rand_int_range(link->rand, 1, 65));
+        mux_link_watch(from, &link->side[!side]);
     }
     if (most) {
         size_t n = give(to, from->sent->data + from->delivered,
@@ -207,16 +263,19 @@ void mux_link_run(MuxLink *link)
     }
 }
 
-static void side_init(MuxLinkSide *side, const MuxConfig *config, MuxRole role)
+void mux_link_side_init(MuxLinkSide *side, const MuxConfig *config,
+                        MuxRole role)
 {
     MuxConfig defaults;
 
     mux_config_default(&defaults, role);
     *side = (MuxLinkSide) {
+        .role = role,
         .e = mux_engine_new(config ?: &defaults, 0),
         .sent = g_byte_array_new(),
         .limits = g_hash_table_new_full(NULL, NULL, NULL, g_free),
         .offsets = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+        .resets = g_hash_table_new(NULL, NULL),
         .cut = SIZE_MAX,
     };
 }
@@ -229,20 +288,23 @@ void mux_link_init(MuxLink *link, uint32_t seed, const MuxConfig *source,
         .piece_max = 256 * 1024,
         .capacity = 256 * 1024,
     };
-    side_init(&link->side[SRC], source, MUX_ROLE_SOURCE);
-    side_init(&link->side[DST], destination, MUX_ROLE_DESTINATION);
+    mux_link_side_init(&link->side[SRC], source, MUX_ROLE_SOURCE);
+    mux_link_side_init(&link->side[DST], destination, MUX_ROLE_DESTINATION);
+}
+
+void mux_link_side_cleanup(MuxLinkSide *side)
+{
+    mux_engine_free(side->e);
+    g_byte_array_unref(side->sent);
+    g_hash_table_unref(side->limits);
+    g_hash_table_unref(side->offsets);
+    g_hash_table_unref(side->resets);
 }
 
 void mux_link_cleanup(MuxLink *link)
 {
-    for (int i = 0; i < 2; i++) {
-        MuxLinkSide *side = &link->side[i];
-
-        mux_engine_free(side->e);
-        g_byte_array_unref(side->sent);
-        g_hash_table_unref(side->limits);
-        g_hash_table_unref(side->offsets);
-    }
+    mux_link_side_cleanup(&link->side[SRC]);
+    mux_link_side_cleanup(&link->side[DST]);
     g_rand_free(link->rand);
 }
 
@@ -261,7 +323,7 @@ void mux_feed(MuxEngine *e, const uint8_t *data, size_t len, int64_t now)
 
 void mux_drain(MuxEngine *e, GByteArray *out, int64_t now)
 {
-    while (take(e, out, SIZE_MAX, now, 64)) {
+    while (mux_take(e, out, SIZE_MAX, now, 64)) {
         /* more */
     }
 }
@@ -359,6 +421,7 @@ void mux_pair_init(MuxPair *p, uint64_t window)
     mux_config_default(&src, MUX_ROLE_SOURCE);
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     src.window = dst.window = window;
+    src.window_max = dst.window_max = window;
     mux_link_init(&p->link, 1, &src, &dst);
     p->src = p->link.side[SRC].e;
     p->dst = p->link.side[DST].e;

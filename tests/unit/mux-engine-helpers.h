@@ -19,14 +19,17 @@
 enum { SRC, DST };              /* sides of a link */
 
 typedef struct MuxLinkSide {
+    MuxRole role;
     MuxEngine *e;
     GByteArray *sent;           /* all that this side's engine sent */
     size_t delivered;           /* bytes of it that the other side got */
     size_t watched;             /* bytes of it that were looked at */
     GHashTable *limits;         /* stream id to what it lets the other send */
     GHashTable *offsets;        /* stream id to what it has sent */
+    GHashTable *resets;         /* set of ids that it has reset */
     size_t cut;                 /* the transport ends after so many bytes */
     bool eof_told;
+    bool goaway;                /* it sent one */
 } MuxLinkSide;
 
 typedef struct MuxLink {
@@ -48,15 +51,46 @@ void mux_link_init(MuxLink *link, uint32_t seed, const MuxConfig *source,
                    const MuxConfig *destination);
 void mux_link_cleanup(MuxLink *link);
 
+void mux_link_side_init(MuxLinkSide *side, const MuxConfig *config,
+                        MuxRole role);
+void mux_link_side_cleanup(MuxLinkSide *side);
+
+/*
+ * Look at what is new in @from's record: it has to be within the protocol.
+ * What @to, the other side, has granted and sent is only known if it is being
+ * watched too (else NULL).
+ */
+void mux_link_watch(MuxLinkSide *from, MuxLinkSide *to);
+
 /* Move one piece each way; returns whether anything moved. */
 bool mux_link_step(MuxLink *link);
 
 /* Until nothing moves any more. */
 void mux_link_run(MuxLink *link);
 
+/*
+ * Take at most @max bytes of @e, @iov_max elements at once, and append them to
+ * @out; returns how many.
+ */
+size_t mux_take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
+                unsigned iov_max);
+
 /* Move bytes between one engine and a buffer, all there are. */
 void mux_feed(MuxEngine *e, const uint8_t *data, size_t len, int64_t now);
 void mux_drain(MuxEngine *e, GByteArray *out, int64_t now);
+
+/* @e holds no more than the limits that it has stated allow. */
+void mux_assert_memory_bounded(MuxEngine *e);
+
+/* @e, whose streams are finished and released, holds nothing. */
+void mux_assert_nothing_held(MuxEngine *e);
+
+/* Bytes in the @n elements at @iov. */
+size_t mux_iov_total(const struct iovec *iov, unsigned n);
+
+/* Copy the first @len bytes between @iov and @buf. */
+void mux_iov_copy(const struct iovec *iov, uint8_t *buf, size_t len,
+                  bool to_iov);
 
 /* The bytes that @hex (digits and blanks) spells; the caller frees them. */
 GByteArray *mux_unhex(const char *hex);

@@ -203,7 +203,8 @@ static void test_open_error(void)
     g_clear_pointer(&err, error_free);
     mux_session_shutdown(p->src.session, NULL);
     g_assert_null(mux_session_open(p->src.session, "main", &err));
-    g_assert(strstr(error_get_pretty(err), "main"));
+    g_assert_cmpstr(error_get_pretty(err), ==, "all streams: connection with "
+                    "the destination failed: shut down");
     error_free(err);
     pair_free(p);
 }
@@ -333,7 +334,7 @@ static void test_cut(void)
     reader = reader_new(a, 0, 100);
     shutdown(p->src.fd, SHUT_RDWR);
     error = worker_join(reader);
-    g_assert(strstr(error, "stream 'main': connection lost: "));
+    g_assert(strstr(error, "all streams: "));
     WAIT_FOR(p->src.ended && p->dst.ended);
     g_assert_nonnull(p->src.error);
     g_assert_nonnull(p->dst.error);
@@ -341,8 +342,49 @@ static void test_cut(void)
     memset(buf, 0, MiB);
     qio_channel_read_all(b, (char *)buf, MiB, &error_abort);
     pattern_check(buf, MiB, 7, 0);
-    assert_read_fails(b, "stream 'main': connection lost: ");
-    assert_write_fails(a, "stream 'main': connection lost: ");
+    assert_read_fails(b, "all streams: ");
+    assert_write_fails(a, "all streams: ");
+    streams_free(a, b);
+    pair_free(p);
+}
+
+/* The main loop does not run while the reader waits. */
+static void test_deadline(void)
+{
+    Pair *p = pair_new(0);
+    g_autofree char *error = NULL;
+    QIOChannel *a, *b;
+    char byte = 1;
+
+    a = open_stream(p, "main", &b);
+    mux_session_set_deadline(p->src.session, 20, "called off");
+    mux_session_set_deadline(p->src.session, 0, NULL);
+    g_usleep(60 * 1000);
+    qio_channel_write_all(b, &byte, 1, &error_abort);
+    qio_channel_read_all(a, &byte, 1, &error_abort);
+
+    mux_session_set_deadline(p->src.session, 20, "the test took too long");
+    error = worker_join(reader_new(a, 0, 1));
+    g_assert_cmpstr(error, ==, "all streams: source ended the connection: "
+                    "the test took too long");
+    WAIT_FOR(p->src.ended && p->dst.ended);
+    g_assert(strstr(p->dst.error, "the test took too long"));
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_idle_is_not_silent(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    char byte = 1;
+
+    a = open_stream(p, "main", &b);
+    mux_session_set_silence(p->src.session, 300);
+    mux_session_set_silence(p->dst.session, 300);
+    g_usleep(900 * 1000);
+    qio_channel_write_all(b, &byte, 1, &error_abort);
+    qio_channel_read_all(a, &byte, 1, &error_abort);
     streams_free(a, b);
     pair_free(p);
 }
@@ -572,6 +614,9 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-bounded", test_close_bounded);
     g_test_add_func("/io/channel/mux/close-flooded", test_close_flooded);
     g_test_add_func("/io/channel/mux/cut", test_cut);
+    g_test_add_func("/io/channel/mux/deadline", test_deadline);
+    g_test_add_func("/io/channel/mux/idle-is-not-silent",
+                    test_idle_is_not_silent);
     g_test_add_func("/io/channel/mux/session-shutdown", test_session_shutdown);
     g_test_add_func("/io/channel/mux/last-reference", test_last_reference);
     g_test_add_func("/io/channel/mux/detached-refuses", test_detached_refuses);

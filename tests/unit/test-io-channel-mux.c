@@ -222,6 +222,44 @@ static void test_nonblocking(void)
     pair_free(p);
 }
 
+/* Write what goes, without waiting; returns how many bytes. */
+static size_t write_all_that_goes(QIOChannel *ioc)
+{
+    g_autofree char *buf = g_malloc0(MiB);
+    size_t sent = 0;
+    ssize_t len;
+
+    while ((len = qio_channel_write(ioc, buf, MiB, &error_abort)) > 0) {
+        sent += len;
+    }
+    g_assert_cmpint(len, ==, QIO_CHANNEL_ERR_BLOCK);
+    return sent;
+}
+
+/* The reader bounds what may wait for it, from the first window on. */
+static void test_window_max(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannelMux *a, *b;
+    size_t sent = 0;
+
+    p->dst.defer = true;
+    a = mux_session_open(p->src.session, "main", &error_abort);
+    qio_channel_set_blocking(QIO_CHANNEL(a), false, &error_abort);
+    WAIT_FOR(p->dst.streams->len == 1);
+    b = g_ptr_array_index(p->dst.streams, 0);
+    qio_channel_mux_set_window_max(b, 100 * KiB);
+    qio_channel_mux_accept(b);
+    qio_channel_wait(QIO_CHANNEL(a), G_IO_OUT);
+    for (int i = 0; i < 3; i++) {
+        sent += write_all_that_goes(QIO_CHANNEL(a));
+        g_usleep(20 * 1000);
+    }
+    g_assert_cmpuint(sent, ==, 100 * KiB);
+    object_unref(OBJECT(a));
+    pair_free(p);
+}
+
 /* Threads that wait with qio_channel_wait(), that is, with a watch each */
 static void test_nonblocking_threads(void)
 {
@@ -387,6 +425,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/shared-stream", test_shared_stream);
     g_test_add_func("/io/channel/mux/peek", test_peek);
     g_test_add_func("/io/channel/mux/nonblocking", test_nonblocking);
+    g_test_add_func("/io/channel/mux/window-max", test_window_max);
     g_test_add_func("/io/channel/mux/nonblocking-threads",
                     test_nonblocking_threads);
     g_test_add_func("/io/channel/mux/watch", test_watch);

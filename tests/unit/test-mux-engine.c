@@ -229,6 +229,49 @@ static void test_copy_buffer_is_bounded(void)
     mux_pair_cleanup(&p);
 }
 
+static void test_copy_of_several_pieces(void)
+{
+    uint8_t data[9000];
+    struct iovec iov[3];
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    for (size_t i = 0; i < sizeof(data); i++) {
+        data[i] = mux_pattern(mux_stream_id(a), SRC, i);
+    }
+    for (int i = 0; i < 3; i++) {
+        iov[i].iov_base = data + 3000 * i;
+        iov[i].iov_len = 3000;
+    }
+    g_assert_cmpuint(mux_stream_tx_copy(a, iov, 3), ==, 4 * KIB);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 4 * KIB);
+    mux_pair_cleanup(&p);
+}
+
+static void test_writable_is_told_once(void)
+{
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 6 * KIB);
+    mux_link_run(&p.link);
+    mux_read_pattern(b, SRC, 0, 3 * KIB);
+    mux_link_run(&p.link);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    /* more credit comes, but nobody has been told to wait since */
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 4 * KIB, KIB), ==, KIB);
+    mux_link_run(&p.link);
+    mux_read_pattern(b, SRC, 3 * KIB, SIZE_MAX);
+    mux_link_run(&p.link);
+    g_assert_false(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    mux_pair_cleanup(&p);
+}
+
 static void test_writable_after_asking(void)
 {
     const char *why;
@@ -410,6 +453,62 @@ static void test_urgent_goes_first(void)
     mux_pair_cleanup(&p);
 }
 
+static void test_urgency_counts_at_once(void)
+{
+    g_autofree uint8_t *data = g_malloc0(64 * KIB);
+    g_autoptr(GArray) order = NULL;
+    MuxStream *a[2], *b[2];
+    size_t start;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    for (int i = 0; i < 2; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    start = p.link.side[SRC].sent->len;
+    offer_bulk(a[0], data, 64 * KIB);
+    offer_bulk(a[1], data, 64 * KIB);
+    mux_stream_set_urgent(a[1], true);
+    mux_link_run(&p.link);
+    order = data_order(&p, start);
+    g_assert_cmpuint(g_array_index(order, uint32_t, 0), ==, 3);
+    mux_pair_cleanup(&p);
+}
+
+/* What the source names as one batch, bytes. */
+static size_t batch_size(MuxPair *p)
+{
+    struct iovec iov[64];
+
+    return mux_iov_total(iov, mux_engine_tx_want(p->src, iov, 64, 0));
+}
+
+static void test_batch_is_filled(void)
+{
+    static const struct { size_t first, second, batch; } cases[] = {
+        /* a frame is cut to fill it ... */
+        { 200 * KIB, 200 * KIB, 256 * KIB + 2 * 16 },
+        { 252 * KIB, 8 * KIB, 256 * KIB + 2 * 16 },
+        /* ... but not where less than 4 KiB is left */
+        { 252 * KIB + 1, 8 * KIB, 252 * KIB + 1 + 16 },
+        { 252 * KIB + 1, 4 * KIB - 1, 256 * KIB + 2 * 16 },
+    };
+    g_autofree uint8_t *data = g_malloc0(256 * KIB);
+
+    for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
+        MuxStream *a[2], *b[2];
+        MuxPair p;
+
+        mux_pair_init(&p, 4096 * KIB);
+        mux_link_open(&p.link, SRC, "x", &a[0], &b[0]);
+        mux_link_open(&p.link, SRC, "y", &a[1], &b[1]);
+        offer_bulk(a[0], data, cases[i].first);
+        offer_bulk(a[1], data, cases[i].second);
+        g_assert_cmpuint(batch_size(&p), ==, cases[i].batch);
+        mux_pair_cleanup(&p);
+    }
+}
+
 static void test_frames_respect_peer_limit(void)
 {
     g_autofree uint8_t *data = g_malloc0(20000);
@@ -443,6 +542,8 @@ int main(int argc, char **argv)
     ADD("stalled-stream-stalls-alone", test_stalled_stream_stalls_alone);
     ADD("writable-after-credit", test_writable_after_credit);
     ADD("copy-buffer-is-bounded", test_copy_buffer_is_bounded);
+    ADD("copy-of-several-pieces", test_copy_of_several_pieces);
+    ADD("writable-is-told-once", test_writable_is_told_once);
     ADD("writable-after-asking", test_writable_after_asking);
     ADD("withdraw-copies-what-is-committed",
         test_withdraw_copies_what_is_committed);
@@ -450,6 +551,8 @@ int main(int argc, char **argv)
     ADD("batch-once-named-stays", test_batch_once_named_stays);
     ADD("bulk-streams-take-turns", test_bulk_streams_take_turns);
     ADD("urgent-goes-first", test_urgent_goes_first);
+    ADD("urgency-counts-at-once", test_urgency_counts_at_once);
+    ADD("batch-is-filled", test_batch_is_filled);
     ADD("frames-respect-peer-limit", test_frames_respect_peer_limit);
 #undef ADD
 

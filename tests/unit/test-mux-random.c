@@ -7,166 +7,53 @@
 
 #include "qemu/osdep.h"
 #include "mux-engine-helpers.h"
+#include "mux-fuzz.h"
 
-#define STREAMS     12          /* that the application of one side holds */
+#define INPUTS          200
+#define INPUT_MAX       1000
 
-typedef struct App {
-    MuxEngine *e;
-    MuxStream *s[STREAMS];      /* NULL: free place */
-} App;
-
-static uint8_t memory[100 * KIB];
-
-static MuxStream **free_place(App *app)
+static GByteArray *random_input(GRand *rand)
 {
-    for (int i = 0; i < STREAMS; i++) {
-        if (!app->s[i]) {
-            return &app->s[i];
-        }
+    GByteArray *input = g_byte_array_new();
+    int len = g_rand_int_range(rand, 2, INPUT_MAX);
+
+    g_byte_array_set_size(input, len);
+    for (int i = 0; i < len; i++) {
+        input->data[i] = g_rand_int(rand);
     }
-    return NULL;
+    return input;
 }
 
-static void let_go(MuxStream **place)
+static void random_operations(uint32_t seed, bool peaceful)
 {
-    mux_stream_tx_withdraw(*place);
-    mux_stream_release(*place);
-    *place = NULL;
-}
+    for (int i = 0; i < INPUTS; i++) {
+        g_autoptr(GRand) rand = g_rand_new_with_seed(seed + i);
+        g_autoptr(GByteArray) input = random_input(rand);
 
-static void take_events(App *app, GRand *rand)
-{
-    MuxEvent event;
-
-    while (mux_engine_next_event(app->e, &event)) {
-        MuxStream **place = free_place(app);
-
-        g_assert_cmpstr(mux_engine_error(app->e), ==, NULL);
-        if (event.type != MUX_EVENT_OPEN) {
-            continue;
-        }
-        if (!place || g_rand_int_range(rand, 0, 10) == 0) {
-            mux_stream_release(event.stream);
-            continue;
-        }
-        *place = event.stream;
-        if (g_rand_int_range(rand, 0, 10)) {
-            mux_stream_accept(event.stream);
-        }
+        g_test_message("seed %u", seed + i);
+        input->data[1] &= ~(MUX_FUZZ_PEACEFUL | MUX_FUZZ_ABRUPT);
+        input->data[1] |= peaceful ? MUX_FUZZ_PEACEFUL : 0;
+        mux_fuzz_operations(input->data, input->len);
     }
 }
 
-static void offer_again(MuxStream *s, GRand *rand)
-{
-    struct iovec iov[5];
-
-    mux_stream_tx_withdraw(s);
-    for (int i = 0; i < 5; i++) {
-        iov[i].iov_base = memory;
-        iov[i].iov_len = g_rand_int_range(rand, 0, sizeof(memory));
-    }
-    mux_stream_tx_offer(s, iov, 5);
-}
-
-static void random_operation(App *app, GRand *rand)
-{
-    MuxStream **place = &app->s[g_rand_int_range(rand, 0, STREAMS)];
-    struct iovec iov = { .iov_base = memory };
-    const char *why;
-    MuxStream *s = *place;
-
-    if (!s) {
-        *place = mux_engine_open(app->e, "x", &why);
-        return;
-    }
-    switch (g_rand_int_range(rand, 0, 16)) {
-    case 0:
-        mux_stream_fin(s);
-        break;
-    case 1:
-        mux_stream_reset(s, 1, "some reason");
-        break;
-    case 2:
-        let_go(place);
-        break;
-    case 3:
-        mux_stream_set_urgent(s, g_rand_boolean(rand));
-        break;
-    case 4:
-        mux_engine_ping(app->e, 0);
-        break;
-    case 5:
-        mux_stream_tx_withdraw(s);
-        break;
-    case 6:
-    case 7:
-        mux_stream_fin_ok(s);
-        break;
-    case 8:
-    case 9:
-        offer_again(s, rand);
-        break;
-    case 10:
-    case 11:
-        iov.iov_len = g_rand_int_range(rand, 0, sizeof(memory));
-        mux_stream_tx_copy(s, &iov, 1);
-        break;
-    case 12:
-        mux_stream_accept(s);
-        break;
-    default:
-        mux_stream_rx_consume(s, mux_stream_rx_pending(s) / 2);
-        break;
-    }
-}
-
-static void random_operations(uint32_t seed, size_t piece_max, int steps)
-{
-    App app[2] = { 0 };
-    MuxPair p;
-
-    mux_pair_init(&p, 50 * KIB);
-    g_rand_set_seed(p.link.rand, seed);
-    p.link.piece_max = piece_max;
-    for (int side = 0; side < 2; side++) {
-        app[side].e = p.link.side[side].e;
-    }
-    for (int i = 0; i < steps; i++) {
-        for (int side = 0; side < 2; side++) {
-            random_operation(&app[side], p.link.rand);
-            mux_link_step(&p.link);
-            take_events(&app[side], p.link.rand);
-        }
-    }
-    for (int side = 0; side < 2; side++) {
-        for (int i = 0; i < STREAMS; i++) {
-            if (app[side].s[i]) {
-                let_go(&app[side].s[i]);
-            }
-        }
-    }
-    /* with both sides gone every stream comes to its end by itself */
-    mux_link_run(&p.link);
-    mux_engine_goaway(p.src, MUX_CODE_OK, NULL);
-    mux_link_run(&p.link);
-    g_assert_true(mux_engine_ended(p.dst));
-    g_assert_cmpstr(mux_engine_error(p.dst), ==, NULL);
-    mux_pair_cleanup(&p);
-}
-
+/* Every byte arrives, every stream finishes. */
 static void test_random_operations(void)
 {
-    uint32_t seed = mux_test_seed(100);
-
-    for (int i = 0; i < 20; i++) {
-        g_test_message("seed %u", seed + i);
-        random_operations(seed + i, 10 << (i % 15), 2000);
-    }
+    random_operations(mux_test_seed(100), true);
 }
 
-/* What the source sends in a short session. */
+/* Bytes are damaged, the connection is cut, time runs out. */
+static void test_random_disturbances(void)
+{
+    random_operations(mux_test_seed(100), false);
+}
+
+/* What the source sends in a short session, after settings for the fuzzer. */
 static GByteArray *record_session(void)
 {
+    static const uint8_t settings[] = { MUX_FUZZ_RAW, 1, 0 };
+    GByteArray *input = g_byte_array_new();
     GByteArray *sent;
     MuxStream *a, *b;
     MuxPair p;
@@ -181,59 +68,34 @@ static GByteArray *record_session(void)
     mux_stream_reset(a, 1, "gone");
     mux_engine_goaway(p.src, MUX_CODE_OK, "bye");
     mux_link_run(&p.link);
-    sent = g_byte_array_ref(p.link.side[SRC].sent);
+    sent = p.link.side[SRC].sent;
+    g_byte_array_append(input, settings, sizeof(settings));
+    g_byte_array_append(input, sent->data, sent->len);
     mux_pair_cleanup(&p);
-    return sent;
+    return input;
 }
 
-/* A destination whose application takes all that comes. */
-static void replay(const uint8_t *data, size_t len)
-{
-    MuxConfig config;
-    MuxEngine *e;
-    MuxEvent event;
-    GByteArray *out = g_byte_array_new();
-
-    mux_config_default(&config, MUX_ROLE_DESTINATION);
-    e = mux_engine_new(&config, 0);
-    for (size_t i = 0; i < len; i++) {
-        mux_feed(e, data + i, 1, 0);
-        while (mux_engine_next_event(e, &event)) {
-            if (event.type == MUX_EVENT_OPEN) {
-                mux_stream_accept(event.stream);
-            } else if (event.type == MUX_EVENT_READABLE) {
-                mux_stream_rx_consume(event.stream,
-                                      mux_stream_rx_pending(event.stream));
-            }
-        }
-        mux_drain(e, out, 0);
-    }
-    mux_engine_rx_eof(e, 0);
-    g_assert_true(mux_engine_ended(e));
-    g_byte_array_unref(out);
-    mux_engine_free(e);
-}
-
+/* Damage a recorded session: nothing may happen but an error. */
 static void test_damaged_bytes(void)
 {
-    g_autoptr(GByteArray) sent = record_session();
-    g_autoptr(GRand) rand = g_rand_new_with_seed(mux_test_seed(5));
+    g_autoptr(GByteArray) input = record_session();
+    g_autoptr(GRand) rand = g_rand_new_with_seed(mux_test_seed(200));
 
-    for (size_t i = 0; i < sent->len; i++) {
+    for (size_t i = 3; i < input->len; i++) {
         for (int bit = 0; bit < 8; bit++) {
-            sent->data[i] ^= 1 << bit;
-            replay(sent->data, sent->len);
-            sent->data[i] ^= 1 << bit;
+            input->data[i] ^= 1 << bit;
+            mux_fuzz_bytes(input->data, input->len);
+            input->data[i] ^= 1 << bit;
         }
     }
     for (int i = 0; i < 300; i++) {
-        g_autofree uint8_t *data = g_memdup2(sent->data, sent->len);
+        g_autofree uint8_t *data = g_memdup2(input->data, input->len);
 
         for (int k = 0; k < 5; k++) {
-            data[g_rand_int_range(rand, 40, sent->len)] =
+            data[g_rand_int_range(rand, 43, input->len)] =
                 g_rand_int_range(rand, 0, 256);
         }
-        replay(data, sent->len);
+        mux_fuzz_bytes(data, input->len);
     }
 }
 
@@ -242,6 +104,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
     g_test_add_func("/mux/random/operations", test_random_operations);
+    g_test_add_func("/mux/random/disturbances", test_random_disturbances);
     g_test_add_func("/mux/random/damaged-bytes", test_damaged_bytes);
 
     return g_test_run();

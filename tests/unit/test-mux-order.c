@@ -1,0 +1,368 @@
+/*
+ * Tests of the migration multiplexer's engine: which stream sends, and when
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "migration/mux/engine-limits.h"
+#include "migration/mux/frame.h"
+#include "mux-wire-sim.h"
+
+#define PAGE_REQUEST    20      /* bytes, as postcopy sends them */
+#define STARVING        200     /* streams */
+
+static SimFlow *flow(Sim *sim, unsigned i)
+{
+    return g_ptr_array_index(sim->flows, i);
+}
+
+/* @n streams, all of them written to in pieces of @piece bytes. */
+static void sim_with_bulk(Sim *sim, int n, size_t piece)
+{
+    sim_init(sim, SIM_GBIT, SIM_MS, NULL, NULL);
+    for (int i = 0; i < n; i++) {
+        sim_open(sim, SRC, "nbd-disk0")->piece = piece;
+    }
+    for (int i = 0; i < n; i++) {
+        flow(sim, i)->writing = true;
+    }
+    sim_run(sim, 100 * SIM_MS);
+}
+
+/* --- shares --- */
+
+/* What stream @i has got since @before, as a part of what all have. */
+static double part_of(Sim *sim, const uint64_t *before, unsigned i)
+{
+    uint64_t sum = 0;
+
+    for (unsigned k = 0; k < sim->flows->len; k++) {
+        sum += flow(sim, k)->read - before[k];
+    }
+    return (flow(sim, i)->read - before[i]) / (double)sum;
+}
+
+static void shares_follow_weights(const unsigned *weight, unsigned n,
+                                  size_t piece)
+{
+    g_autofree uint64_t *before = g_new0(uint64_t, n);
+    unsigned sum = 0;
+    Sim sim;
+
+    sim_with_bulk(&sim, n, piece);
+    for (unsigned i = 0; i < n; i++) {
+        mux_stream_set_weight(flow(&sim, i)->from, weight[i]);
+        sum += weight[i];
+    }
+    sim_run(&sim, SIM_S);
+    for (unsigned i = 0; i < n; i++) {
+        before[i] = flow(&sim, i)->read;
+    }
+    sim_run(&sim, 10 * SIM_S);
+    for (unsigned i = 0; i < n; i++) {
+        double want = weight[i] / (double)sum;
+
+        g_test_message("pieces of %zu: weight %u has %.4f of all, not %.4f",
+                       piece, weight[i], part_of(&sim, before, i), want);
+        g_assert_cmpfloat(part_of(&sim, before, i), >, 0.95 * want);
+        g_assert_cmpfloat(part_of(&sim, before, i), <, 1.05 * want);
+    }
+    sim_cleanup(&sim);
+}
+
+static void test_equal_weights_share_equally(void)
+{
+    static const unsigned equal[] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+
+    shares_follow_weights(equal, 8, 1024 * KIB);
+    shares_follow_weights(equal, 8, 300 * KIB);
+}
+
+static void test_shares_follow_weights(void)
+{
+    static const unsigned ram_and_disks[] = { 4, 1, 1, 1, 1 };
+    static const unsigned rising[] = { 1, 2, 3, 5, 8 };
+    static const unsigned most[] = { MUX_WEIGHT_MAX, 1 };
+
+    shares_follow_weights(ram_and_disks, 5, 1024 * KIB);
+    shares_follow_weights(ram_and_disks, 5, 300 * KIB);
+    shares_follow_weights(rising, 5, 1024 * KIB);
+    shares_follow_weights(most, 2, 1024 * KIB);
+}
+
+static void test_weights_stay_within_bounds(void)
+{
+    static const unsigned beyond[] = { 0, 1, 1000, MUX_WEIGHT_MAX };
+    static const double want[] = {
+        1.0 / (2 + 2 * MUX_WEIGHT_MAX), 1.0 / (2 + 2 * MUX_WEIGHT_MAX),
+        MUX_WEIGHT_MAX / (2.0 + 2 * MUX_WEIGHT_MAX),
+        MUX_WEIGHT_MAX / (2.0 + 2 * MUX_WEIGHT_MAX),
+    };
+    uint64_t before[4];
+    Sim sim;
+
+    sim_with_bulk(&sim, 4, 1024 * KIB);
+    for (int i = 0; i < 4; i++) {
+        mux_stream_set_weight(flow(&sim, i)->from, beyond[i]);
+        before[i] = flow(&sim, i)->read;
+    }
+    sim_run(&sim, 30 * SIM_S);
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpfloat(part_of(&sim, before, i), >, 0.9 * want[i]);
+        g_assert_cmpfloat(part_of(&sim, before, i), <, 1.1 * want[i]);
+    }
+    sim_cleanup(&sim);
+}
+
+static void test_nobody_starves(void)
+{
+    uint64_t before[STARVING] = { 0 };
+    Sim sim;
+
+    sim_with_bulk(&sim, STARVING, 1024 * KIB);
+    mux_stream_set_weight(flow(&sim, 1)->from, MUX_WEIGHT_MAX);
+    mux_stream_set_urgent(flow(&sim, 0)->from, true);
+    sim_run(&sim, 3 * SIM_S);
+    for (int round = 0; round < 2; round++) {
+        sim_run(&sim, 3 * SIM_S);
+        for (int i = 0; i < STARVING; i++) {
+            g_assert_cmpuint(flow(&sim, i)->read, >, before[i]);
+            before[i] = flow(&sim, i)->read;
+        }
+    }
+    sim_cleanup(&sim);
+}
+
+static void test_urgent_leaves_bulk_its_part(void)
+{
+    uint64_t before[9];
+    Sim sim;
+
+    sim_with_bulk(&sim, 9, 1024 * KIB);
+    mux_stream_set_urgent(flow(&sim, 0)->from, true);
+    sim_run(&sim, SIM_S);
+    for (int i = 0; i < 9; i++) {
+        before[i] = flow(&sim, i)->read;
+    }
+    sim_run(&sim, 10 * SIM_S);
+    g_assert_cmpfloat(part_of(&sim, before, 0), >, 0.95 * 8 / 9);
+    for (int i = 1; i < 9; i++) {
+        g_assert_cmpfloat(part_of(&sim, before, i), >, 0.95 / 9 / 8);
+        g_assert_cmpfloat(part_of(&sim, before, i), <, 1.05 / 9 / 8);
+    }
+    sim_cleanup(&sim);
+}
+
+/* Who had nothing to send for a long time may not make up for it. */
+static void test_nobody_saves_up(void)
+{
+    uint64_t before[2];
+    Sim sim;
+
+    sim_with_bulk(&sim, 2, 1024 * KIB);
+    flow(&sim, 0)->writing = false;
+    sim_run(&sim, 10 * SIM_S);
+    for (int i = 0; i < 2; i++) {
+        before[i] = flow(&sim, i)->read;
+    }
+    g_assert_cmpuint(before[1], >, 100 * before[0]);
+    flow(&sim, 0)->writing = true;
+    /* two frames, and from then on its half of 125 MB in a second */
+    sim_run(&sim, SIM_S);
+    g_assert_cmpfloat(part_of(&sim, before, 0), >, 0.49);
+    g_assert_cmpfloat(part_of(&sim, before, 0), <, 0.51);
+    sim_cleanup(&sim);
+}
+
+/* It may make up for two frames, which it missed while it prepared them. */
+static void test_short_absence_is_made_up_for(void)
+{
+    static uint8_t data[1024 * KIB];
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    MuxStream *a[2], *b[2];
+    MuxPair p;
+
+    mux_pair_init(&p, 16 * 1024 * KIB);
+    for (int i = 0; i < 2; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    for (int i = 0; i < 5; i++) {
+        mux_stream_tx_offer(a[0], &iov, 1);
+        mux_link_run(&p.link);
+    }
+    g_assert_cmpuint(mux_stream_bytes_sent(a[0]), ==, 5 * sizeof(data));
+    mux_stream_tx_offer(a[0], &iov, 1);
+    mux_stream_tx_offer(a[1], &iov, 1);
+    /* a batch is a frame: the other's turn comes after the third of ours */
+    for (int i = 1; i <= 4; i++) {
+        struct iovec named[64];
+        unsigned n = mux_engine_tx_want(p.src, named, 64, 0);
+        size_t len = 0;
+
+        for (unsigned k = 0; k < n; k++) {
+            len += named[k].iov_len;
+        }
+        mux_engine_tx_done(p.src, len, 0);
+        g_assert_cmpuint(mux_stream_bytes_sent(a[1]), ==,
+                         MIN(i, 3) * MUX_FRAME_BULK);
+    }
+    g_assert_cmpuint(mux_stream_bytes_sent(a[0]), ==,
+                     5 * sizeof(data) + MUX_FRAME_BULK);
+    mux_pair_cleanup(&p);
+}
+
+/* --- size of frames --- */
+
+/* The first frame that the source sends of 1 MiB on @s, bytes. */
+static size_t bulk_frame(MuxPair *p, MuxStream *s)
+{
+    static uint8_t data[1024 * KIB];
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    size_t at = p->link.side[SRC].sent->len;
+    MuxHeader h;
+
+    mux_stream_tx_offer(s, &iov, 1);
+    mux_link_run(&p->link);
+    mux_header_decode(p->link.side[SRC].sent->data + at, &h);
+    g_assert_cmpuint(h.type, ==, MUX_FRAME_DATA);
+    return h.length;
+}
+
+static void test_frames_are_short_while_urgent_streams_are_used(void)
+{
+    MuxStream *a[3], *b[3];
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * 1024 * KIB);
+    for (int i = 0; i < 3; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    mux_stream_set_urgent(a[1], true);
+    mux_stream_set_urgent(a[2], true);
+    /* not used yet */
+    g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_BULK);
+    mux_copy_pattern(a[1], SRC, 0, 1);
+    mux_copy_pattern(b[2], DST, 0, 1);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
+    mux_stream_set_urgent(a[1], false);
+    g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
+    mux_stream_set_urgent(a[1], true);
+    mux_stream_reset(b[2], 1, "");
+    mux_link_run(&p.link);
+    g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
+    mux_stream_reset(a[1], 1, "");
+    mux_link_run(&p.link);
+    g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_BULK);
+    mux_pair_cleanup(&p);
+}
+
+/* --- delay --- */
+
+/*
+ * Bytes that the engine hands out between the moment when @s offers a page
+ * request and the request's last byte.
+ */
+static uint64_t bytes_ahead(Sim *sim, MuxStream *s)
+{
+    static uint8_t request[PAGE_REQUEST];
+    struct iovec iov = { .iov_base = request, .iov_len = sizeof(request) };
+    uint64_t start = sim->side[SRC].taken;
+
+    sim->write_max = 100;       /* to see the moment when it goes */
+    mux_stream_tx_offer(s, &iov, 1);
+    while (mux_stream_tx_sent(s) < sizeof(request)) {
+        sim_run(sim, SIM_US);
+    }
+    sim->write_max = 10000;
+    return sim->side[SRC].taken - start;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void test_urgent_waits_for_one_frame(void)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(mux_test_seed(11));
+    /* headers, what is asked, and what goes while the clock moves on */
+    uint64_t slack = 2 * 16 + PAGE_REQUEST + 500;
+    uint64_t ahead[300];
+    SimFlow *urgent;
+    Sim sim;
+
+    sim_with_bulk(&sim, 8, 1024 * KIB);
+    /* a transport that takes part of a batch now and then */
+    sim.write_max = 10000;
+    urgent = sim_open(&sim, SRC, "postcopy");
+    mux_stream_set_urgent(urgent->from, true);
+    /* so far nobody knew that it would be used */
+    g_assert_cmpuint(bytes_ahead(&sim, urgent->from), <=,
+                     MUX_FRAME_BULK + slack);
+    sim_run(&sim, 10 * SIM_MS);
+    for (int i = 0; i < G_N_ELEMENTS(ahead); i++) {
+        sim_run(&sim, g_rand_int_range(rand, 1, 5 * SIM_MS));
+        ahead[i] = bytes_ahead(&sim, urgent->from);
+    }
+    qsort(ahead, G_N_ELEMENTS(ahead), sizeof(ahead[0]), compare_u64);
+    g_test_message("delay by the engine at 1 Gb/s, us: median %.0f, "
+                   "99 %% %.0f, most %.0f", ahead[150] / 125.0,
+                   ahead[297] / 125.0, ahead[299] / 125.0);
+    g_assert_cmpuint(ahead[299], <=, MUX_FRAME_URGENT + slack);
+    g_assert_cmpuint(ahead[299], >, MUX_FRAME_URGENT / 2);
+    sim_cleanup(&sim);
+}
+
+/* Control frames go before data, of their own stream, too. */
+static void test_control_goes_first(void)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    uint8_t data[1000] = { 0 };
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    MuxStream *a[2], *b[2];
+    const char *why;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    for (int i = 0; i < 2; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_stream_tx_offer(a[i], &iov, 1);
+        mux_stream_tx_offer(b[i], &iov, 1);
+    }
+    mux_stream_set_urgent(a[1], true);
+    mux_engine_ping(p.src, 0);
+    mux_engine_open(p.src, "y", &why);
+    mux_stream_reset(a[0], 1, "");
+    mux_drain(p.src, out, 0);
+    g_assert_cmpuint(out->len, ==, 24 + 16 + 16 + 13 + 16 + 1000);
+    g_assert_cmpuint(out->data[0], ==, 8);                  /* PING */
+    g_assert_cmpuint(out->data[24], ==, 7);                 /* RESET */
+    g_assert_cmpuint(out->data[24 + 16], ==, 1);            /* OPEN */
+    g_assert_cmpuint(out->data[24 + 16 + 29], ==, 3);       /* DATA */
+    mux_pair_cleanup(&p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+#define ADD(path, func) g_test_add_func("/mux/order/" path, func)
+    ADD("equal-weights-share-equally", test_equal_weights_share_equally);
+    ADD("shares-follow-weights", test_shares_follow_weights);
+    ADD("weights-stay-within-bounds", test_weights_stay_within_bounds);
+    ADD("nobody-starves", test_nobody_starves);
+    ADD("urgent-leaves-bulk-its-part", test_urgent_leaves_bulk_its_part);
+    ADD("nobody-saves-up", test_nobody_saves_up);
+    ADD("short-absence-is-made-up-for", test_short_absence_is_made_up_for);
+    ADD("frames-are-short-while-urgent-streams-are-used",
+        test_frames_are_short_while_urgent_streams_are_used);
+    ADD("urgent-waits-for-one-frame", test_urgent_waits_for_one_frame);
+    ADD("control-goes-first", test_control_goes_first);
+#undef ADD
+
+    return g_test_run();
+}
