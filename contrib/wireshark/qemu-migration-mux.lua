@@ -1,0 +1,568 @@
+-- Wireshark dissector for QEMU's migration multiplexing protocol
+--
+-- docs/interop/migration-mux.rst specifies the protocol.  Use:
+--
+--   wireshark -X lua_script:qemu-migration-mux.lua
+--
+-- or put this file into Wireshark's folder of personal Lua plugins; but not as
+-- root, for whom Wireshark 4.4 loads neither.  Tested with 4.0 and 4.4.
+--
+-- A TCP connection is recognised by the magic in its first bytes; to read one
+-- whose beginning was not captured choose "Decode as" QMUX.  What TLS encrypts
+-- has to be decrypted first, see the preferences of TLS.
+--
+-- Streams nbd-<disk> carry NBD.  It is cut into messages here, each of which
+-- goes to Wireshark's own dissector `nbd`.  What that does not know is named
+-- in one line: with Wireshark 4.0 and 4.4 the handshake, and all but READ,
+-- WRITE and DISC; with any version the extended headers, which two QEMUs agree
+-- upon.
+--
+-- SPDX-License-Identifier: GPL-2.0-or-later
+
+local qmux = Proto("qmux", "QEMU Migration Multiplexing")
+
+local MAGIC = 0x514d5558
+local HELLO_SIZE, HEADER_SIZE = 40, 16
+local FRAME_LIMIT = 1024 * 1024
+local OPEN, OPEN_OK, DATA, WINDOW, FIN, FIN_OK, RESET, PING, PONG, GOAWAY =
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+
+local type_names = {
+    [OPEN] = "OPEN", [OPEN_OK] = "OPEN_OK", [DATA] = "DATA",
+    [WINDOW] = "WINDOW", [FIN] = "FIN", [FIN_OK] = "FIN_OK",
+    [RESET] = "RESET", [PING] = "PING", [PONG] = "PONG", [GOAWAY] = "GOAWAY",
+}
+local code_names = {
+    [0] = "OK", "PROTOCOL", "INCOMPATIBLE", "TIMEOUT", "LIMIT", "REFUSED",
+    "ABORTED",
+}
+local role_names = { "source", "destination" }
+
+local f = {
+    magic = ProtoField.uint32("qmux.hello.magic", "Magic", base.HEX),
+    version_min = ProtoField.uint16("qmux.hello.version_min", "Version min"),
+    version_max = ProtoField.uint16("qmux.hello.version_max", "Version max"),
+    hello_length = ProtoField.uint32("qmux.hello.length", "Length"),
+    features = ProtoField.uint64("qmux.hello.features", "Features", base.HEX),
+    required = ProtoField.uint64("qmux.hello.required", "Required", base.HEX),
+    max_frame = ProtoField.uint32("qmux.hello.max_frame", "Max frame"),
+    max_streams = ProtoField.uint32("qmux.hello.max_streams", "Max streams"),
+    role = ProtoField.uint32("qmux.hello.role", "Role", base.DEC, role_names),
+    tail = ProtoField.bytes("qmux.hello.tail", "Reserved tail"),
+    type = ProtoField.uint8("qmux.type", "Type", base.HEX, type_names),
+    flags = ProtoField.uint8("qmux.flags", "Flags", base.HEX),
+    zero = ProtoField.uint16("qmux.zero", "Zero", base.HEX),
+    stream = ProtoField.uint32("qmux.stream", "Stream"),
+    name = ProtoField.string("qmux.name", "Name"),
+    length = ProtoField.uint32("qmux.length", "Length"),
+    arg = ProtoField.uint32("qmux.arg", "Arg"),
+    offset = ProtoField.uint32("qmux.offset", "Offset, low 32 bits"),
+    code = ProtoField.uint32("qmux.code", "Code", base.DEC, code_names),
+    limit = ProtoField.uint64("qmux.limit", "Limit"),
+    name_length = ProtoField.uint16("qmux.name_length", "Name length"),
+    size = ProtoField.uint64("qmux.final_size", "Final size"),
+    opaque = ProtoField.uint64("qmux.opaque", "Opaque", base.HEX),
+    text = ProtoField.string("qmux.text", "Text"),
+    data = ProtoField.bytes("qmux.data", "Data"),
+    nbd = ProtoField.string("qmux.nbd", "NBD"),
+}
+qmux.fields = f
+
+local e = {
+    malformed = ProtoExpert.new("qmux.malformed", "Malformed",
+                                expert.group.MALFORMED,
+                                expert.severity.ERROR),
+    protocol = ProtoExpert.new("qmux.violation", "Against the protocol",
+                               expert.group.PROTOCOL, expert.severity.ERROR),
+    failed = ProtoExpert.new("qmux.failed", "Failed",
+                             expert.group.RESPONSE_CODE,
+                             expert.severity.WARN),
+    skipped = ProtoExpert.new("qmux.skipped", "Unknown type, skipped",
+                              expert.group.UNDECODED, expert.severity.NOTE),
+}
+qmux.experts = e
+
+local tcp_stream = Field.new("tcp.stream")
+
+-- What is known of each connection, by tcp.stream: streams by id, and the
+-- side that sent the first HELLO.  Packets come in order only when they are
+-- dissected for the first time, so findings are kept for later.
+local connections = {}
+local findings = {}
+
+function qmux.init()
+    connections = {}
+    findings = {}
+end
+
+local function connection()
+    local field = tcp_stream()
+    local number = field and field.value or 0
+
+    connections[number] = connections[number] or { streams = {}, peers = {} }
+    return connections[number]
+end
+
+local function side(pinfo)
+    return tostring(pinfo.src) .. " " .. pinfo.src_port
+end
+
+-- Once for each message of the connection; later what came of it then
+local function once(key, action)
+    if findings[key] == nil then
+        findings[key] = action() or false
+    end
+    return findings[key] or nil
+end
+
+-- One direction of a stream: bytes seen, limit, and NBD not yet complete
+local function direction(stream, from)
+    stream[from] = stream[from] or
+        { seen = 0, chunks = {}, waiting = 0, needed = 1 }
+    return stream[from]
+end
+
+local function stream_of(conn, id)
+    conn.streams[id] = conn.streams[id] or { requests = {} }
+    return conn.streams[id]
+end
+
+-- NBD ----------------------------------------------------------------------
+
+local nbd_commands = {
+    [0] = "READ", "WRITE", "DISC", "FLUSH", "TRIM", "CACHE", "WRITE_ZEROES",
+    "BLOCK_STATUS", "RESIZE",
+}
+local nbd_options = {
+    "EXPORT_NAME", "ABORT", "LIST", "PEEK_EXPORT", "STARTTLS", "INFO", "GO",
+    "STRUCTURED_REPLY", "LIST_META_CONTEXT", "SET_META_CONTEXT",
+    "EXTENDED_HEADERS",
+}
+local NBD_GREETING, NBD_OPTION, NBD_OPTION_REPLY =
+    0x4e42444d, 0x49484156, 0x0003e889
+local NBD_REQUEST, NBD_EXTENDED_REQUEST = 0x25609513, 0x21e41c71
+local NBD_SIMPLE_REPLY, NBD_STRUCTURED_REPLY, NBD_EXTENDED_REPLY =
+    0x67446698, 0x668e33ef, 0x6e8a278c
+local NBD_CMD_READ, NBD_CMD_WRITE, NBD_CMD_DISC, NBD_CMD_BLOCK_STATUS =
+    0, 1, 2, 7
+local NBD_CMD_FLAG_PAYLOAD_LEN = 0x20
+local NBD_PORT = 10809
+
+local function nbd_command(number)
+    return nbd_commands[number] or ("command " .. number)
+end
+
+local function nbd_has_payload(range)
+    local flags, command = range(4, 2):uint(), range(6, 2):uint()
+
+    return command == NBD_CMD_WRITE or
+        (command == NBD_CMD_BLOCK_STATUS and
+         math.floor(flags / NBD_CMD_FLAG_PAYLOAD_LEN) % 2 == 1)
+end
+
+-- What a reply answers is known by the cookie.
+local function nbd_request(range, stream, length)
+    local command = range(6, 2):uint()
+
+    stream.requests[range(8, 8):bytes():tohex()] = {
+        command = command, length = length,
+    }
+    return nbd_has_payload(range) and length or 0, string.format(
+        "%s request, offset %s, length %.0f", nbd_command(command),
+        tostring(range(16, 8):uint64()), length), command
+end
+
+local function nbd_reply(range, stream)
+    local request = stream.requests[range(8, 8):bytes():tohex()]
+
+    if not request then
+        return "reply to an unknown request", nil, 0
+    end
+    return nbd_command(request.command) .. " reply", request.command,
+        request.command == NBD_CMD_READ and request.length or 0
+end
+
+-- By the first bytes of a message: those of the header, and a function that
+-- returns those behind it, what to call it, and the command that it is about.
+local nbd_messages = {
+    [NBD_GREETING] = { 18, function() return 0, "greeting" end },
+    [NBD_OPTION] = { 16, function(range)
+        local option = range(8, 4):uint()
+        return range(12, 4):uint(),
+            "option " .. (nbd_options[option] or option)
+    end },
+    [NBD_OPTION_REPLY] = { 20, function(range)
+        local option = range(8, 4):uint()
+        return range(16, 4):uint(), string.format(
+            "reply 0x%x to option %s", range(12, 4):uint(),
+            nbd_options[option] or option)
+    end },
+    [NBD_REQUEST] = { 28, function(range, stream)
+        return nbd_request(range, stream, range(24, 4):uint())
+    end },
+    [NBD_EXTENDED_REQUEST] = { 32, function(range, stream)
+        return nbd_request(range, stream, range(24, 8):uint64():tonumber())
+    end },
+    [NBD_SIMPLE_REPLY] = { 16, function(range, stream)
+        local what, command, length = nbd_reply(range, stream)
+        local error = range(4, 4):uint()
+        return error == 0 and length or 0,
+            string.format("%s, error %d", what, error), command
+    end },
+    [NBD_STRUCTURED_REPLY] = { 20, function(range, stream)
+        local what, command = nbd_reply(range, stream)
+        return range(16, 4):uint(),
+            string.format("%s, type %d", what, range(6, 2):uint()), command
+    end },
+    [NBD_EXTENDED_REPLY] = { 32, function(range, stream)
+        local what, command = nbd_reply(range, stream)
+        return range(24, 8):uint64():tonumber(),
+            string.format("%s, type %d", what, range(6, 2):uint()), command
+    end },
+}
+-- The client's flags, which have no magic before them
+local nbd_flags = { 4, function(range)
+    return 0, "flags 0x" .. range(0, 4):bytes():tohex()
+end }
+
+-- The message at the beginning of bytes, as nbd_messages has it, with its
+-- magic; only a length that is needed to tell more if there are too few.
+local function nbd_message(bytes, stream)
+    if bytes:len() < 4 then
+        return { size = 4 }
+    end
+    local range = bytes:tvb("NBD")()
+    local magic = range(0, 4):uint()
+    local kind = nbd_messages[magic] or nbd_flags
+    if bytes:len() < kind[1] then
+        return { size = kind[1] }
+    end
+    local behind, what, command = kind[2](range, stream)
+    return { size = kind[1] + behind, what = what, command = command,
+             magic = magic }
+end
+
+-- The complete messages of which this DATA has the end
+local function nbd_collect(dir, stream, range)
+    local messages = {}
+
+    dir.chunks[#dir.chunks + 1] = range:bytes()
+    dir.waiting = dir.waiting + range:len()
+    while dir.waiting >= dir.needed do
+        local all = dir.chunks[1]
+        for i = 2, #dir.chunks do
+            all:append(dir.chunks[i])
+        end
+        dir.chunks = { all }
+        local message = nbd_message(all, stream)
+        dir.needed = message.size
+        if message.what and message.size <= all:len() then
+            message.bytes = all:subset(0, message.size)
+            messages[#messages + 1] = message
+            dir.waiting = all:len() - message.size
+            dir.chunks = {}
+            if dir.waiting > 0 then
+                dir.chunks[1] = all:subset(message.size, dir.waiting)
+            end
+            dir.needed = 1
+        end
+    end
+    return messages
+end
+
+-- What Wireshark knows in versions that have no name for the dissector
+local nbd_old_commands = { [NBD_CMD_READ] = true, [NBD_CMD_WRITE] = true,
+                           [NBD_CMD_DISC] = true }
+
+-- Let Wireshark's dissector have a message.  It finds the other messages of a
+-- stream by addresses and ports, and the server by its port, so they differ
+-- from those of the connection meanwhile.
+local function nbd_call(message, pinfo, tree, id, from_server)
+    local source, destination = pinfo.src_port, pinfo.dst_port
+    local handle = Dissector.get("nbd")
+
+    pinfo.src_port = from_server and NBD_PORT or id
+    pinfo.dst_port = from_server and id or NBD_PORT
+    if handle then
+        if message.magic ~= NBD_EXTENDED_REQUEST and
+           message.magic ~= NBD_EXTENDED_REPLY then
+            handle:call(message.bytes:tvb("NBD message"), pinfo, tree)
+        end
+    elseif nbd_old_commands[message.command] then
+        DissectorTable.try_heuristics(
+            "tcp", message.bytes:tvb("NBD message"), pinfo, tree)
+    end
+    pinfo.src_port, pinfo.dst_port = source, destination
+end
+
+local function dissect_nbd(range, pinfo, tree, conn, id, key)
+    local stream = stream_of(conn, id)
+    local from = side(pinfo)
+    local messages = once(key .. " nbd", function()
+        return nbd_collect(direction(stream, from), stream, range)
+    end)
+
+    for _, message in ipairs(messages) do
+        tree:add(f.nbd, range, message.what):set_generated()
+        pinfo.cols.info:append(" " .. message.what)
+        pinfo.cols.info:fence()
+        nbd_call(message, pinfo, tree, id, from ~= conn.source)
+        pinfo.cols.info:clear()
+    end
+    if #messages == 0 then
+        tree:append_text(", within an NBD message")
+    end
+end
+
+-- HELLO and frames ---------------------------------------------------------
+
+local function dissect_hello(tvb, pinfo, tree, key)
+    local item = tree:add(qmux, tvb, "QEMU Migration Multiplexing, HELLO")
+    local role = tvb(36, 4):uint()
+    local length = tvb(8, 4):uint()
+    local conn = connection()
+
+    item:add(f.magic, tvb(0, 4))
+    local version = item:add(f.version_min, tvb(4, 2))
+    item:add(f.version_max, tvb(6, 2))
+    local size = item:add(f.hello_length, tvb(8, 4))
+    item:add(f.features, tvb(12, 8))
+    item:add(f.required, tvb(20, 8))
+    local frame = item:add(f.max_frame, tvb(28, 4))
+    item:add(f.max_streams, tvb(32, 4))
+    local claim = item:add(f.role, tvb(36, 4))
+    if tvb:len() > HELLO_SIZE then
+        item:add(f.tail, tvb(HELLO_SIZE))
+    end
+    if length < HELLO_SIZE or length > 4096 then
+        size:add_proto_expert_info(e.malformed, "HELLO of a bad length")
+    end
+    if tvb(4, 2):uint() > tvb(6, 2):uint() then
+        version:add_proto_expert_info(e.malformed, "No version in the range")
+    end
+    if tvb(28, 4):uint() < 4096 then
+        frame:add_proto_expert_info(e.malformed, "Max frame below 4096")
+    end
+    if not role_names[role] then
+        claim:add_proto_expert_info(e.malformed, "Unknown role")
+    end
+    local other = once(key, function()
+        local from = side(pinfo)
+        conn.max_frame = conn.max_frame or {}
+        conn.max_frame[from] = tvb(28, 4):uint()
+        if role == 1 then
+            conn.source = from
+        end
+        local taken = conn.peers[role]
+        conn.peers[role] = taken or from
+        return taken and taken ~= from
+    end)
+    if other then
+        claim:add_proto_expert_info(e.protocol, "Both sides claim this role")
+    end
+    pinfo.cols.info:append(string.format(
+        " [HELLO, %s, version %d to %d]", role_names[role] or "no role",
+        tvb(4, 2):uint(), tvb(6, 2):uint()))
+end
+
+-- What is wrong with a header, or nil
+local function header_fault(kind, flags, zero, id, length)
+    local exact = { [OPEN_OK] = 8, [WINDOW] = 8, [FIN] = 8, [FIN_OK] = 8,
+                    [PING] = 8, [PONG] = 8 }
+    if kind >= 0x80 then
+        return nil
+    elseif not type_names[kind] then
+        return "Unknown type"
+    elseif flags ~= 0 or zero ~= 0 then
+        return "Flags or zero field not 0"
+    elseif (kind >= PING) ~= (id == 0) then
+        return id == 0 and "No stream" or "A stream, though about the connection"
+    elseif exact[kind] and length ~= exact[kind]
+        or kind == DATA and length == 0
+        or kind == OPEN and (length < 13 or length > 267)
+        or (kind == RESET or kind == GOAWAY) and length > 1024 then
+        return "Bad length"
+    end
+end
+
+-- Follow a stream; returns what is against the protocol, or nil.
+local function follow(conn, from, kind, id, payload, arg)
+    local stream = conn.streams[id]
+
+    if kind == OPEN then
+        if stream then
+            return "This id was used before"
+        end
+        stream = stream_of(conn, id)
+        stream.name = payload(12):string()
+        stream.opener = from
+        stream.limits = { opener = nil, acceptor = payload(0, 8):uint64() }
+        return nil
+    elseif not stream then
+        return "No such stream was opened"
+    end
+    local mine = direction(stream, from)
+    if kind == OPEN_OK then
+        stream.limits.opener = payload(0, 8):uint64()
+        return from == stream.opener and "The opener accepts" or nil
+    elseif kind == WINDOW then
+        local whose = from == stream.opener and "acceptor" or "opener"
+        local limit = payload(0, 8):uint64()
+        if stream.limits[whose] and limit > stream.limits[whose] then
+            stream.limits[whose] = limit
+        end
+    elseif kind == DATA then
+        local expected = mine.seen % 0x100000000
+        local limit = stream.limits[from == stream.opener and "opener"
+                                    or "acceptor"]
+        mine.seen = mine.seen + payload:len()
+        if arg ~= expected then
+            return string.format("Offset %d instead of %d", arg, expected)
+        elseif mine.finished then
+            return "Data after FIN"
+        elseif not limit or UInt64(mine.seen % 0x100000000, math.floor(
+                mine.seen / 0x100000000)) > limit then
+            return "Data beyond the credit"
+        end
+    elseif kind == FIN then
+        mine.finished = true
+        if payload(0, 8):uint64():tonumber() ~= mine.seen then
+            return string.format("Final size after %d bytes", mine.seen)
+        end
+    end
+end
+
+local function dissect_payload(tvb, pinfo, item, kind, conn, id)
+    local payload = tvb(HEADER_SIZE)
+
+    if kind == OPEN then
+        item:add(f.limit, payload(0, 8))
+        item:add(f.name_length, payload(8, 2))
+        item:add(f.zero, payload(10, 2))
+        item:add(f.text, payload(12)):set_text("Name: " ..
+                                               payload(12):string())
+    elseif kind == OPEN_OK or kind == WINDOW then
+        item:add(f.limit, payload(0, 8))
+    elseif kind == FIN or kind == FIN_OK then
+        item:add(f.size, payload(0, 8))
+    elseif kind == PING or kind == PONG then
+        item:add(f.opaque, payload(0, 8))
+    elseif kind == RESET or kind == GOAWAY then
+        item:add(f.text, payload)
+    else
+        item:add(f.data, payload)
+    end
+end
+
+local function arg_field(kind)
+    return kind == DATA and f.offset or
+        (kind == RESET or kind == GOAWAY) and f.code or f.arg
+end
+
+local function dissect_frame(tvb, pinfo, tree, key)
+    local kind, flags = tvb(0, 1):uint(), tvb(1, 1):uint()
+    local id, length = tvb(4, 4):uint(), tvb(8, 4):uint()
+    local arg = tvb(12, 4):uint()
+    local conn = connection()
+    local what = type_names[kind] or string.format("type 0x%02x", kind)
+    local item = tree:add(qmux, tvb, "QEMU Migration Multiplexing, " .. what)
+
+    local type_item = item:add(f.type, tvb(0, 1))
+    item:add(f.flags, tvb(1, 1))
+    item:add(f.zero, tvb(2, 2))
+    local stream_item = item:add(f.stream, tvb(4, 4))
+    item:add(f.length, tvb(8, 4))
+    local arg_item = item:add(arg_field(kind), tvb(12, 4))
+    local fault = header_fault(kind, flags, tvb(2, 2):uint(), id, length)
+    if fault then
+        type_item:add_proto_expert_info(e.malformed, fault)
+        pinfo.cols.info:append(" [" .. what .. ", malformed]")
+        return
+    elseif kind >= 0x80 then
+        type_item:add_proto_expert_info(e.skipped)
+        pinfo.cols.info:append(" [" .. what .. "]")
+        return
+    elseif id ~= 0 then
+        local broken = once(key, function()
+            local payload = length > 0 and tvb(HEADER_SIZE) or nil
+            return follow(conn, side(pinfo), kind, id, payload, arg)
+        end)
+        if broken then
+            type_item:add_proto_expert_info(e.protocol, broken)
+        end
+        local name = conn.streams[id] and conn.streams[id].name
+        if name then
+            stream_item:append_text(" (" .. name .. ")")
+            item:add(f.name, tvb(4, 4), name):set_generated()
+            what = what .. " " .. name
+        end
+    end
+    if length > 0 then
+        dissect_payload(tvb, pinfo, item, kind, conn, id)
+    end
+    if kind == RESET or kind == GOAWAY and arg ~= 0 then
+        arg_item:add_proto_expert_info(e.failed, string.format(
+            "%s: %s", code_names[arg] or arg,
+            length > 0 and tvb(HEADER_SIZE):string() or "no reason given"))
+    end
+    item:append_text(string.sub(what, #(type_names[kind]) + 1))
+    pinfo.cols.info:append(" [" .. what .. (kind == DATA and ", " .. length
+                                            or "") .. "]")
+    pinfo.cols.info:fence()
+    local name = id ~= 0 and conn.streams[id] and conn.streams[id].name
+    if kind == DATA and name and string.sub(name, 1, 4) == "nbd-" then
+        dissect_nbd(tvb(HEADER_SIZE), pinfo, item, conn, id, key)
+    end
+end
+
+-- The bytes of the HELLO or frame at the beginning: a length that cannot be
+-- right is not waited for, its header is shown.
+local function message_length(range)
+    local length = range(8, 4):uint()
+
+    if range(0, 4):uint() == MAGIC then
+        return math.max(HELLO_SIZE, math.min(length, 4096))
+    end
+    return HEADER_SIZE + (length <= FRAME_LIMIT and length or 0)
+end
+
+-- Not with dissect_tcp_pdus(), which does not wait for the rest of a HELLO
+-- when it is called for heuristics.
+function qmux.dissector(tvb, pinfo, tree)
+    local offset, whole = 0, tvb:len()
+
+    pinfo.cols.protocol = "QMUX"
+    pinfo.cols.info = ""
+    while offset < whole do
+        local left = whole - offset
+        local size = left >= 12 and message_length(tvb(offset))
+        if not size or left < size then
+            pinfo.desegment_offset = offset
+            pinfo.desegment_len = size and size - left
+                or DESEGMENT_ONE_MORE_SEGMENT
+            break
+        end
+        local message = tvb(offset, size)
+        local key = string.format("%d %d %d %s", pinfo.number, whole, offset,
+                                  message(0, 16):bytes():tohex())
+        if message(0, 4):uint() == MAGIC then
+            dissect_hello(message, pinfo, tree, key)
+        else
+            dissect_frame(message, pinfo, tree, key)
+        end
+        offset = offset + size
+    end
+    pinfo.cols.protocol = "QMUX"
+    return whole
+end
+
+-- The first bytes of a connection tell.
+qmux:register_heuristic("tcp", function(tvb, pinfo, tree)
+    if tvb:len() < 4 or tvb(0, 4):uint() ~= MAGIC then
+        return false
+    end
+    pinfo.conversation = qmux
+    qmux.dissector(tvb, pinfo, tree)
+    return true
+end)
+DissectorTable.get("tcp.port"):add_for_decode_as(qmux)

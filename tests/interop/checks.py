@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of a real QEMU have in common."""
+
+import contextlib
+import os
+import socket
+import unittest
+from pathlib import Path
+
+from muxpeer.frames import Role
+from qemu import QEMU, make_images, work_folder
+from scene import Scene
+
+BUILD = Path(os.environ.get(
+    'INTEROP_BUILD', Path(__file__).resolve().parents[2] / 'build/qemu'))
+
+
+class Bench:
+    """A QEMU that is a source, again and again, and many destinations."""
+
+    def __init__(self):
+        self._stack = contextlib.ExitStack()
+        self.folder = Path(self._stack.enter_context(work_folder()))
+        make_images(self.folder)
+        self.listener = self._stack.enter_context(
+            socket.create_server(('127.0.0.1', 0)))
+        self.source = self._stack.enter_context(
+            QEMU(BUILD, self.folder, 'source'))
+        self.source.wait_for_guest()
+
+    def scene(self, role: Role, hello: bytes | None = None) -> Scene:
+        """A connection; `role` is the part that the test plays."""
+        if role == Role.DESTINATION:
+            return Scene(self.source, role, self.listener, hello)
+        with work_folder() as folder:
+            make_images(Path(folder))
+            qemu = QEMU(BUILD, Path(folder), 'destination', incoming=True)
+        return Scene(qemu, role, hello=hello)
+
+    def leave(self, scene: Scene) -> None:
+        """Cut a connection; a destination ends with it, a source stays."""
+        scene.connection.drop()
+        if scene.qemu is self.source:
+            scene.qemu.wait_status('failed', 'completed')
+        else:
+            scene.qemu.__exit__()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class QEMUTest(unittest.TestCase):
+    """Tests with a bench of their own."""
+
+    @classmethod
+    def setUpClass(cls):
+        """Start the source and wait until its guest runs."""
+        cls.bench = Bench()
+        cls.addClassCleanup(cls.bench.close)
+
+    def to_qemu(self, role: Role, hello: bytes | None = None) -> Scene:
+        """A connection; `role` is the part that the test plays."""
+        scene = self.bench.scene(role, hello)
+        self.addCleanup(self.bench.leave, scene)
+        return scene
+
+    def assert_failed(self, scene: Scene, text: str) -> None:
+        """
+        QEMU reports the failure, with that text in it, and at the source
+        its guest runs on.
+        """
+        scene.connection.drop()
+        answer = scene.qemu.wait_status('failed', 'completed')
+        self.assertEqual(answer['status'], 'failed')
+        self.assertIn(text, answer['error-desc'])
+        if scene.role == Role.DESTINATION:
+            self.assertEqual(scene.qemu.qmp.cmd('query-block-jobs'), [])
+            scene.qemu.wait_for_guest()
+
+
+def for_each(cases, possible=lambda case, role: True):
+    """
+    Adds to a class a test method for each case and each role that is played,
+    if it is possible: SOURCE means that a QEMU is the destination.
+    """
+    def decorate(cls):
+        for role in Role:
+            for number, case in enumerate(cases):
+                if not possible(case, role):
+                    continue
+
+                def method(self, case=case, role=role):
+                    self.check(case, role)
+                side = Role(3 - role).name.lower()
+                method.__name__ = (f'test_{side}_{number:02}_'
+                                   + '_'.join(str(case).split()))
+                setattr(cls, method.__name__, method)
+        return cls
+    return decorate

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+A capture file of one TCP connection, made from the bytes that its sides have
+sent: no privileges are needed, and it can be cut as a test wants it.
+"""
+
+import random
+import struct
+from pathlib import Path
+
+ADDRESSES = {'out': (bytes((10, 0, 0, 1)), 40000),
+             'in': (bytes((10, 0, 0, 2)), 4444)}
+LINKTYPE_RAW = 101
+SYN, PSH, ACK, FIN = 2, 8, 16, 1
+SEGMENT = 1448
+
+
+class Capture:
+    """
+    Call it with ('in' or 'out', bytes), as the tap of a Connection.  'out' has
+    opened the connection.
+    """
+
+    def __init__(self, seed: int = 1):
+        self._packets: list[bytes] = []
+        self._next = {'in': 1000, 'out': 2000}
+        self._random = random.Random(seed)
+        self._packet('out', SYN)
+        self._packet('in', SYN | ACK)
+        self._packet('out', ACK)
+
+    def __call__(self, direction: str, data: bytes) -> None:
+        while data:
+            size = self._random.choice((1, 3, 17, SEGMENT, SEGMENT, SEGMENT,
+                                        SEGMENT, SEGMENT, SEGMENT))
+            self._packet(direction, PSH | ACK, data[:size])
+            data = data[size:]
+
+    def write(self, path: Path) -> None:
+        with open(path, 'wb') as file:
+            file.write(struct.pack('<IHHIIII', 0xa1b2c3d4, 2, 4, 0, 0, 65535,
+                                   LINKTYPE_RAW))
+            for number, packet in enumerate(self._packets):
+                file.write(struct.pack('<IIII', 1, number, len(packet),
+                                       len(packet)) + packet)
+
+    def _packet(self, direction: str, flags: int, data: bytes = b'') -> None:
+        other = 'in' if direction == 'out' else 'out'
+        (source, source_port), (target, target_port) = (
+            ADDRESSES[direction], ADDRESSES[other])
+        ack = self._next[other] if flags & ACK else 0
+        tcp = struct.pack('>HHIIBBHHH', source_port, target_port,
+                          self._next[direction] & 0xffffffff, ack, 5 << 4,
+                          flags, 65535, 0, 0) + data
+        self._next[direction] += len(data) + bool(flags & (SYN | FIN))
+        self._packets.append(struct.pack(
+            '>BBHHHBBH4s4s', 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, source,
+            target) + tcp)

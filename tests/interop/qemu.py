@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+A real QEMU for the tests: a guest of a boot sector and two disks, or one
+that waits for it.
+
+The guest does nothing but count the timer's ticks in its memory, so that it
+can be seen to run.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'guest'))
+# pylint: disable=wrong-import-position
+from guestlib.qmp import QMP, QMPError                         # noqa: E402
+
+DISK_SIZE = 1 << 20
+DISKS = ('disk0', 'disk1')
+COUNTER = 0x7e00
+# cli; xor ax,ax; mov ds,ax; sti; again: inc dword [COUNTER]; hlt; jmp again
+CODE = bytes.fromhex('fa31c08ed8fb66ff06007ef4ebf8')
+FIRMWARE = ('qemu-bundle/usr/local/share/qemu', 'pc-bios')
+FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
+MACHINE = ('-nodefaults', '-no-user-config', '-display', 'none', '-accel',
+           'tcg', '-machine', 'pc', '-m', '16M')
+
+
+class QEMU:
+    """A process; `with` ends it."""
+
+    def __init__(self, build: Path, folder: Path, name: str,
+                 incoming: bool = False):
+        self.folder = folder
+        self.log = folder / f'{name}.log'
+        ours, theirs = socket.socketpair()
+        argv = [str(build / 'qemu-system-x86_64'), *MACHINE]
+        for path in [*(build / name for name in FIRMWARE), *FOLDERS]:
+            argv += ['-L', str(path)] if os.path.isdir(path) else []
+        for disk in DISKS:
+            image = {'driver': 'raw', 'node-name': disk, 'file': {
+                'driver': 'file', 'filename': str(self.image(disk))}}
+            argv += ['-blockdev', json.dumps(image),
+                     '-device', f'ide-hd,drive={disk}']
+        argv += ['-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
+                 '-mon', 'chardev=qmp,mode=control']
+        with open(self.log, 'wb') as log:
+            self.process = subprocess.Popen(
+                argv + (['-incoming', 'defer'] if incoming else []),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.qmp = QMP(ours, name)
+        self.qmp.negotiate()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.qmp.close()
+
+    def image(self, disk: str) -> Path:
+        return self.folder / f'{disk}.img'
+
+    def counter(self) -> int:
+        """How far the guest has counted."""
+        line = self.qmp.cmd('human-monitor-command',
+                            command_line=f'xp /1wx {COUNTER}')
+        return int(line.split()[1], 16)
+
+    def wait_for_guest(self) -> None:
+        """Wait until the guest counts on.  Raises QMPError."""
+        before = self.counter()
+        wait_until(lambda: self.counter() > before, 'the guest runs')
+
+    def migrate(self, port: int, disks=DISKS) -> None:
+        self.qmp.cmd('migrate', channels=channels(port, disks))
+
+    def listen(self, disks=DISKS) -> int:
+        """Wait for a migration; returns the port."""
+        self.qmp.cmd('migrate-incoming', channels=channels(0, disks),
+                     exit_on_error=False)
+        address = self.qmp.cmd('query-migrate')['socket-address'][0]
+        return int(address['port'])
+
+    def set_capability(self, name: str) -> None:
+        self.qmp.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': name, 'state': True}])
+
+    def status(self) -> str:
+        return self.qmp.cmd('query-migrate').get('status', 'none')
+
+    def wait_status(self, *wanted: str) -> dict:
+        """Wait for a status of query-migrate, and return all it says."""
+        wait_until(lambda: self.status() in wanted, f'{wanted}',
+                   lambda: self.qmp.cmd('query-migrate'))
+        return self.qmp.cmd('query-migrate')
+
+
+def wait_until(condition, what: str, detail=lambda: '', timeout=20) -> None:
+    """Raises QMPError if it does not come true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise QMPError(f'in vain waited for: {what} {detail()}')
+        time.sleep(0.02)
+
+
+def channels(port: int, disks) -> list[dict]:
+    return [{'channel-type': 'main',
+             'addr': {'transport': 'socket', 'type': 'inet',
+                      'host': '127.0.0.1', 'port': str(port)}},
+            *({'channel-type': 'nbd', 'disk': disk} for disk in disks)]
+
+
+def make_images(folder: Path) -> None:
+    """The guest's disks: the first one boots."""
+    boot = CODE.ljust(510, b'\0') + b'\x55\xaa'
+    for disk in DISKS:
+        content = os.urandom(DISK_SIZE - len(boot))
+        (folder / f'{disk}.img').write_bytes(boot + content)
+
+
+def work_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix='interop-')

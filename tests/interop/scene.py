@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+A connection to a real QEMU, at a stage where something can go wrong.
+
+Keeps all that QEMU sends, so that a test can look at it whatever state the
+peer's own engine is in.
+"""
+
+import socket
+import tempfile
+from pathlib import Path
+
+from muxpeer import frames
+from muxpeer.connection import Connection, MuxError, Stream
+from muxpeer.engine import Engine
+from muxpeer.frames import Frame, Hello, Role, Type
+from muxpeer.nbd import Client, Server
+from muxpeer.record import end
+from qemu import DISK_SIZE, DISKS, QEMU
+
+ANSWER = 10                     # seconds that QEMU has
+
+
+class Scene:
+    """
+    One connection.  `role` is the part that is played to QEMU; `main` is
+    open unless `hello` says what to begin with instead of good manners.
+    """
+
+    def __init__(self, qemu: QEMU, role: Role, listener=None,
+                 hello: bytes | None = None):
+        self.qemu = qemu
+        self.role = role
+        self.patience = ANSWER
+        self.stream: Stream | None = None
+        self._seen = bytearray()
+        self._disks = []
+        if role == Role.SOURCE:
+            self.address = '127.0.0.1', qemu.listen()
+            sock = socket.create_connection(self.address)
+        else:
+            qemu.migrate(listener.getsockname()[1])
+            sock, _ = listener.accept()
+        engine = Engine(role)
+        if hello is not None:
+            engine.out[:] = hello
+        self.connection = Connection(sock, engine, on_open=self._opened,
+                                     tap=self._tap)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.drop()
+
+    # Stages
+
+    def offered(self) -> None:
+        """main was offered by QEMU, and has no answer (as destination)."""
+        self.connection.wait(lambda: 1 in self.connection.streams)
+        self.stream = self.connection.streams[1]
+
+    def main(self) -> None:
+        """main is open."""
+        if self.role == Role.SOURCE:
+            self.stream = self.connection.open('main')
+        else:
+            self.offered()
+            self.connection.accept(self.stream)
+
+    def deaf(self) -> None:
+        """A stream is open of which QEMU reads nothing."""
+        self.main()
+        if self.role == Role.SOURCE:
+            # The NBD server cannot speak first, and so does not listen
+            self.connection.engine.window = 0
+            self.stream = self.connection.open('nbd-disk0')
+
+    def disk(self) -> None:
+        """A disk's NBD session is over, and QEMU has sent FIN."""
+        self.main()
+        if self.role == Role.SOURCE:
+            client = Client(self.connection.open('nbd-disk0'))
+            client.negotiate('disk0')
+            client.disconnect()
+            self.stream = client.stream
+        else:
+            self._serve_disks()
+        self.connection.wait(lambda: self.stream.ended)
+
+    def finished(self) -> None:
+        """A disk's stream has come to its good end."""
+        self.disk()
+        end(self.stream)
+
+    def refused(self) -> None:
+        """A stream of this side was refused."""
+        self.main()
+        self.stream = self.connection.offer('nbd-no-such')
+        self.connection.wait(lambda: self.stream.reset)
+
+    # What can be done then
+
+    @property
+    def next_id(self) -> int:
+        """An id that this side may open."""
+        return 1001 if self.role == Role.SOURCE else 1002
+
+    @property
+    def credit(self) -> int:
+        """Up to where QEMU takes data on the stream."""
+        return self.stream.state.limit
+
+    @property
+    def sent(self) -> int:
+        return self.stream.state.sent
+
+    @property
+    def max_frame(self) -> int:
+        """What QEMU takes."""
+        return self.connection.engine.peer.max_frame
+
+    def send(self, *what: Frame) -> None:
+        """Send frames in one piece, past all rules, and listen no more."""
+        self.connection.listening = False
+        self.connection.send_raw(b''.join(frame.pack() for frame in what))
+
+    def answers(self) -> list[Frame]:
+        """All that QEMU sends until it closes.  Raises MuxError."""
+        conn = self.connection
+        with conn.changed:
+            closed = conn.changed.wait_for(lambda: conn.over, self.patience)
+        conn.drop()
+        if not closed:
+            raise MuxError('QEMU does not close the connection')
+        return decode(self._seen)
+
+    def seen(self) -> list[Frame]:
+        """The whole frames so far."""
+        return decode(self._seen)
+
+    def count(self, kind: Type) -> int:
+        """How many frames of that type."""
+        return sum(frame.type == kind for frame in self.seen())
+
+    def words(self) -> dict[str, object]:
+        """What the words in the document's texts stand for here."""
+        sides = ('source', 'destination')
+        me, qemu = sides if self.role == Role.SOURCE else sides[::-1]
+        words = {'peer': me, 'self': qemu, 'id': self.next_id}
+        if self.stream:
+            state = self.stream.state
+            words['stream'] = f"stream '{state.name}' (id {state.id})"
+            words['limit'] = self.credit
+        if self.connection.engine.peer:
+            words['frame'] = self.max_frame
+        return words
+
+    def _tap(self, direction: str, data: bytes) -> None:
+        if direction == 'in':
+            self._seen += data
+
+    def _opened(self, stream: Stream) -> None:
+        if stream.name != 'main':
+            self._disks.append(stream)
+
+    def _serve_disks(self) -> None:
+        conn = self.connection
+        conn.wait(lambda: len(self._disks) == len(DISKS))
+        for stream in self._disks:
+            conn.accept(stream)
+        with tempfile.TemporaryDirectory() as folder:
+            for stream in self._disks:
+                name = stream.name.removeprefix('nbd-')
+                server = Server(stream, name, Path(folder, name), DISK_SIZE)
+                conn.work(server.serve)
+            self.stream = self._disks[0]
+            conn.wait(lambda: self.stream.ended)
+
+
+def decode(seen: bytes) -> list[Frame]:
+    """The frames behind the HELLO of one side's bytes."""
+    if len(seen) < frames.HELLO_MIN:
+        raise MuxError(f'QEMU sent {len(seen)} bytes')
+    rest = memoryview(bytes(seen))[Hello.unpack(seen).length:]
+    result = []
+    while len(rest) >= frames.HEADER.size:
+        frame = Frame.header(rest)
+        size = frames.HEADER.size + frame.length
+        if len(rest) < size:
+            break
+        frame.payload = bytes(rest[frames.HEADER.size:size])
+        rest = rest[size:]
+        result.append(frame)
+    return result
+
+
+def goaway(answers: list[Frame]) -> tuple[int, str] | None:
+    """The GOAWAY, which has to be the last frame."""
+    last = answers[-1] if answers else None
+    if last is None or last.type != Type.GOAWAY:
+        return None
+    return last.arg, last.text

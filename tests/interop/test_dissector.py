@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The dissector for Wireshark, by tshark, on captures of real migrations and
+of faults.  The captures are made from what the sides have sent, cut into TCP
+segments of random sizes.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import unittest
+from pathlib import Path
+
+import document
+from muxpeer import frames, nbd
+from muxpeer.frames import Code, Frame, Hello, Role, Type, data, numbered
+from pcap import ADDRESSES, Capture
+from qemu import DISKS, QEMU, make_images, work_folder
+from checks import BUILD
+from scene import decode
+from test_migration import record
+
+SCRIPT = document.PATH.parents[2] / 'contrib/wireshark/qemu-migration-mux.lua'
+SIDES = {'.'.join(map(str, address)): direction
+         for direction, (address, _) in ADDRESSES.items()}
+TROUBLE = ('qmux.malformed || qmux.violation || qmux.failed || '
+           'qmux.skipped || _ws.lua.error || _ws.malformed')
+WRITE, FLUSH, DISC = 1, 3, 2
+
+
+def tshark(capture: Path, *fields: str, only: str = 'qmux',
+           passes: int = 1) -> list[list[list[str]]]:
+    """For each packet, and each field, the list of its values."""
+    # Some versions load no script for root, and without root nothing of
+    # root's may be looked for
+    script = shutil.copy(SCRIPT, capture.parent)
+    capture.parent.chmod(0o755)
+    unprivileged = {'user': 'nobody', 'group': 'nogroup',
+                    'extra_groups': []} if os.geteuid() == 0 else {}
+    argv = ['tshark', '-n', '-r', str(capture), '-X',
+            f'lua_script:{script}', '-Y', only, '-T', 'fields',
+            '-E', 'separator=/t', '-E', 'aggregator=;',
+            *(['-2'] if passes == 2 else [])]
+    for name in fields:
+        argv += ['-e', name]
+    result = subprocess.run(argv, check=True, capture_output=True, text=True,
+                            env={'PATH': os.environ['PATH'],
+                                 'HOME': str(capture.parent)},
+                            **unprivileged)
+    return [[value.split(';') if value else [] for value in line.split('\t')]
+            for line in result.stdout.splitlines()]
+
+
+def knows_handshake() -> bool:
+    """Whether Wireshark's dissector for NBD is one of those with a name."""
+    fields = subprocess.run(['tshark', '-G', 'fields'], check=True,
+                            capture_output=True, text=True).stdout
+    return '\tnbd.hnd.magic\t' in fields
+
+
+class Traffic:
+    """What the two sides have sent, and its capture."""
+
+    def __init__(self):
+        self.capture = Capture()
+        self.sent = {'in': bytearray(), 'out': bytearray()}
+        self._lock = threading.Lock()
+
+    def __call__(self, direction: str, piece: bytes) -> None:
+        with self._lock:
+            self.capture(direction, piece)
+            self.sent[direction] += piece
+
+    def write(self, folder: Path) -> Path:
+        path = folder / 'traffic.pcap'
+        self.capture.write(path)
+        return path
+
+
+class Relay:
+    """Stands between two QEMUs, and hears all."""
+
+    def __init__(self, port: int, tap):
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self.listener.getsockname()[1]
+        self._target = port
+        self._tap = tap
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        left, _ = self.listener.accept()
+        right = socket.create_connection(('127.0.0.1', self._target))
+        for source, target, direction in ((left, right, 'out'),
+                                          (right, left, 'in')):
+            threading.Thread(target=self._copy, daemon=True,
+                             args=(source, target, direction)).start()
+
+    def _copy(self, source, target, direction: str) -> None:
+        try:
+            while piece := source.recv(1 << 16):
+                self._tap(direction, piece)
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass                # the other direction has ended it
+
+
+@unittest.skipUnless(shutil.which('tshark'), 'there is no tshark')
+class DissectorTest(unittest.TestCase):
+
+    def setUp(self):
+        folder = work_folder()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.traffic = Traffic()
+
+    def assert_all_frames(self, path: Path, passes: int = 1) -> list[str]:
+        """
+        tshark sees the frames that were sent, with their streams, and finds
+        nothing wrong.  Returns the NBD messages.
+        """
+        fields = ('qmux.type', 'qmux.stream', 'qmux.length', 'qmux.name')
+        packets = tshark(path, 'ip.src', *fields, 'qmux.nbd', passes=passes)
+        sides = {direction: decode(data) for direction, data
+                 in self.traffic.sent.items()}
+        names = {frame.stream: frame.payload[12:].decode()
+                 for sent in sides.values() for frame in sent
+                 if frame.type == Type.OPEN}
+        for direction, sent in sides.items():
+            seen = [packet for packet in packets
+                    if SIDES[packet[0][0]] == direction]
+            for column, wanted in enumerate((
+                    [f'0x{f.type:02x}' for f in sent],
+                    [str(f.stream) for f in sent],
+                    [str(f.length) for f in sent],
+                    [names[f.stream] for f in sent if f.stream]), 1):
+                self.assertEqual([value for packet in seen
+                                  for value in packet[column]], wanted)
+        self.assertEqual(tshark(path, 'frame.number', only=TROUBLE), [])
+        return [text for packet in packets for text in packet[-1]]
+
+
+class Recordings(DissectorTest):
+
+    def test_migration_to_the_second_implementation(self):
+        servers = record(self.folder, tap=self.traffic).servers
+        path = self.traffic.write(self.folder)
+        seen = self.assert_all_frames(path)
+        self.assertEqual(self.assert_all_frames(path, passes=2), seen)
+        # NBD, as the servers have counted it
+        for number, name in ((WRITE, 'WRITE'), (FLUSH, 'FLUSH'),
+                             (DISC, 'DISC')):
+            count = sum(server.commands[number]
+                        for server in servers.values())
+            self.assertEqual(sum(text.startswith(f'{name} request')
+                                 for text in seen), count, name)
+        self.assertEqual(seen.count('greeting'), len(DISKS))
+        self.assertEqual(seen.count('option GO'), len(DISKS))
+        self.assert_handed_over(path, servers)
+
+    def assert_handed_over(self, path: Path, servers) -> None:
+        """Wireshark's own dissector shows the requests."""
+        known = None if knows_handshake() else (WRITE, DISC)
+        magics = [magic for (magics,) in tshark(path, 'nbd.magic', only='nbd')
+                  for magic in magics]
+        self.assertEqual(
+            magics.count('0x25609513'),
+            sum(count for server in servers.values()
+                for command, count in server.commands.items()
+                if known is None or command in known))
+
+    def test_migration_between_two_qemus(self):
+        """They agree upon extended headers."""
+        other = self.folder / 'destination'
+        other.mkdir()
+        make_images(self.folder)
+        make_images(other)
+        with QEMU(BUILD, self.folder, 'source') as source, \
+                QEMU(BUILD, other, 'destination', incoming=True) as target:
+            source.wait_for_guest()
+            relay = Relay(target.listen(), self.traffic)
+            self.addCleanup(relay.listener.close)
+            source.migrate(relay.port)
+            source.wait_status('completed')
+            target.wait_status('completed')
+            target.wait_for_guest()
+        path = self.traffic.write(self.folder)
+        seen = self.assert_all_frames(path)
+        for text in ('WRITE request, offset 0, length 1048576',
+                     'WRITE reply, type 0',
+                     'DISC request, offset 0, length 0'):
+            self.assertEqual(seen.count(text), len(DISKS), text)
+        self.assertFalse([text for text in seen if 'unknown' in text])
+
+
+class Disks(DissectorTest):
+    """Two NBD sessions of one connection, with the same cookies."""
+
+    def setUp(self):
+        super().setUp()
+        self.sent = {}
+        self.traffic('out', Hello(Role.SOURCE).pack())
+        self.traffic('in', Hello(Role.DESTINATION).pack())
+        for stream, name in ((1, b'nbd-a'), (3, b'nbd-b')):
+            self.traffic('out', frames.open_(stream, 5000, name).pack())
+            self.traffic('in', numbered(Type.OPEN_OK, stream, 5000).pack())
+
+    def send(self, direction: str, stream: int, payload: bytes) -> None:
+        key = direction, stream
+        offset = self.sent.get(key, 0)
+        self.sent[key] = offset + len(payload)
+        self.traffic(direction, data(stream, offset, payload).pack())
+
+    def test_each_has_its_own_session(self):
+        """Replies belong to the requests on the same stream."""
+        for stream, length in ((1, 100), (3, 200)):
+            self.send('out', stream, nbd.REQUEST.pack(
+                nbd.REQUEST_MAGIC, 0, nbd.CMD_READ, 7, 0, length))
+        for stream, length in ((1, 100), (3, 200)):
+            reply = nbd.REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, 7)
+            # in two frames, the second with the beginning of another reply
+            self.send('in', stream, reply + bytes(50))
+            self.send('in', stream, bytes(length - 50) + reply[:5])
+        path = self.traffic.write(self.folder)
+        self.assertEqual(self.assert_all_frames(path),
+                         ['READ request, offset 0, length 100',
+                          'READ request, offset 0, length 200',
+                          'READ reply, error 0', 'READ reply, error 0'])
+        packets = tshark(path, 'frame.number', 'nbd.response_to', 'nbd.data',
+                         only='nbd')
+        requests = [number for (number,), answers, _ in packets
+                    if not answers]
+        self.assertEqual([answers for _, answers, _ in packets if answers],
+                         [[number] for number in requests])
+        self.assertEqual([len(value) for *_, values in packets
+                          for value in values], [200, 400])
+
+
+class Faults(DissectorTest):
+    """What is wrong is said, at the frame where it is."""
+
+    def setUp(self):
+        super().setUp()
+        self.traffic('out', Hello(Role.SOURCE).pack())
+        self.traffic('in', Hello(Role.DESTINATION).pack())
+        self.traffic('out', frames.open_(1, 0, b'main').pack())
+        self.traffic('in', numbered(Type.OPEN_OK, 1, 10).pack())
+
+    def assert_expert(self, direction: str, *sent: Frame,
+                      field: str, text: str) -> None:
+        for frame in sent:
+            self.traffic(direction, frame.pack())
+        path = self.traffic.write(self.folder)
+        found = tshark(path, '_ws.expert.message', field, only=TROUBLE)
+        self.assertEqual([texts for texts, _ in found], [[text]])
+        self.assertNotEqual(found[0][1], [], field)
+
+    def test_flags(self):
+        self.assert_expert('out', Frame(Type.PING, 0, bytes(8), flags=1),
+                           field='qmux.malformed',
+                           text='Flags or zero field not 0')
+
+    def test_unknown_type(self):
+        self.assert_expert('in', Frame(0x0b), field='qmux.malformed',
+                           text='Unknown type')
+
+    def test_skipped_type(self):
+        self.assert_expert('in', Frame(0x80, 7, b'x' * 5000),
+                           field='qmux.skipped', text='Unknown type, skipped')
+
+    def test_length(self):
+        self.assert_expert('out', Frame(Type.FIN, 1, bytes(9)),
+                           field='qmux.malformed', text='Bad length')
+
+    def test_length_that_cannot_be(self):
+        self.assert_expert('out', Frame(Type.WINDOW, 1, length=0xffffffff),
+                           field='qmux.malformed', text='Bad length')
+
+    def test_stream_that_was_not_opened(self):
+        self.assert_expert('in', numbered(Type.WINDOW, 3, 1),
+                           field='qmux.violation',
+                           text='No such stream was opened')
+
+    def test_offset(self):
+        self.assert_expert('out', data(1, 0, b'12345'), data(1, 6, b'7'),
+                           field='qmux.violation',
+                           text='Offset 6 instead of 5')
+
+    def test_credit(self):
+        self.assert_expert('out', data(1, 0, b'1234567890'),
+                           data(1, 10, b'1'), field='qmux.violation',
+                           text='Data beyond the credit')
+
+    def test_final_size(self):
+        self.assert_expert('out', data(1, 0, b'12345'),
+                           numbered(Type.FIN, 1, 4), field='qmux.violation',
+                           text='Final size after 5 bytes')
+
+    def test_reset(self):
+        self.assert_expert('in', frames.ended(Type.RESET, 1, Code.REFUSED,
+                                              'no room'),
+                           field='qmux.failed', text='REFUSED: no room')
+
+    def test_goaway(self):
+        self.assert_expert('in', frames.ended(Type.GOAWAY, 0, Code.LIMIT, ''),
+                           field='qmux.failed',
+                           text='LIMIT: no reason given')
+
+    def test_role_of_both(self):
+        self.traffic = Traffic()
+        self.traffic('out', Hello(Role.SOURCE).pack())
+        self.traffic('in', Hello(Role.SOURCE).pack())
+        self.assert_expert('in', field='qmux.violation',
+                           text='Both sides claim this role')
+
+    def test_raised_credit_is_no_fault(self):
+        for direction, frame in (('out', data(1, 0, b'1234567890')),
+                                 ('in', numbered(Type.WINDOW, 1, 12)),
+                                 ('in', numbered(Type.WINDOW, 1, 11)),
+                                 ('out', data(1, 10, b'12'))):
+            self.traffic(direction, frame.pack())
+        self.assert_all_frames(self.traffic.write(self.folder))
+
+    def test_other_connections_are_left_alone(self):
+        self.traffic = Traffic()
+        self.traffic('out', b'GET / HTTP/1.1\r\n\r\n')
+        self.assertEqual(tshark(self.traffic.write(self.folder),
+                                'frame.number'), [])

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The document against the second implementation and against QEMU's constants:
+vectors, limits, types, codes, negotiation.  Needs no QEMU.  That QEMU's engine
+makes and takes the same vectors is tested by tests/unit/test-mux-vectors.c.
+"""
+
+import ast
+import math
+import re
+import unittest
+
+import document
+from muxpeer import frames
+from muxpeer.engine import Engine, Fault, State
+from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
+
+LIMITS_H = (document.PATH.parents[2] / 'migration/mux/engine-limits.h')
+BYTES = document.vectors()
+WINDOW = 100
+
+
+def numbers(cell: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r'\d+', cell)]
+
+
+def macros() -> dict[str, int]:
+    """QEMU's constants."""
+    text = re.sub(r'/\*.*?\*/', '', LIMITS_H.read_text(), flags=re.S)
+    result = {}
+    define = re.compile(r'^#define (MUX_\w+)[ \t]+([\w() *]+)$', re.M)
+    for name, value in define.findall(text):
+        result[name] = math.prod(
+            result.get(factor) or ast.literal_eval(factor)
+            for factor in re.findall(r'\w+', value.replace('LL', '')))
+    return result
+
+
+def talk(role: Role) -> Engine:
+    """An engine that has sent its own HELLO and received the vector's."""
+    side = Engine(role, window=WINDOW)
+    side.feed(BYTES['hello-' + Role(3 - role).name.lower()])
+    side.out.clear()
+    return side
+
+
+class Vectors(unittest.TestCase):
+    """Frames are packed and unpacked as the document has them."""
+
+    FRAMES = {
+        'open': frames.open_(1, WINDOW, b'main'),
+        'open-ok': numbered(Type.OPEN_OK, 1, WINDOW),
+        'data': frames.data(1, 0, b'hello'),
+        'data-next': frames.data(1, 5, b'hello'),
+        'window': numbered(Type.WINDOW, 1, 150),
+        'fin': numbered(Type.FIN, 1, 10),
+        'fin-ok': numbered(Type.FIN_OK, 1, 51),
+        'reset': frames.ended(Type.RESET, 1, 28, 'full'),
+        'ping': numbered(Type.PING, 0, 1),
+        'pong': numbered(Type.PONG, 0, 0x0123456789abcdef),
+        'goaway': frames.ended(Type.GOAWAY, 0, Code.ABORTED, 'bye'),
+        'goaway-version': frames.ended(
+            Type.GOAWAY, 0, Code.INCOMPATIBLE, 'no common version of the '
+            'migration multiplexer: source offers 1 to 1, destination offers '
+            '2 to 3'),
+        'skipped': Frame(0x80, 0xffffffff, b'abc', 0xffffffff, 0xff, 0xffff),
+    }
+    HELLOS = {
+        'hello-source': Hello(Role.SOURCE),
+        'hello-destination': Hello(Role.DESTINATION),
+        'hello-future': Hello(Role.DESTINATION, version_max=7, length=48,
+                              features=1 << 63 | 2, max_frame=1 << 20,
+                              max_streams=1),
+    }
+
+    def test_every_vector_is_known(self):
+        self.assertEqual(sorted(BYTES),
+                         sorted([*self.FRAMES, *self.HELLOS]))
+
+    def test_every_type_has_a_vector(self):
+        self.assertLessEqual(set(Type), {frame.type for frame
+                                         in self.FRAMES.values()})
+
+    def test_frames(self):
+        for name, frame in self.FRAMES.items():
+            with self.subTest(name):
+                self.assertEqual(frame.pack(), BYTES[name])
+                header = Frame.header(BYTES[name])
+                self.assertEqual(header.length, len(frame.payload))
+                header.payload = BYTES[name][frames.HEADER.size:]
+                header.length = None
+                self.assertEqual(header, frame)
+
+    def test_hellos(self):
+        for name, hello in self.HELLOS.items():
+            with self.subTest(name):
+                self.assertEqual(hello.pack()[:40], BYTES[name][:40])
+                self.assertEqual(hello.length, len(BYTES[name]))
+                self.assertEqual(Hello.unpack(BYTES[name]), hello)
+
+    def test_conversation(self):
+        """An engine says what the vectors have, in their order."""
+        source = talk(Role.SOURCE)
+        stream = source.open('main')
+        self.assert_said(source, 'open')
+        source.feed(BYTES['open-ok'])
+        for name in ('data', 'data-next'):
+            source.write(stream, b'hello')
+            self.assert_said(source, name)
+        source.finish(stream)
+        self.assert_said(source, 'fin')
+        source.feed(frames.data(1, 0, bytes(51)).pack())
+        source.grant(stream, 50)
+        self.assert_said(source, 'window')
+        source.feed(numbered(Type.FIN, 1, 51).pack())
+        source.settle(stream)
+        self.assert_said(source, 'fin-ok')
+        source.feed(BYTES['skipped'] + numbered(Type.PING, 0,
+                                                0x0123456789abcdef).pack())
+        self.assert_said(source, 'pong')
+        source.leave(Code.ABORTED, 'bye')
+        self.assert_said(source, 'goaway')
+
+    def test_hello_of_the_future_is_taken(self):
+        source = Engine(Role.SOURCE)
+        source.feed(BYTES['hello-future'])
+        self.assertEqual(source.version, 1)
+
+    def assert_said(self, side: Engine, name: str) -> None:
+        self.assertEqual(bytes(side.out), BYTES[name], name)
+        side.out.clear()
+
+
+class Tables(unittest.TestCase):
+
+    def test_types(self):
+        rows = document.table('Frame types')
+        self.assertEqual({row[1]: int(row[0], 16) for row in rows},
+                         {kind.name: int(kind) for kind in Type})
+        for number, _, about, length, _ in rows:
+            kind = Type(int(number, 16))
+            self.assertEqual(about == 'connection',
+                             kind in frames.ABOUT_CONNECTION)
+            low, high = frames.LENGTHS[kind]
+            stated = numbers(length)
+            self.assertEqual((stated[0], stated[-1]), (low, high or low))
+
+    def test_codes(self):
+        self.assertEqual({row[1]: int(row[0])
+                          for row in document.table('Codes')},
+                         {code.name: int(code) for code in Code})
+
+    def test_limits(self):
+        """As the peer knows them, and as QEMU's engine does."""
+        rows = {row[0]: row[1:3]
+                for row in document.table('Limits')}
+        q = macros()
+        wanted = {
+            'HELLO, bytes':
+                ([frames.HELLO_MIN, q['MUX_HELLO_MAX']], [frames.HELLO_MIN]),
+            "time for the peer's HELLO, seconds":
+                ([q['MUX_HELLO_TIMEOUT'] // 10**9],) * 2,
+            'max frame, bytes':
+                ([q['MUX_FRAME_MIN'], q['MUX_FRAME_LIMIT']],
+                 [q['MUX_FRAME_BULK']]),
+            'payload of DATA, bytes': ([1], [q['MUX_FRAME_BULK']]),
+            'payload of a skipped frame, bytes': ([0], []),
+            'text of RESET, GOAWAY, bytes':
+                ([0, q['MUX_TEXT_MAX']], [q['MUX_TEXT_MAX']]),
+            'name, bytes': ([1, q['MUX_NAME_MAX']],
+                            [len('main'), len('nbd-') + 200]),
+            'streams open at once, each opener': ([], [q['MUX_MAX_STREAMS']]),
+            'streams in a lifetime, each opener':
+                ([q['MUX_LIFETIME_STREAMS']], []),
+            'OPEN without an answer, each opener':
+                ([q['MUX_UNANSWERED_OPENS']],) * 2,
+            'PING without an answer, each side':
+                ([q['MUX_UNANSWERED_PINGS']], [q['MUX_PINGS_OUT']]),
+            'credit of a stream, bytes':
+                ([], [q['MUX_WINDOW'], q['MUX_WINDOW_MAX']]),
+            'credit of all streams, bytes': ([], [q['MUX_WINDOW_SUM']]),
+        }
+        for name, (protocol, qemu) in wanted.items():
+            with self.subTest(name):
+                self.assertEqual(numbers(rows[name][0]), protocol)
+                self.assertEqual(numbers(rows[name][1]), qemu)
+        self.assertIn(f'\n- {q["MUX_CONTROL_BURST"]}, and\n'
+                      '- one for each '
+                      f'{q["MUX_CONTROL_INTERVAL"] // 10**6} ms ',
+                      document.PATH.read_text(encoding='utf-8'))
+        self.assertEqual(
+            (q['MUX_HELLO_MAX'], q['MUX_FRAME_MIN'], q['MUX_FRAME_LIMIT'],
+             q['MUX_TEXT_MAX'], q['MUX_NAME_MAX'], q['MUX_UNANSWERED_OPENS'],
+             q['MUX_UNANSWERED_PINGS'], q['MUX_LIFETIME_STREAMS']),
+            (frames.HELLO_MAX, frames.MAX_FRAME_MIN, frames.MAX_FRAME_MAX,
+             frames.TEXT_MAX, frames.NAME_MAX, frames.OPENS_UNANSWERED,
+             frames.PINGS_UNANSWERED, frames.STREAMS_IN_LIFETIME))
+
+    def test_negotiation(self):
+        for source, destination, lowest, highest, result in \
+                document.table('Examples of negotiation'):
+            with self.subTest(source=source, destination=destination):
+                sides = [Engine(role, Hello(role, version_min=low,
+                                            version_max=high))
+                         for role, (low, high) in
+                         zip(Role, map(numbers, (source, destination)))]
+                fits = int(lowest) <= int(highest)
+                self.assertEqual(result, f'version {highest}' if fits
+                                 else 'none')
+                for side, other in (sides, sides[::-1]):
+                    hello = other.hello.pack()
+                    if fits:
+                        side.feed(hello)
+                        self.assertEqual(side.version, int(highest))
+                    else:
+                        with self.assertRaises(Fault) as caught:
+                            side.feed(hello)
+                        self.assertEqual(caught.exception.code,
+                                         Code.INCOMPATIBLE)
+
+
+class LateFrames(unittest.TestCase):
+    """
+    What a real QEMU cannot be led to in good time: frames on a stream that
+    was accepted and then reset.
+    """
+
+    def setUp(self):
+        self.side = talk(Role.DESTINATION)
+        self.side.feed(BYTES['open'])
+        self.stream = self.side.streams[1]
+        self.side.accept(self.stream)
+        self.side.reset(self.stream, Code.ABORTED, 'x')
+        self.assertEqual(self.stream.state, State.RETIRED)
+
+    def test_data_within_the_credit_is_dropped(self):
+        self.side.feed(frames.data(1, 0, bytes(WINDOW)).pack())
+        self.assertEqual(self.side.events[1:], [])
+
+    def test_data_beyond_the_credit_is_fatal(self):
+        self.assert_fatal(Code.LIMIT, frames.data(1, 0, bytes(WINDOW + 1)))
+
+    def test_data_after_fin_is_fatal(self):
+        self.assert_fatal(Code.LIMIT, frames.data(1, 0, b'x'),
+                          numbered(Type.FIN, 1, 1), frames.data(1, 1, b'x'))
+
+    def test_wrong_offset_is_fatal(self):
+        self.assert_fatal(Code.PROTOCOL, frames.data(1, 1, b'x'))
+
+    def test_wrong_size_is_fatal(self):
+        self.assert_fatal(Code.PROTOCOL, numbered(Type.FIN, 1, 1))
+
+    def assert_fatal(self, code: Code, *late: Frame) -> None:
+        self.side.feed(b''.join(frame.pack() for frame in late[:-1]))
+        with self.assertRaises(Fault) as caught:
+            self.side.feed(late[-1].pack())
+        self.assertEqual(caught.exception.code, code)
