@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-block-core.h"
+#include "block/aio-wait.h"
 #include "block/block.h"
 #include "block/block_int.h"
 #include "block/blockjob.h"
@@ -18,15 +19,22 @@
 #include "block/nbd-channel.h"
 #include "qemu/job.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "disk-copy.h"
 #include "trace.h"
+
+#define DISK_COPY_LOOK_MS 100
+/* Looks that a mirror has to become ready once it has been through the disk */
+#define DISK_COPY_LOOKS 10
 
 typedef enum DiskCopyState {
     DISK_COPY_NEW,          /* nothing exists yet */
     DISK_COPY_HANDSHAKE,    /* stream open, NBD is being negotiated */
+    DISK_COPY_CONNECTED,    /* there is an NBD node */
     DISK_COPY_FIRST_PASS,   /* the mirror runs, the destination is behind */
-    DISK_COPY_IN_STEP,      /* the mirror is ready */
+    DISK_COPY_IN_STEP,      /* the mirror copies what the guest writes */
     DISK_COPY_COMPLETING,   /* guest stopped, the mirror is being ended */
+    DISK_COPY_DISCONNECTING, /* mirror over, NBD is flushed and closed */
     DISK_COPY_CLOSING,      /* NBD disconnected, waiting for FIN_OK */
     DISK_COPY_COMPLETED,    /* the destination has everything, on disk */
     DISK_COPY_FAILED,       /* ops->failed() was called; nothing else comes */
@@ -36,7 +44,7 @@ struct DiskCopy {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
     bool freed;             /* the owner let go: no callback any more */
     bool starting;          /* events may run while node and job are made */
-    DiskCopyState state;
+    DiskCopyState state;    /* atomic: read by other threads */
 
     char *disk;
     char *id;               /* nbd-<disk>: the stream's and the job's name */
@@ -49,8 +57,14 @@ struct DiskCopy {
     QIOChannelMux *ioc;
     BlockDriverState *bs;           /* what is copied */
     BlockDriverState *target;       /* the NBD node */
+    NBDMode mode;                   /* what was negotiated for it */
+    bool disconnecting;             /* the node is being closed */
     BdrvDirtyBitmap *bitmap;        /* writes since disk_copy_complete() */
+    QEMUTimer *look;                /* runs in the first pass */
+    uint64_t first_pass;            /* bytes it had to copy; 0: not known */
+    unsigned looks;                 /* since it has copied them */
     bool converged;                 /* atomic */
+    int flush_ret;                  /* of the last disk_copy_flush() */
 
     QemuMutex job_lock;             /* protects @job against other threads */
     Job *job;                       /* holds a reference */
@@ -71,6 +85,7 @@ static void disk_copy_unref(DiskCopy *d)
     if (qatomic_fetch_dec(&d->refcount) > 1) {
         return;
     }
+    timer_free(d->look);
     qemu_mutex_destroy(&d->job_lock);
     g_free(d->disk);
     g_free(d->id);
@@ -96,6 +111,11 @@ DiskCopy *disk_copy_new(const char *disk, const char *node_name,
     return d;
 }
 
+const char *disk_copy_name(DiskCopy *d)
+{
+    return d->disk;
+}
+
 QIOChannelMux *disk_copy_stream(DiskCopy *d)
 {
     return d->ioc;
@@ -104,31 +124,32 @@ QIOChannelMux *disk_copy_stream(DiskCopy *d)
 static void disk_copy_set_state(DiskCopy *d, DiskCopyState state)
 {
     trace_migration_disk_copy_state(d->disk, d->state, state);
-    d->state = state;
+    qatomic_set(&d->state, state);
 }
 
-/* Takes @err. */
+/* Takes @err, what was seen of the failure; the stream may know the cause. */
 static void disk_copy_fail(DiskCopy *d, Error *err)
 {
     g_autoptr(Error) own = err;
-    g_autoptr(Error) stream_err = NULL;
+    g_autoptr(Error) cause = NULL;
 
     if (d->freed || d->state == DISK_COPY_FAILED) {
         return;
     }
     disk_copy_set_state(d, DISK_COPY_FAILED);
-    error_prepend(&own, "disk '%s': ", d->disk);
-    stream_err = qio_channel_mux_get_error(d->ioc);
-    if (stream_err && !strstr(error_get_pretty(own),
-                              error_get_pretty(stream_err))) {
-        Error *both = NULL;
-
-        error_setg(&both, "%s: %s", error_get_pretty(own),
-                   error_get_pretty(stream_err));
-        error_free(own);
-        own = both;
+    cause = qio_channel_mux_get_error(d->ioc);
+    if (!cause) {
+        error_prepend(&own, "stream '%s': ", d->id);
     }
-    d->ops->failed(d, own, d->opaque);
+    d->ops->failed(d, cause ?: own, d->opaque);
+}
+
+static void disk_copy_flush_failed(DiskCopy *d, int ret)
+{
+    Error *err = NULL;
+
+    error_setg_errno(&err, -ret, "cannot flush the destination's disk");
+    disk_copy_fail(d, err);
 }
 
 /* --- the mirror job --- */
@@ -152,14 +173,27 @@ static void disk_copy_release_job(DiskCopy *d)
     }
 }
 
-/* Closes the NBD node: NBD_CMD_DISC, then a FIN on the stream. */
-static void disk_copy_release_target(DiskCopy *d)
+/* The destination is flushed and disconnected; a FIN is on its way. */
+static void disk_copy_disconnected(void *opaque, int ret)
 {
-    BlockDriverState *target = g_steal_pointer(&d->target);
+    DiskCopy *d = opaque;
 
-    if (target) {
-        nbd_channel_close_node(target, QIO_CHANNEL(d->ioc));
+    d->disconnecting = false;
+    if (d->state == DISK_COPY_DISCONNECTING && ret < 0) {
+        disk_copy_flush_failed(d, ret);
+    } else if (d->state == DISK_COPY_DISCONNECTING) {
+        disk_copy_set_state(d, DISK_COPY_CLOSING);
+        disk_copy_stream_changed(d);
     }
+    disk_copy_unref(d);
+}
+
+static void disk_copy_disconnect(DiskCopy *d)
+{
+    disk_copy_set_state(d, DISK_COPY_DISCONNECTING);
+    d->disconnecting = true;
+    nbd_channel_close_node(g_steal_pointer(&d->target), QIO_CHANNEL(d->ioc),
+                           d->mode, disk_copy_disconnected, disk_copy_ref(d));
 }
 
 /*
@@ -190,7 +224,11 @@ static void disk_copy_release(DiskCopy *d)
             job_unref_locked(job);
         }
     }
-    disk_copy_release_target(d);
+    /* With the stream reset neither of the two waits for the peer */
+    AIO_WAIT_WHILE_UNLOCKED(NULL, d->disconnecting);
+    if (d->target) {
+        bdrv_unref(d->target);
+    }
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
     }
@@ -222,10 +260,41 @@ static void disk_copy_job_ended(DiskCopy *d)
                    "migration", d->id);
         disk_copy_fail(d, err);
     } else {
-        disk_copy_set_state(d, DISK_COPY_CLOSING);
-        disk_copy_release_target(d);
-        disk_copy_stream_changed(d);
+        disk_copy_disconnect(d);
     }
+}
+
+static void disk_copy_in_step(DiskCopy *d)
+{
+    disk_copy_set_state(d, DISK_COPY_IN_STEP);
+    d->ops->ready(d, d->opaque);
+}
+
+/*
+ * The mirror is ready when there is nothing to copy and nothing on its way, for
+ * once; a guest that always writes something may never let it be.  But when it
+ * has copied as much as there was at first, it has been through the whole disk:
+ * then it gets a little more time, and has to do as it is.
+ */
+static void disk_copy_look(void *opaque)
+{
+    DiskCopy *d = opaque;
+    uint64_t remaining, total;
+
+    if (d->freed || d->state != DISK_COPY_FIRST_PASS) {
+        return;
+    }
+    disk_copy_progress(d, &remaining, &total);
+    if (!d->first_pass) {
+        d->first_pass = total;
+    } else if (total - remaining >= d->first_pass) {
+        if (d->looks++ == DISK_COPY_LOOKS) {
+            disk_copy_in_step(d);
+            return;
+        }
+    }
+    timer_mod(d->look, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                       DISK_COPY_LOOK_MS);
 }
 
 /* Deals with what the notifiers below have seen, outside the job lock. */
@@ -237,8 +306,7 @@ static void disk_copy_job_event_bh(void *opaque)
         if (d->job_ended) {
             disk_copy_job_ended(d);
         } else if (d->state == DISK_COPY_FIRST_PASS) {
-            disk_copy_set_state(d, DISK_COPY_IN_STEP);
-            d->ops->ready(d, d->opaque);
+            disk_copy_in_step(d);
         }
     }
     disk_copy_unref(d);
@@ -316,7 +384,20 @@ static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
         return false;
     }
     disk_copy_adopt_job(d, &job->job);
+    d->look = timer_new_ms(QEMU_CLOCK_REALTIME, disk_copy_look, d);
+    disk_copy_look(d);
     return true;
+}
+
+void disk_copy_set_speed(DiskCopy *d, int64_t speed)
+{
+    d->speed = speed;
+    if (d->job && !disk_copy_job_over(d)) {
+        WITH_JOB_LOCK_GUARD() {
+            block_job_set_speed_locked(container_of(d->job, BlockJob, job),
+                                       speed, &error_abort);
+        }
+    }
 }
 
 /* --- the connection --- */
@@ -343,8 +424,18 @@ static bool disk_copy_check_size(DiskCopy *d, const NBDExportInfo *info,
 static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
                                   Error **errp)
 {
+    d->mode = info->mode;
     d->target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info, NULL, errp);
     return d->target;
+}
+
+/* What began with d->starting = true is done. */
+static void disk_copy_started(DiskCopy *d)
+{
+    d->starting = false;
+    if (d->freed) {
+        disk_copy_release(d);
+    }
 }
 
 static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
@@ -363,17 +454,34 @@ static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
         goto out;
     }
     d->starting = true;
-    disk_copy_set_state(d, DISK_COPY_FIRST_PASS);
     if (!disk_copy_check_size(d, info, &local_err) ||
-        !disk_copy_open_target(d, info, &local_err) ||
-        !disk_copy_start_mirror(d, &local_err)) {
+        !disk_copy_open_target(d, info, &local_err)) {
         disk_copy_fail(d, local_err);
+    } else {
+        disk_copy_set_state(d, DISK_COPY_CONNECTED);
     }
-    d->starting = false;
-    if (d->freed) {
-        disk_copy_release(d);
+    disk_copy_started(d);
+    if (!d->freed && d->state == DISK_COPY_CONNECTED) {
+        d->ops->connected(d, d->opaque);
     }
 out:
+    disk_copy_unref(d);
+}
+
+void disk_copy_begin(DiskCopy *d)
+{
+    Error *err = NULL;
+
+    if (d->state != DISK_COPY_CONNECTED) {
+        return;
+    }
+    disk_copy_ref(d);
+    d->starting = true;
+    disk_copy_set_state(d, DISK_COPY_FIRST_PASS);
+    if (!disk_copy_start_mirror(d, &err)) {
+        disk_copy_fail(d, err);
+    }
+    disk_copy_started(d);
     disk_copy_unref(d);
 }
 
@@ -381,6 +489,7 @@ bool disk_copy_start(DiskCopy *d, MuxSession *session, Error **errp)
 {
     d->bs = bdrv_lookup_bs(d->node_name, d->node_name, errp);
     if (!d->bs) {
+        error_prepend(errp, "stream '%s': ", d->id);
         return false;
     }
     bdrv_ref(d->bs);
@@ -408,34 +517,12 @@ void disk_copy_stream_changed(DiskCopy *d)
         d->ops->completed(d, d->opaque);
     } else if (d->state != DISK_COPY_COMPLETED &&
                qio_channel_mux_state(d->ioc) == MUX_STREAM_RESET) {
-        err = qio_channel_mux_get_error(d->ioc);
-        if (!err) {
-            error_setg(&err, "stream '%s' was aborted", d->id);
-        }
+        error_setg(&err, "the connection was closed");
         disk_copy_fail(d, err);
     }
 }
 
 /* --- convergence --- */
-
-static void disk_copy_flushed_bh(void *opaque)
-{
-    DiskCopy *d = opaque;
-
-    qatomic_set(&d->converged, true);
-    disk_copy_unref(d);
-}
-
-static void coroutine_fn disk_copy_flush_co(void *opaque)
-{
-    DiskCopy *d = opaque;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        /* An error shows again in the mirror, which reports it. */
-        bdrv_co_flush(d->target);
-    }
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_copy_flushed_bh, d);
-}
 
 void disk_copy_converge(DiskCopy *d)
 {
@@ -444,7 +531,6 @@ void disk_copy_converge(DiskCopy *d)
         .type = JOB_TYPE_MIRROR,
         .u.mirror.copy_mode = MIRROR_COPY_MODE_WRITE_BLOCKING,
     };
-    Coroutine *co;
 
     if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
         return;
@@ -453,14 +539,64 @@ void disk_copy_converge(DiskCopy *d)
         block_job_change_locked(container_of(d->job, BlockJob, job), &opts,
                                 &error_abort);
     }
-    co = qemu_coroutine_create(disk_copy_flush_co, disk_copy_ref(d));
-    /* Here, not in the node's AioContext, so that @target is in use at once */
-    qemu_coroutine_enter(co);
+}
+
+/*
+ * The mirror finds out by and by what was written before writes began to wait;
+ * until then its progress says nothing.
+ */
+static bool disk_copy_actively_synced(DiskCopy *d)
+{
+    g_autoptr(BlockJobInfo) info = NULL;
+
+    if (disk_copy_job_over(d)) {
+        return false;
+    }
+    WITH_JOB_LOCK_GUARD() {
+        info = block_job_query_locked(container_of(d->job, BlockJob, job),
+                                      NULL);
+    }
+    return info && info->u.mirror.actively_synced;
 }
 
 bool disk_copy_converged(DiskCopy *d)
 {
     return qatomic_read(&d->converged);
+}
+
+static void disk_copy_flushed_bh(void *opaque)
+{
+    DiskCopy *d = opaque;
+
+    if (d->flush_ret < 0) {
+        disk_copy_flush_failed(d, d->flush_ret);
+    } else if (!d->freed && d->state == DISK_COPY_IN_STEP) {
+        qatomic_set(&d->converged, disk_copy_actively_synced(d));
+        d->ops->flushed(d, d->opaque);
+    }
+    disk_copy_unref(d);
+}
+
+static void coroutine_fn disk_copy_flush_co(void *opaque)
+{
+    DiskCopy *d = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        d->flush_ret = bdrv_co_flush(d->target);
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_copy_flushed_bh, d);
+}
+
+void disk_copy_flush(DiskCopy *d)
+{
+    Coroutine *co;
+
+    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
+        return;
+    }
+    co = qemu_coroutine_create(disk_copy_flush_co, disk_copy_ref(d));
+    /* Here, not in the node's AioContext, so that @target is in use at once */
+    qemu_coroutine_enter(co);
 }
 
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
@@ -498,22 +634,59 @@ void disk_copy_complete(DiskCopy *d)
     }
 }
 
+/* What @d waits for that is the peer's business, NULL: nothing */
+static const char *disk_copy_awaited(DiskCopy *d)
+{
+    switch (qatomic_read(&d->state)) {
+    case DISK_COPY_HANDSHAKE:
+        return "the NBD handshake";
+    case DISK_COPY_COMPLETING:
+        return "the end of the mirror job";
+    case DISK_COPY_DISCONNECTING:
+        return "the mirror's last flush";
+    case DISK_COPY_CLOSING:
+        return "the destination's confirmation";
+    default:
+        return NULL;
+    }
+}
+
+bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp)
+{
+    const char *awaited = disk_copy_awaited(d);
+
+    if (awaited) {
+        error_setg(errp, "stream '%s': %s did not come within %g s", d->id,
+                   awaited, ms / 1000.0);
+    }
+    return !awaited;
+}
+
 bool disk_copy_untouched(DiskCopy *d, Error **errp)
 {
     if (d->bitmap && bdrv_get_dirty_count(d->bitmap)) {
-        error_setg(errp, "disk '%s': node '%s' was written to after its copy "
-                   "was completed", d->disk, d->node_name);
+        error_setg(errp, "stream '%s': node '%s' was written to after its copy "
+                   "was completed", d->id, d->node_name);
         return false;
     }
     return true;
 }
 
-void disk_copy_free(DiskCopy *d, const Error *why)
+void disk_copy_reset(DiskCopy *d, const Error *why)
 {
-    d->freed = true;
-    if (d->ioc && d->state != DISK_COPY_COMPLETED) {
+    if (d->ioc && qatomic_read(&d->state) != DISK_COPY_COMPLETED) {
         qio_channel_mux_abort(d->ioc, why);
     }
+}
+
+void disk_copy_abort(DiskCopy *d, const Error *why)
+{
+    d->freed = true;
+    disk_copy_reset(d, why);
+}
+
+void disk_copy_free(DiskCopy *d)
+{
     /* Else the stream's end makes disk_copy_negotiated() get to it soon. */
     if (!d->starting) {
         disk_copy_release(d);

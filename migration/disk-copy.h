@@ -20,11 +20,18 @@
 typedef struct DiskCopy DiskCopy;
 
 typedef struct DiskCopyOps {
+    /* The NBD node is there: disk_copy_begin() may be called. */
+    void (*connected)(DiskCopy *d, void *opaque);
     /* All data was copied once; the mirror keeps the destination in step. */
     void (*ready)(DiskCopy *d, void *opaque);
+    /* disk_copy_flush() is done, or has failed, which ops->failed() tells. */
+    void (*flushed)(DiskCopy *d, void *opaque);
     /* The destination has dealt with every byte; the node is in use no more. */
     void (*completed)(DiskCopy *d, void *opaque);
-    /* The copy came to an end that nobody asked for.  At most once. */
+    /*
+     * The copy came to an end that nobody asked for.  At most once.  @err
+     * begins with the stream's name.
+     */
     void (*failed)(DiskCopy *d, const Error *err, void *opaque);
 } DiskCopyOps;
 
@@ -38,8 +45,19 @@ DiskCopy *disk_copy_new(const char *disk, const char *node_name,
                         MigrationDiskSync sync, int64_t speed,
                         const DiskCopyOps *ops, void *opaque);
 
-/* Open the stream and start; failures from here on go to ops->failed(). */
+/*
+ * Open the stream and shake hands; failures from here on go to ops->failed().
+ */
 bool disk_copy_start(DiskCopy *d, MuxSession *session, Error **errp);
+
+/*
+ * Start to copy.  Making a mirror job waits until no request uses the block
+ * graph, and those of another disk's mirror may wait for a peer that is silent:
+ * call it for all disks of a migration in one drained section.
+ */
+void disk_copy_begin(DiskCopy *d);
+
+const char *disk_copy_name(DiskCopy *d);
 
 /* The stream of @d, or NULL before disk_copy_start(). */
 QIOChannelMux *disk_copy_stream(DiskCopy *d);
@@ -50,14 +68,27 @@ QIOChannelMux *disk_copy_stream(DiskCopy *d);
  */
 void disk_copy_stream_changed(DiskCopy *d);
 
+/* Change the limit; 0: none. */
+void disk_copy_set_speed(DiskCopy *d, int64_t speed);
+
 /*
- * Make the guest's writes wait for the destination, and have the destination
- * flush what it has, so that little is left to do once the guest is stopped.
+ * Make the guest's writes wait for the destination, so that it cannot fall
+ * behind any more.
  */
 void disk_copy_converge(DiskCopy *d);
 
-/* Has disk_copy_converge() taken effect?  Any thread. */
+/*
+ * Has disk_copy_converge() taken effect, by the time of the last flush: are
+ * writes of the guest that are under way all that the destination lacks?
+ * Any thread.
+ */
 bool disk_copy_converged(DiskCopy *d);
+
+/*
+ * Have the destination flush what it has; ops->flushed() follows, unless the
+ * copy ends first.  One at a time.
+ */
+void disk_copy_flush(DiskCopy *d);
 
 /*
  * The guest is stopped: bring the destination level, end the mirror without
@@ -66,6 +97,12 @@ bool disk_copy_converged(DiskCopy *d);
  */
 void disk_copy_complete(DiskCopy *d);
 
+/*
+ * @ms have passed since disk_copy_start() or disk_copy_complete(): is @d where
+ * it should be by now?  If not, @errp says what is late.  Any thread.
+ */
+bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp);
+
 /* Did nobody write to the node since disk_copy_complete()? */
 bool disk_copy_untouched(DiskCopy *d, Error **errp);
 
@@ -73,10 +110,21 @@ bool disk_copy_untouched(DiskCopy *d, Error **errp);
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total);
 
 /*
- * End the copy, whatever its state.  If it is not completed, the stream is
- * reset first, with @why as the reason for the peer, so that a peer that has
- * stalled cannot hold up the cancellation of the mirror.  No callback follows.
+ * Reset the stream, unless the copy is completed, with @why as the reason for
+ * the peer: nothing waits for a peer that has stalled any more.  Any thread.
  */
-void disk_copy_free(DiskCopy *d, const Error *why);
+void disk_copy_reset(DiskCopy *d, const Error *why);
+
+/*
+ * Give up the copy, whatever its state.  If it is not completed, the stream is
+ * reset, as above.  No callback follows.
+ *
+ * Call it for all disks of a migration before disk_copy_free() for the first
+ * one, which waits until no request of any other is using the block graph.
+ */
+void disk_copy_abort(DiskCopy *d, const Error *why);
+
+/* Let go of what is left, after disk_copy_abort(); ends the mirror. */
+void disk_copy_free(DiskCopy *d);
 
 #endif

@@ -19,6 +19,7 @@ struct DiskReceive {
     unsigned refcount;          /* the owner's, the export's, the flush's */
     bool freed;                 /* the owner let go: no callback any more */
     bool done;
+    bool lost;                  /* @failed was called */
     const MigrationDiskChannel *def;
     DiskReceiveFailed *failed;
     void *opaque;
@@ -26,11 +27,14 @@ struct DiskReceive {
     NBDPrivateExport *export;   /* NULL again when it is gone */
     BlockDriverState *bs;       /* while it is being flushed */
     int flush_ret;
+    QEMUTimer *end_timer;       /* NULL before the end, or without a limit */
+    uint32_t end_ms;
 };
 
 static void disk_receive_unref(DiskReceive *d)
 {
     if (!--d->refcount) {
+        timer_free(d->end_timer);
         g_free(d);
     }
 }
@@ -62,13 +66,22 @@ bool disk_receive_done(DiskReceive *d)
     return d->done;
 }
 
-/* Takes @err. */
+/* Takes @err, what was seen of the failure; the stream may know the cause. */
 static void disk_receive_fail(DiskReceive *d, Error *err)
 {
-    error_prepend(&err, "disk '%s': ", d->def->disk);
-    qio_channel_mux_abort(d->ioc, err);
-    d->failed(d, err, d->opaque);
-    error_free(err);
+    g_autoptr(Error) own = err;
+    g_autoptr(Error) cause = NULL;
+
+    if (d->freed || d->lost) {
+        return;
+    }
+    d->lost = true;
+    cause = qio_channel_mux_get_error(d->ioc);
+    if (!cause) {
+        error_prepend(&own, "stream '%s': ", d->def->stream);
+        qio_channel_mux_abort(d->ioc, own);
+    }
+    d->failed(d, cause ?: own, d->opaque);
 }
 
 /* --- the end: export closed, node flushed, FIN answered --- */
@@ -79,13 +92,16 @@ static void disk_receive_flushed_bh(void *opaque)
     Error *err = NULL;
 
     bdrv_unref(g_steal_pointer(&d->bs));
-    if (!d->freed && d->flush_ret < 0) {
+    if (d->flush_ret < 0) {
         error_setg_errno(&err, -d->flush_ret, "cannot flush node '%s'",
                          d->def->node_name);
         disk_receive_fail(d, err);
-    } else if (!d->freed) {
+    } else if (!d->freed && !d->lost) {
         trace_migration_disk_receive_done(d->def->disk);
         d->done = true;
+        if (d->end_timer) {
+            timer_del(d->end_timer);
+        }
         qio_channel_mux_fin_ok(d->ioc);
     }
     disk_receive_unref(d);
@@ -122,17 +138,43 @@ static void disk_receive_export_closed(void *opaque, const Error *why)
 {
     DiskReceive *d = opaque;
     const char *text = why ? error_get_pretty(why) : "";
-    Error *err = NULL;
 
     trace_migration_disk_receive_export_closed(d->def->disk, text);
     d->export = NULL;
-    if (!d->freed && why) {
-        err = qio_channel_mux_get_error(d->ioc) ?: error_copy(why);
-        disk_receive_fail(d, err);
-    } else if (!d->freed) {
+    if (why) {
+        disk_receive_fail(d, error_copy(why));
+    } else if (!d->freed && !d->lost) {
         disk_receive_flush(d);
     }
     disk_receive_unref(d);
+}
+
+static void disk_receive_end_timeout(void *opaque)
+{
+    DiskReceive *d = opaque;
+    double seconds = d->end_ms / 1000.0;
+    Error *err = NULL;
+
+    if (d->export) {
+        error_setg(&err, "requests of the source were still in flight %g s "
+                   "after its end", seconds);
+    } else {
+        error_setg(&err, "the last flush of node '%s' was not over within "
+                   "%g s", d->def->node_name, seconds);
+    }
+    disk_receive_fail(d, err);
+}
+
+void disk_receive_end(DiskReceive *d, uint32_t ms)
+{
+    if (d->done || d->lost || d->end_timer || !ms) {
+        return;
+    }
+    d->end_ms = ms;
+    /* In the AioContext: the main loop may be waiting for a hanging request */
+    d->end_timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                                 SCALE_MS, disk_receive_end_timeout, d);
+    timer_mod(d->end_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
 }
 
 /* --- the beginning --- */
@@ -140,17 +182,23 @@ static void disk_receive_export_closed(void *opaque, const Error *why)
 bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp)
 {
     if (d->ioc) {
-        error_setg(errp, "disk '%s' is sent twice", d->def->disk);
+        error_setg(errp, "the disk is sent twice");
         return false;
     }
+    d->refcount++;
     d->export = nbd_export_private(d->def->node_name, d->def->disk,
                                    QIO_CHANNEL(ioc),
                                    disk_receive_export_closed, d, errp);
     if (!d->export) {
-        error_prepend(errp, "disk '%s': ", d->def->disk);
+        disk_receive_unref(d);
         return false;
     }
-    d->refcount++;
+    if (d->freed) {
+        /* To activate the node polls: meanwhile another disk has failed. */
+        nbd_export_private_close(d->export);
+        error_setg(errp, "the migration failed at the destination");
+        return false;
+    }
     d->ioc = ioc;
     object_ref(OBJECT(ioc));
     qio_channel_mux_accept(ioc);
@@ -160,6 +208,9 @@ bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp)
 void disk_receive_free(DiskReceive *d, const Error *why)
 {
     d->freed = true;
+    if (d->end_timer) {
+        timer_del(d->end_timer);
+    }
     if (d->ioc && !d->done) {
         qio_channel_mux_abort(d->ioc, why);
     }

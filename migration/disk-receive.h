@@ -18,7 +18,10 @@
 
 typedef struct DiskReceive DiskReceive;
 
-/* The disk is lost because of @err.  At most once, never from within a call. */
+/*
+ * The disk is lost because of @err, which begins with the stream's name.  At
+ * most once, never from within a call.
+ */
 typedef void DiskReceiveFailed(DiskReceive *d, const Error *err, void *opaque);
 
 /* Expect the disk of @def, which must outlive the result. */
@@ -32,6 +35,12 @@ bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp);
 
 /* The stream, or NULL when the source did not open it. */
 QIOChannelMux *disk_receive_stream(DiskReceive *d);
+
+/*
+ * The source has sent everything: the export and the node's last flush have
+ * @ms for their end (0: no limit).
+ */
+void disk_receive_end(DiskReceive *d, uint32_t ms);
 
 /* Is the disk complete, on stable storage, and its node in nobody's use? */
 bool disk_receive_done(DiskReceive *d);

@@ -17,6 +17,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
 #include "qemu/yank.h"
 #include "channel-list.h"
 #include "disk-receive.h"
@@ -27,6 +29,13 @@
 #include "qemu-file.h"
 #include "trace.h"
 #include "yank_functions.h"
+
+/*
+ * What waits here to be loaded is downtime that the source cannot see.  At the
+ * 500 MB/s of a slow loader this much is 34 ms, a tenth of the default limit;
+ * and RAM has the whole of a 10 Gb/s link up to a round trip of 7 ms.
+ */
+#define MUX_INCOMING_RAM_WINDOW     (16 * MiB)
 
 typedef struct MuxIncoming MuxIncoming;
 
@@ -44,11 +53,44 @@ struct MuxIncoming {
     GPtrArray *channels;        /* MuxIncomingChannel *, `main` among them */
     GPtrArray *disks;           /* DiskReceive *, as migrate-incoming listed */
     Error *err;                 /* the first failure */
+    bool over;                  /* the connection is */
+    Coroutine *taking_over;     /* waits for the source's last word */
 };
 
 bool migration_mux_expected(MigrationIncomingState *mis)
 {
     return mis->channels && mis->channels->mux;
+}
+
+static bool mux_incoming_disks_done(MuxIncoming *m)
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        if (!disk_receive_done(g_ptr_array_index(m->disks, i))) {
+            return false;
+        }
+    }
+    return m->disks->len;
+}
+
+static MigrationPhase mux_incoming_phase(MuxIncoming *m)
+{
+    if (!qatomic_read(&m->main)) {
+        return MIGRATION_PHASE_CONNECT;
+    }
+    if (!m->mis->from_src_file) {
+        return MIGRATION_PHASE_DISKS;
+    }
+    return mux_incoming_disks_done(m) ? MIGRATION_PHASE_SWITCHOVER :
+                                        MIGRATION_PHASE_PRECOPY;
+}
+
+bool migration_mux_incoming_phase(MigrationIncomingState *mis,
+                                  MigrationPhase *phase)
+{
+    if (mis->mux) {
+        *phase = mux_incoming_phase(mis->mux);
+    }
+    return mis->mux;
 }
 
 /* --- failure --- */
@@ -68,13 +110,29 @@ static void mux_incoming_give_up(MuxIncoming *m)
     MigrationIncomingState *mis = m->mis;
 
     migrate_set_error(migrate_get_current(), m->err);
-    error_report_err(error_copy(m->err));
+    error_report_err(migration_mux_explain(m->err));
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
     mux_session_close_wait(m->session, m->err, MIGRATION_MUX_LINGER_MS);
     if (mis->exit_on_error) {
         exit(EXIT_FAILURE);
     }
     migration_incoming_state_destroy();
+    /* The reference that qmp_migrate_incoming() has taken */
+    object_unref(OBJECT(migrate_get_current()));
+}
+
+/* Has the source said that it gave the guest up, or will it not any more? */
+static bool mux_incoming_decided(MuxIncoming *m)
+{
+    return m->err || m->over || qio_channel_mux_fin_acked(m->main);
+}
+
+static void mux_incoming_wake(MuxIncoming *m)
+{
+    if (m->taking_over && mux_incoming_decided(m)) {
+        aio_co_schedule(qemu_get_aio_context(),
+                        g_steal_pointer(&m->taking_over));
+    }
 }
 
 static void mux_incoming_fail(MuxIncoming *m, const Error *err)
@@ -86,6 +144,7 @@ static void mux_incoming_fail(MuxIncoming *m, const Error *err)
     if (mux_incoming_loading(m)) {
         /* Ends the loading, which reports m->err. */
         qio_channel_mux_abort(m->main, err);
+        mux_incoming_wake(m);
     } else {
         mux_incoming_give_up(m);
     }
@@ -105,9 +164,9 @@ static bool mux_incoming_disks_opened(MuxIncoming *m, Error **errp)
         DiskReceive *d = g_ptr_array_index(m->disks, i);
 
         if (!disk_receive_stream(d)) {
-            error_setg(errp, "disk '%s' is listed in the destination's "
-                       "migrate-incoming, but the source does not send it",
-                       disk_receive_def(d)->disk);
+            error_setg(errp, "stream '%s': listed in the destination's "
+                       "migrate-incoming, but not opened by the source",
+                       disk_receive_def(d)->stream);
             return false;
         }
     }
@@ -158,6 +217,7 @@ static void mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc)
     c->watch = qio_channel_add_watch(QIO_CHANNEL(ioc), G_IO_IN,
                                      mux_incoming_channel_readable, c, NULL);
     g_ptr_array_add(m->channels, c);
+    qio_channel_mux_set_window_max(ioc, MUX_INCOMING_RAM_WINDOW);
     qio_channel_mux_accept(ioc);
 }
 
@@ -165,7 +225,7 @@ static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
                                    Error **errp)
 {
     if (m->main) {
-        error_setg(errp, "stream 'main' is open already");
+        error_setg(errp, "it is open already");
         return false;
     }
     m->main = ioc;
@@ -177,8 +237,7 @@ static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
                                       Error **errp)
 {
     if (!migrate_multifd()) {
-        error_setg(errp, "the destination lacks the capability 'multifd', "
-                   "which stream '%s' is for", qio_channel_mux_name(ioc));
+        error_setg(errp, "the destination lacks the capability 'multifd'");
         return false;
     }
     mux_incoming_add_channel(m, ioc);
@@ -199,8 +258,7 @@ static bool mux_incoming_open_disk(MuxIncoming *m, QIOChannelMux *ioc,
             return disk_receive_accept(d, ioc, errp);
         }
     }
-    error_setg(errp, "the destination's migrate-incoming does not list "
-               "stream '%s'", name);
+    error_setg(errp, "not listed in the destination's migrate-incoming");
     return false;
 }
 
@@ -221,7 +279,43 @@ static void mux_incoming_opened(MuxSession *session, QIOChannelMux *ioc,
     }
     if (!ok) {
         qio_channel_mux_abort(ioc, err);
-        warn_report("migration: refused a stream: %s", error_get_pretty(err));
+        warn_report("migration: refused stream '%s': %s", name,
+                    error_get_pretty(err));
+    }
+}
+
+static void mux_incoming_disk_ends(MuxIncoming *m, QIOChannelMux *ioc)
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        DiskReceive *d = g_ptr_array_index(m->disks, i);
+
+        if (disk_receive_stream(d) == ioc) {
+            disk_receive_end(d, migrate_channel_mux_stop_timeout() / 2);
+        }
+    }
+}
+
+static void mux_incoming_changed(MuxSession *session, QIOChannelMux *ioc,
+                                 void *opaque)
+{
+    MuxIncoming *m = opaque;
+    g_autoptr(Error) err = NULL;
+
+    switch (qio_channel_mux_state(ioc)) {
+    case MUX_STREAM_RESET:
+        /* The source's reason comes with the stream that it resets first. */
+        err = qio_channel_mux_get_error(ioc);
+        if (err) {
+            mux_incoming_fail(m, err);
+        }
+        break;
+    case MUX_STREAM_FINISHING:
+        mux_incoming_disk_ends(m, ioc);
+        mux_incoming_wake(m);
+        break;
+    default:
+        mux_incoming_wake(m);
+        break;
     }
 }
 
@@ -233,16 +327,20 @@ static void mux_incoming_ended(MuxSession *session, const Error *err,
 
     /* What `main` has received is loaded before it sees the end. */
     if (mux_incoming_loading(m)) {
+        m->over = true;
+        mux_incoming_wake(m);
         return;
     }
     if (!err) {
-        error_setg(&early, "the source ended the connection early");
+        error_setg(&early, "all streams: the source ended the connection "
+                   "early");
     }
     mux_incoming_fail(m, err ?: early);
 }
 
 static const MuxSessionOps mux_incoming_ops = {
     .opened = mux_incoming_opened,
+    .changed = mux_incoming_changed,
     .ended = mux_incoming_ended,
 };
 
@@ -269,6 +367,7 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
     }
     m->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
                                  &mux_incoming_ops, m);
+    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                            m->session);
 }
@@ -283,12 +382,42 @@ bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp)
         DiskReceive *d = g_ptr_array_index(m->disks, i);
 
         if (!disk_receive_done(d)) {
-            error_setg(errp, "the device state arrived before disk '%s' was "
-                       "complete", disk_receive_def(d)->disk);
+            error_setg(errp, "stream '%s': the device state arrived before "
+                       "the disk was complete", disk_receive_def(d)->stream);
             return false;
         }
     }
     return true;
+}
+
+bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
+                                          Error **errp)
+{
+    MuxIncoming *m = mis->mux;
+    g_autoptr(Error) cause = NULL;
+
+    if (!m) {
+        return true;
+    }
+    if (mis->to_src_file) {
+        migrate_send_rp_shut(mis, 0);
+        qemu_fclose(g_steal_pointer(&mis->to_src_file));
+    }
+    qio_channel_mux_fin_ok(m->main);
+    qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
+                         NULL);
+    while (!mux_incoming_decided(m)) {
+        m->taking_over = qemu_coroutine_self();
+        qemu_coroutine_yield();
+    }
+    if (qio_channel_mux_fin_acked(m->main)) {
+        return true;
+    }
+    cause = qio_channel_mux_get_error(m->main);
+    error_setg(errp, "everything was loaded, but the source did not hand the "
+               "guest over: %s", cause ? error_get_pretty(cause) :
+               "it ended the connection");
+    return false;
 }
 
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
@@ -333,15 +462,6 @@ static MigrationStreamInfoList *mux_incoming_streams(MuxIncoming *m)
     return list;
 }
 
-static MigrationPhase mux_incoming_phase(MuxIncoming *m)
-{
-    if (!m->main) {
-        return MIGRATION_PHASE_CONNECT;
-    }
-    return m->mis->from_src_file ? MIGRATION_PHASE_PRECOPY :
-                                   MIGRATION_PHASE_DISKS;
-}
-
 void migration_mux_incoming_info(MigrationIncomingState *mis,
                                  MigrationInfo *info)
 {
@@ -363,6 +483,8 @@ void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
     if (!m) {
         return;
     }
+    /* The loading fails because of this, which is no reason for exit(1) */
+    mis->exit_on_error = false;
     error_setg(&why, "the destination was shut down");
     mux_session_detach(m->session);
     while (m->disks->len) {

@@ -33,6 +33,9 @@ typedef struct MigrationIncomingState MigrationIncomingState;
 /* Is the migration that is being started multiplexed? */
 bool migration_mux_outgoing(MigrationState *s);
 
+/* If it is, where is it?  Any thread, while the migration lasts. */
+bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase);
+
 /*
  * Take over the connected (and, if asked for, encrypted) @ioc: HELLO, stream
  * `main`, then the disks; migration_connect() is called when all disks were
@@ -54,6 +57,15 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 void migration_mux_cancel(MigrationState *s);
 
 /*
+ * Bytes per millisecond that went into disks since the last call, and that
+ * will be free for RAM once the guest is stopped.  Migration thread.
+ */
+double migration_mux_disk_bandwidth(MigrationState *s);
+
+/* The parameter max-bandwidth has changed.  Main loop. */
+void migration_mux_bandwidth_changed(MigrationState *s);
+
+/*
  * May the guest be stopped, with @ram_pending bytes of RAM left, as far as the
  * disks are concerned?  The first call begins to bring them level.  Migration
  * thread, without the BQL.
@@ -61,14 +73,35 @@ void migration_mux_cancel(MigrationState *s);
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending);
 
 /*
+ * The guest is about to be stopped, which waits for its writes, and these for
+ * the destination: see that this has an end.  Migration thread, with the BQL.
+ */
+void migration_mux_stopping(MigrationState *s);
+
+/*
  * The guest is stopped: complete the disks and wait until the destination has
- * dealt with them.  Migration thread, with the BQL, which is released
- * meanwhile: the migration may have been cancelled when this returns.
+ * dealt with them, or the time that channel-mux-stop-timeout allows is over.
+ * Migration thread, with the BQL, which is released meanwhile: the migration
+ * may have been cancelled when this returns.
  */
 bool migration_mux_complete_disks(MigrationState *s, Error **errp);
 
-/* Were the disks left alone since?  Migration thread, with the BQL. */
+/*
+ * Were the disks left alone since, and has nothing failed, as it may have in
+ * pre-switchover?  If so, the device state follows, which is bounded in time as
+ * well.  Migration thread, with the BQL.
+ */
 bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
+
+/*
+ * The device state is sent: wait until the destination has loaded it.  If it
+ * has, the guest is given up here, and the destination, which waits for that,
+ * is told: from now on nothing can fail or cancel the migration.  Migration
+ * thread, without the BQL.
+ *
+ * Returns: false, with the cause recorded, if the guest stays here
+ */
+bool migration_mux_guest_loaded(MigrationState *s);
 
 /*
  * The switchover failed in the migration thread, maybe before the main loop
@@ -98,6 +131,10 @@ void migration_mux_shutdown(MigrationState *s);
 /* Is the connection that the destination waits for multiplexed? */
 bool migration_mux_expected(MigrationIncomingState *mis);
 
+/* Is one there, and where is the migration?  Any thread, while it lasts. */
+bool migration_mux_incoming_phase(MigrationIncomingState *mis,
+                                  MigrationPhase *phase);
+
 /* Take over the accepted connection @ioc.  Main loop. */
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
 
@@ -106,6 +143,14 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
  * be used by the guest?
  */
 bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp);
+
+/*
+ * Everything is loaded: tell the source, and wait until it has given the guest
+ * up.  If this fails, the guest must not run here: the source has gone on with
+ * it, or the connection was lost before the source's word came.
+ */
+bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
+                                          Error **errp);
 
 /*
  * Loading failed with *@errp: put the cause that the stream knows in its place
@@ -130,6 +175,17 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis);
 void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info);
 void migration_mux_incoming_info(MigrationIncomingState *mis,
                                  MigrationInfo *info);
+
+/*
+ * The migration has failed because of @err: say it with the phase.  @err tells
+ * the stream by itself.
+ *
+ * Returns: a new error; NULL if this is how it was cancelled, not a failure
+ */
+Error *migration_mux_explain(const Error *err);
+
+/* Returns: what the peer is told of the @explained error, to be freed */
+Error *migration_mux_bare_cause(const Error *explained);
 
 /* Is @ioc a stream of a connection, which is where encryption belongs? */
 bool migration_mux_is_stream(QIOChannel *ioc);

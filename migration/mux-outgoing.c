@@ -8,8 +8,9 @@
  *   disks       every disk is copied for the first time
  *   precopy     the migration thread sends RAM; mirrors keep the disks in step
  *   converge    RAM could be switched over; the disks are brought level
- *   switchover  guest stopped, disks completed, device state sent
- *   done        the destination has it all
+ *   switchover  guest stopped, disks completed, device state sent; in the end
+ *               the destination has it all, and is given the guest
+ *   done        the connection is being closed
  *
  * Until `precopy` there is no migration thread: the session's and the disks'
  * callbacks drive this file from the main loop, and a failure is finished
@@ -21,11 +22,14 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/block.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "qemu/yank.h"
 #include "channel-list.h"
 #include "disk-copy.h"
 #include "migration.h"
+#include "mux-converge.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 #include "options.h"
@@ -33,6 +37,8 @@
 #include "trace.h"
 #include "yank_functions.h"
 
+/* How long the destination may take for each step of the set-up */
+#define MUX_OUTGOING_SETUP_MS 30000
 /* How often the migration thread looks whether the disks are level */
 #define MUX_OUTGOING_POLL_US 1000
 
@@ -49,18 +55,28 @@ typedef struct MuxOutgoing {
     QemuMutex lock;
     GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
-    /*
-     * Bytes that fit into the downtime limit, as measured when RAM got there:
-     * once RAM has little to send, the measured bandwidth falls.
-     */
-    uint64_t budget;
-    unsigned pending;           /* disks not ready, later: not completed */
-    QemuEvent completed;        /* all disks are, or the migration failed */
+    MuxConverge *converge;
+    uint64_t disks_sent;        /* when migration_mux_disk_bandwidth() ... */
+    int64_t disks_sent_at;      /* ... was called last; migration thread */
+    unsigned pending;           /* disks not connected, ready, completed yet */
+    QemuSemaphore completed;    /* all disks are, or the migration failed */
+    QemuEvent loaded;           /* the destination has, or as above */
+    bool committed;             /* the guest is the destination's; BQL */
+    QEMUTimer *setup_timer;     /* for what the peer has to accept */
 } MuxOutgoing;
 
 bool migration_mux_outgoing(MigrationState *s)
 {
     return s->channels && s->channels->mux;
+}
+
+bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase)
+{
+    if (!migration_mux_outgoing(s)) {
+        return false;
+    }
+    *phase = s->mux ? qatomic_read(&s->mux->phase) : MIGRATION_PHASE_CONNECT;
+    return true;
 }
 
 static void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase)
@@ -86,8 +102,11 @@ static void mux_outgoing_unref(MuxOutgoing *m)
     if (qatomic_fetch_dec(&m->refcount) > 1) {
         return;
     }
-    qemu_event_destroy(&m->completed);
+    timer_free(m->setup_timer);
+    qemu_sem_destroy(&m->completed);
+    qemu_event_destroy(&m->loaded);
     qemu_mutex_destroy(&m->lock);
+    mux_converge_free(m->converge);
     g_ptr_array_unref(m->disks);
     g_ptr_array_unref(m->channels);
     error_free(m->cause);
@@ -116,14 +135,28 @@ static void mux_outgoing_finish_bh(void *opaque)
  */
 static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
 {
-    if (qatomic_xchg(&m->failed, true)) {
+    if (m->committed || qatomic_xchg(&m->failed, true)) {
         return;
     }
     trace_migration_mux_outgoing_abort(MigrationPhase_str(m->phase),
                                        error_get_pretty(cause));
     m->cause = error_copy(cause);
     qio_channel_mux_abort(m->main, cause);
-    qemu_event_set(&m->completed);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        /* Now, so that nobody has to wait for the peer any more */
+        for (guint i = 0; i < m->disks->len; i++) {
+            disk_copy_reset(g_ptr_array_index(m->disks, i), cause);
+        }
+        for (guint i = 0; i < m->channels->len; i++) {
+            qio_channel_mux_abort(g_ptr_array_index(m->channels, i), cause);
+        }
+    }
+    qemu_sem_post(&m->completed);
+    qemu_event_set(&m->loaded);
+    if (m->s->state == MIGRATION_STATUS_PRE_SWITCHOVER) {
+        /* The guest is stopped: no use in waiting for migrate-continue */
+        qemu_sem_post(&m->s->pause_sem);
+    }
     if (!mux_outgoing_has_thread(m)) {
         /* Not in a nested aio_poll(): the finish changes the block graph */
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
@@ -133,8 +166,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
 
 static void mux_outgoing_fail(MuxOutgoing *m, const Error *err)
 {
-    if (!qatomic_read(&m->failed) &&
-        m->s->state != MIGRATION_STATUS_CANCELLING) {
+    if (!m->committed && !qatomic_read(&m->failed)) {
         migrate_set_error(m->s, err);
     }
     mux_outgoing_abort(m, err);
@@ -151,7 +183,71 @@ void migration_mux_cancel(MigrationState *s)
     }
 }
 
+/* --- what the peer has to accept --- */
+
+/* Milliseconds for each of: stream `main`, the disks' NBD handshakes */
+static uint32_t mux_outgoing_setup_ms(void)
+{
+    uint32_t silence = migrate_channel_mux_timeout();
+
+    return silence ? MIN(silence, MUX_OUTGOING_SETUP_MS)
+                   : MUX_OUTGOING_SETUP_MS;
+}
+
+static bool mux_outgoing_set_up_in_time(MuxOutgoing *m, Error **errp)
+{
+    uint32_t ms = mux_outgoing_setup_ms();
+
+    if (m->phase == MIGRATION_PHASE_CONNECT) {
+        error_setg(errp, "stream 'main': the destination did not accept it "
+                   "within %g s", ms / 1000.0);
+        return false;
+    }
+    for (guint i = 0; i < m->disks->len; i++) {
+        if (!disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void mux_outgoing_setup_timeout(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+    g_autoptr(Error) err = NULL;
+
+    if (m->phase <= MIGRATION_PHASE_DISKS &&
+        !mux_outgoing_set_up_in_time(m, &err)) {
+        mux_outgoing_fail(m, err);
+    }
+}
+
+static void mux_outgoing_start_setup_timer(MuxOutgoing *m)
+{
+    timer_mod(m->setup_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                              mux_outgoing_setup_ms());
+}
+
 /* --- the disks --- */
+
+static void mux_outgoing_begin_disks(MuxOutgoing *m)
+{
+    m->pending = m->disks->len;
+    bdrv_drain_all_begin();
+    for (guint i = 0; i < m->disks->len && !qatomic_read(&m->failed); i++) {
+        disk_copy_begin(g_ptr_array_index(m->disks, i));
+    }
+    bdrv_drain_all_end();
+}
+
+static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!qatomic_read(&m->failed) && !--m->pending) {
+        mux_outgoing_begin_disks(m);
+    }
+}
 
 static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
 {
@@ -164,12 +260,19 @@ static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
     migration_connect(m->s, NULL);
 }
 
+static void mux_outgoing_disk_flushed(DiskCopy *d, void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    mux_converge_flushed(m->converge, d);
+}
+
 static void mux_outgoing_disk_completed(DiskCopy *d, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
     if (!--m->pending) {
-        qemu_event_set(&m->completed);
+        qemu_sem_post(&m->completed);
     }
 }
 
@@ -180,27 +283,45 @@ static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
 }
 
 static const DiskCopyOps mux_outgoing_disk_ops = {
+    .connected = mux_outgoing_disk_connected,
     .ready = mux_outgoing_disk_ready,
+    .flushed = mux_outgoing_disk_flushed,
     .completed = mux_outgoing_disk_completed,
     .failed = mux_outgoing_disk_failed,
 };
 
+/* The copies share the limit that the user set for the migration. */
+static int64_t mux_outgoing_disk_speed(MuxOutgoing *m)
+{
+    return MIN(migrate_max_bandwidth() / m->s->channels->disks->len, INT64_MAX);
+}
+
+void migration_mux_bandwidth_changed(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+
+    for (guint i = 0; m && i < m->disks->len; i++) {
+        disk_copy_set_speed(g_ptr_array_index(m->disks, i),
+                            mux_outgoing_disk_speed(m));
+    }
+}
+
 static bool mux_outgoing_start_disks(MuxOutgoing *m, Error **errp)
 {
     GPtrArray *defs = m->s->channels->disks;
-    /* The copies share the limit that the user set for the migration. */
-    uint64_t speed = migrate_max_bandwidth() / defs->len;
 
+    /* RAM gets as much as all the disks, as it does of the limit. */
+    qio_channel_mux_set_weight(m->main, defs->len);
     for (guint i = 0; i < defs->len; i++) {
         MigrationDiskChannel *def = g_ptr_array_index(defs, i);
         DiskCopy *d = disk_copy_new(def->disk, def->node_name, def->sync,
-                                    speed, &mux_outgoing_disk_ops, m);
+                                    mux_outgoing_disk_speed(m),
+                                    &mux_outgoing_disk_ops, m);
 
         WITH_QEMU_LOCK_GUARD(&m->lock) {
             g_ptr_array_add(m->disks, d);
         }
         if (!disk_copy_start(d, m->session, errp)) {
-            error_prepend(errp, "disk '%s': ", def->disk);
             return false;
         }
     }
@@ -218,6 +339,7 @@ static void mux_outgoing_main_open(MuxOutgoing *m)
         return;
     }
     mux_outgoing_set_phase(m, MIGRATION_PHASE_DISKS);
+    mux_outgoing_start_setup_timer(m);
     if (!mux_outgoing_start_disks(m, &err)) {
         mux_outgoing_fail(m, err);
     }
@@ -238,7 +360,14 @@ static void mux_outgoing_main_changed(MuxOutgoing *m)
     } else if (m->phase == MIGRATION_PHASE_CONNECT &&
                qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_outgoing_main_open(m);
+    } else if (qio_channel_mux_fin_acked(m->main)) {
+        qemu_event_set(&m->loaded);
     }
+}
+
+static void mux_outgoing_ready(MuxSession *session, void *opaque)
+{
+    mux_outgoing_start_setup_timer(opaque);
 }
 
 static void mux_outgoing_changed(MuxSession *session, QIOChannelMux *ioc,
@@ -269,21 +398,52 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
     MuxOutgoing *m = opaque;
     g_autoptr(Error) closed = NULL;
 
-    /* A destination that has all it needs may go first. */
-    if (m->s->state == MIGRATION_STATUS_COMPLETED ||
-        (!err && m->phase >= MIGRATION_PHASE_SWITCHOVER && !m->pending)) {
+    if (m->committed) {
         return;
     }
     if (!err) {
-        error_setg(&closed, "the destination ended the connection early");
+        error_setg(&closed, "all streams: the destination ended the "
+                   "connection early");
     }
     mux_outgoing_fail(m, err ?: closed);
 }
 
 static const MuxSessionOps mux_outgoing_ops = {
+    .ready = mux_outgoing_ready,
     .changed = mux_outgoing_changed,
     .ended = mux_outgoing_ended,
 };
+
+/* Bytes of payload so far.  Any thread. */
+static uint64_t mux_outgoing_sent_disks(MuxOutgoing *m)
+{
+    uint64_t sent, received, sum = 0;
+
+    QEMU_LOCK_GUARD(&m->lock);
+    for (guint i = 0; i < m->disks->len; i++) {
+        qio_channel_mux_get_bytes(
+            disk_copy_stream(g_ptr_array_index(m->disks, i)),
+            &sent, &received);
+        sum += sent;
+    }
+    return sum;
+}
+
+static MuxConvergeSent mux_outgoing_sent(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+    MuxConvergeSent sum = { .disks = mux_outgoing_sent_disks(m) };
+    uint64_t sent, received;
+
+    qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
+    QEMU_LOCK_GUARD(&m->lock);
+    for (guint i = 0; i < m->channels->len; i++) {
+        qio_channel_mux_get_bytes(g_ptr_array_index(m->channels, i),
+                                  &sent, &received);
+        sum.ram += sent;
+    }
+    return sum;
+}
 
 /* Returns NULL with @errp set if the connection is lost already. */
 static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
@@ -295,9 +455,14 @@ static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
     m->refcount = 1;
     m->disks = g_ptr_array_new();
     m->channels = g_ptr_array_new_with_free_func(object_unref);
+    m->converge = mux_converge_new(mux_outgoing_sent, m);
     qemu_mutex_init(&m->lock);
-    qemu_event_init(&m->completed, false);
+    qemu_sem_init(&m->completed, 0);
+    qemu_event_init(&m->loaded, false);
+    m->setup_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                  mux_outgoing_setup_timeout, m);
     m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_outgoing_ops, m);
+    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
     m->main = mux_session_open(m->session, "main", errp);
     if (!m->main) {
         mux_session_detach(m->session);
@@ -316,12 +481,6 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
     g_autoptr(Error) err = NULL;
     QEMUFile *f;
 
-    if (s->state != MIGRATION_STATUS_SETUP) {
-        /* Cancelled while it was connecting */
-        migration_cleanup(s);
-        return;
-    }
-
     g_clear_pointer(&s->mux_streams, qapi_free_MigrationStreamInfoList);
     s->mux = mux_outgoing_new(s, ioc, &err);
     if (!s->mux) {
@@ -338,6 +497,7 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
 void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque)
 {
+    g_autoptr(Error) failed = NULL;
     MuxOutgoing *m = s->mux;
     Error *err = NULL;
     QIOChannelMux *ioc = mux_session_open(m->session, name, &err);
@@ -346,6 +506,10 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
     if (ioc) {
         QEMU_LOCK_GUARD(&m->lock);
         g_ptr_array_add(m->channels, object_ref(OBJECT(ioc)));
+        if (qatomic_read(&m->failed)) {
+            error_setg(&failed, "the migration failed at the source");
+            qio_channel_mux_abort(ioc, failed);
+        }
     } else {
         qio_task_set_error(task, err);
     }
@@ -355,12 +519,32 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 
 /* --- the switchover --- */
 
+double migration_mux_disk_bandwidth(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    uint64_t sent;
+    double bandwidth;
+
+    if (!m) {
+        return 0;
+    }
+    sent = mux_outgoing_sent_disks(m);
+    bandwidth = (double)(sent - m->disks_sent) * SCALE_MS /
+                MAX(now - m->disks_sent_at, 1);
+    m->disks_sent = sent;
+    m->disks_sent_at = now;
+    return bandwidth;
+}
+
 static void mux_outgoing_converge_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
     if (!qatomic_read(&m->failed)) {
-        g_ptr_array_foreach(m->disks, (GFunc)disk_copy_converge, NULL);
+        /* Now that disks cannot fall behind, RAM may go first. */
+        qio_channel_mux_set_urgent(m->main, true);
+        mux_converge_start(m->converge, m->disks);
     }
     mux_outgoing_unref(m);
 }
@@ -393,7 +577,6 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
         return true;
     }
     if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
-        m->budget = s->threshold_size;
         mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_outgoing_converge_bh, mux_outgoing_ref(m));
@@ -401,11 +584,41 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
     }
     pending = mux_outgoing_disks_pending(m, &converged);
     trace_migration_mux_can_switchover(ram_pending, pending, converged);
-    if (converged && (!pending || ram_pending + pending < m->budget)) {
+    if (converged && mux_converge_fits(m->converge, ram_pending, pending)) {
         return true;
     }
     g_usleep(MUX_OUTGOING_POLL_US);
     return false;
+}
+
+/*
+ * The guest is stopped, or about to be: whatever comes next has to be over in
+ * time, although the thread that does it holds the BQL while it waits.  What
+ * has to be sent first may take @sending_ms on top.
+ */
+static void mux_outgoing_start_step(MuxOutgoing *m, const char *what,
+                                    uint64_t sending_ms)
+{
+    uint64_t wait_ms = migrate_channel_mux_stop_timeout();
+    uint32_t ms = wait_ms ? MIN(wait_ms + sending_ms, UINT32_MAX) : 0;
+    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
+                                           ms / 1000.0);
+
+    mux_session_set_deadline(m->session, ms, why);
+}
+
+static void mux_outgoing_end_step(MuxOutgoing *m)
+{
+    mux_session_set_deadline(m->session, 0, NULL);
+}
+
+void migration_mux_stopping(MigrationState *s)
+{
+    if (s->mux) {
+        mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
+        mux_outgoing_start_step(s->mux, "the end and the flush of the guest's "
+                                "writes", 0);
+    }
 }
 
 static void mux_outgoing_complete_bh(void *opaque)
@@ -418,20 +631,49 @@ static void mux_outgoing_complete_bh(void *opaque)
     mux_outgoing_unref(m);
 }
 
+/* Without the BQL */
+static void mux_outgoing_fail_late_disk(MuxOutgoing *m, uint32_t ms)
+{
+    g_autoptr(Error) err = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        for (guint i = 0; !err && i < m->disks->len; i++) {
+            disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, &err);
+        }
+    }
+    if (err) {
+        mux_outgoing_fail(m, err);
+    }
+}
+
+static void mux_outgoing_wait_disks(MuxOutgoing *m)
+{
+    int ms = MIN(migrate_channel_mux_stop_timeout(), INT_MAX);
+
+    if (!ms) {
+        qemu_sem_wait(&m->completed);
+        return;
+    }
+    while (qemu_sem_timedwait(&m->completed, ms) != 0) {
+        /* If none is, it was the main loop that had no time: once more */
+        mux_outgoing_fail_late_disk(m, ms);
+    }
+}
+
 bool migration_mux_complete_disks(MigrationState *s, Error **errp)
 {
     MuxOutgoing *m = s->mux;
 
-    if (!m || m->phase >= MIGRATION_PHASE_SWITCHOVER) {
+    if (!m) {
         return true;
     }
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_SWITCHOVER);
+    mux_outgoing_end_step(m);
     if (m->disks->len && !m->failed) {
         m->pending = m->disks->len;
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_outgoing_complete_bh, mux_outgoing_ref(m));
         bql_unlock();
-        qemu_event_wait(&m->completed);
+        mux_outgoing_wait_disks(m);
         bql_lock();
     }
     if (m->failed) {
@@ -446,6 +688,10 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
     MuxOutgoing *m = s->mux;
     Error *err = NULL;
 
+    if (m && m->failed) {
+        error_propagate(errp, error_copy(m->cause));
+        return false;
+    }
     for (guint i = 0; m && i < m->disks->len; i++) {
         if (!disk_copy_untouched(g_ptr_array_index(m->disks, i), &err)) {
             mux_outgoing_fail(m, err);
@@ -453,7 +699,40 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
             return false;
         }
     }
+    if (m) {
+        /* The rest of RAM goes with it */
+        mux_outgoing_start_step(m, "the confirmation of the device state",
+                                migrate_downtime_limit());
+    }
     return true;
+}
+
+/* --- whose is the guest --- */
+
+bool migration_mux_guest_loaded(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    g_autoptr(Error) err = NULL;
+
+    if (!m) {
+        return true;
+    }
+    qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
+                         NULL);
+    qemu_event_wait(&m->loaded);
+    mux_outgoing_end_step(m);
+
+    BQL_LOCK_GUARD();
+    /* The main loop may not have heard of it: the time may be over, too */
+    err = qio_channel_mux_get_error(m->main);
+    if (err) {
+        mux_outgoing_fail(m, err);
+    }
+    m->committed = !m->failed;
+    if (m->committed) {
+        qio_channel_mux_fin_ok(m->main);
+    }
+    return m->committed;
 }
 
 void migration_mux_completion_failed(MigrationState *s)
@@ -461,7 +740,7 @@ void migration_mux_completion_failed(MigrationState *s)
     MuxOutgoing *m = s->mux;
     g_autoptr(Error) err = NULL;
 
-    if (!m || s->state == MIGRATION_STATUS_CANCELLING) {
+    if (!m) {
         return;
     }
     err = qio_channel_mux_get_error(m->main);
@@ -522,18 +801,27 @@ void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
 
 /* --- the end --- */
 
-static void mux_outgoing_free_disks(MuxOutgoing *m)
+/* Call it for all before mux_outgoing_free_disks(): see disk_copy_abort(). */
+static void mux_outgoing_abort_disks(MuxOutgoing *m)
 {
     g_autoptr(Error) unknown = NULL;
 
     error_setg(&unknown, "the migration failed at the source");
+    mux_converge_stop(m->converge);
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_copy_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
+    }
+}
+
+static void mux_outgoing_free_disks(MuxOutgoing *m)
+{
     while (m->disks->len) {
         DiskCopy *d;
 
         WITH_QEMU_LOCK_GUARD(&m->lock) {
             d = g_ptr_array_remove_index(m->disks, m->disks->len - 1);
         }
-        disk_copy_free(d, m->cause ?: unknown);
+        disk_copy_free(d);
     }
 }
 
@@ -545,7 +833,7 @@ void migration_mux_ending(MigrationState *s)
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-        cause = s->error ? error_copy(s->error) : NULL;
+        cause = s->error ? migration_mux_bare_cause(s->error) : NULL;
     }
     if (!cause) {
         error_setg(&cause, "the migration failed at the source");
@@ -563,13 +851,18 @@ void migration_mux_cleanup(MigrationState *s)
     mux_outgoing_set_phase(m, MIGRATION_PHASE_DONE);
     /* What the disks may tell while the polls below wait for them is late */
     qatomic_set(&m->failed, true);
-    s->mux_streams = mux_outgoing_streams(m);
     mux_session_detach(m->session);
+    mux_outgoing_abort_disks(m);
+    s->mux_streams = mux_outgoing_streams(m);
     mux_outgoing_free_disks(m);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
                                                        MIGRATION_MUX_DONE_MS);
+    if (m->committed) {
+        mux_session_unref(s->mux_closing);
+        s->mux_closing = mux_session_ref(m->session);
+    }
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
     mux_outgoing_unref(m);
@@ -578,8 +871,12 @@ void migration_mux_cleanup(MigrationState *s)
 void migration_mux_shutdown(MigrationState *s)
 {
     MuxOutgoing *m = s->mux;
-    MuxSession *session;
+    MuxSession *session = g_steal_pointer(&s->mux_closing);
 
+    if (session) {
+        mux_session_close_wait(session, NULL, MIGRATION_MUX_DONE_MS);
+        mux_session_unref(session);
+    }
     if (!m) {
         return;
     }
@@ -590,9 +887,16 @@ void migration_mux_shutdown(MigrationState *s)
     mux_outgoing_ref(m);
     session = mux_session_ref(m->session);
     mux_session_detach(session);
+    mux_outgoing_abort_disks(m);
     mux_outgoing_free_disks(m);
-    mux_session_close_wait(session, m->cause, MIGRATION_MUX_LINGER_MS);
+    mux_session_close_wait(session, m->cause,
+                           m->committed ? MIGRATION_MUX_DONE_MS :
+                                          MIGRATION_MUX_LINGER_MS);
     mux_session_unref(session);
+    if (s->mux == m && !mux_outgoing_has_thread(m)) {
+        /* What mux_outgoing_abort() has scheduled for that will not run. */
+        migration_cleanup(s);
+    }
     m->exiting = true;
     mux_outgoing_unref(m);
 }

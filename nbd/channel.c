@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/aio-wait.h"
 #include "block/block-global-state.h"
+#include "block/block-io.h"
 #include "block/nbd-channel.h"
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
@@ -26,9 +27,6 @@ typedef struct NBDChannel {
     NBDExportInfo info;
     QLIST_ENTRY(NBDChannel) next;
 } NBDChannel;
-
-/* How long the main loop waits for a server that does not answer */
-#define NBD_CHANNEL_CLOSE_MAX_MS 5000
 
 typedef struct NBDChannelNegotiation {
     QIOChannel *ioc;
@@ -238,24 +236,55 @@ void nbd_channel_disconnect(QIOChannel *ioc, NBDMode mode)
     AIO_WAIT_WHILE_UNLOCKED(NULL, !disc.done);
 }
 
-static void nbd_channel_close_timeout(void *opaque)
-{
-    QIOChannel *ioc = opaque;
+typedef struct NBDChannelClose {
+    BlockDriverState *bs;
+    QIOChannel *ioc;
+    NBDMode mode;
+    NBDChannelClosed *closed;
+    void *opaque;
+    int ret;
+} NBDChannelClose;
 
-    trace_nbd_channel_close_timeout(ioc);
-    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+static void nbd_channel_closed_bh(void *opaque)
+{
+    NBDChannelClose *c = opaque;
+
+    trace_nbd_channel_closed(c->ioc, c->ret);
+    /* What the node still wants to send fails at once */
+    bdrv_unref(c->bs);
+    object_unref(OBJECT(c->ioc));
+    c->closed(c->opaque, c->ret);
+    g_free(c);
 }
 
-void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc)
+static void coroutine_fn nbd_channel_close_co(void *opaque)
 {
-    QEMUTimer *timer;
+    NBDChannelClose *c = opaque;
+    NBDRequest request = { .type = NBD_CMD_DISC, .mode = c->mode };
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        c->ret = bdrv_co_flush(c->bs);
+    }
+    nbd_send_request(c->ioc, &request);
+    qio_channel_shutdown(c->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), nbd_channel_closed_bh, c);
+}
+
+void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc,
+                            NBDMode mode, NBDChannelClosed *closed,
+                            void *opaque)
+{
+    NBDChannelClose *c = g_new(NBDChannelClose, 1);
 
     GLOBAL_STATE_CODE();
 
-    timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
-                          SCALE_MS, nbd_channel_close_timeout, ioc);
-    timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                     NBD_CHANNEL_CLOSE_MAX_MS);
-    bdrv_unref(bs);
-    timer_free(timer);
+    *c = (NBDChannelClose) {
+        .bs = bs,
+        .ioc = QIO_CHANNEL(object_ref(OBJECT(ioc))),
+        .mode = mode,
+        .closed = closed,
+        .opaque = opaque,
+    };
+    qemu_aio_coroutine_enter(qemu_get_aio_context(),
+                             qemu_coroutine_create(nbd_channel_close_co, c));
 }

@@ -78,17 +78,31 @@ BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
                                         const char *node_name, Error **errp);
 
 /**
- * nbd_channel_close_node:
- * @bs: node opened by nbd_channel_open_node()
- * @ioc: its channel
- *
- * Drop the caller's reference to @bs.  If it is the last one, which is
- * how this function should be used, the node is closed; that takes a
- * flush and an NBD_CMD_DISC, during which the main loop waits, running
- * nothing but AioContexts.  A server that needs more than five seconds
- * is given up on: @ioc is shut down.
+ * NBDChannelClosed:
+ * @opaque: as given to nbd_channel_close_node()
+ * @ret: 0, or a negative errno if the flush failed
  */
-void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc);
+typedef void NBDChannelClosed(void *opaque, int ret);
+
+/**
+ * nbd_channel_close_node:
+ * @bs: node opened by nbd_channel_open_node(), which nobody else uses
+ * @ioc: its channel
+ * @mode: what was negotiated
+ * @closed: called exactly once, never before this function has returned
+ * @opaque: for @closed
+ *
+ * Flush @bs, send NBD_CMD_DISC, shut @ioc down in both directions, and
+ * drop the caller's reference to @bs.  The main loop does not wait for
+ * any of this.  There is no time limit: the caller shuts @ioc down to end
+ * it early.
+ *
+ * A node whose channel is dead or shut down can be released with
+ * bdrv_unref() as well, which then does not wait either.
+ */
+void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc,
+                            NBDMode mode, NBDChannelClosed *closed,
+                            void *opaque);
 
 /*
  * What nbd_channel_open_node() is made of: connections wait under a name

@@ -267,7 +267,17 @@ static void tcp_socket_pair(QIOChannel **a, QIOChannel **b)
     object_unref(OBJECT(listener));
 }
 
-/* Close a node whose server is silent from now on */
+static void closed(void *opaque, int ret)
+{
+    int *result = opaque;
+
+    *result = ret;
+}
+
+/*
+ * Close a node whose server is silent from now on: that waits for nobody, and
+ * is over when the channel is shut down.
+ */
 static void close_stalled_node(uint16_t flags, bool fill)
 {
     static char buf[CHUNK];
@@ -276,6 +286,7 @@ static void close_stalled_node(uint16_t flags, bool fill)
     };
     QIOChannel *client, *server;
     BlockDriverState *bs;
+    int result = 1;
 
     tcp_socket_pair(&client, &server);
     bs = nbd_channel_open_node(client, &info, "client", &error_abort);
@@ -283,8 +294,18 @@ static void close_stalled_node(uint16_t flags, bool fill)
                                      &error_abort) > 0) {
         /* until it would block */
     }
-    nbd_channel_close_node(bs, client);
+    nbd_channel_close_node(bs, client, info.mode, closed, &result);
+    for (unsigned i = 0; i < 10; i++) {
+        main_loop_wait(true);
+        g_usleep(1000);
+    }
+    g_assert_cmpint(result, ==, 1);
 
+    qio_channel_shutdown(client, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    while (result == 1) {
+        main_loop_wait(false);
+    }
+    g_assert_cmpint(result, ==, flags & NBD_FLAG_SEND_FLUSH ? -EIO : 0);
     g_assert_null(bdrv_find_node("client"));
     g_assert_cmpint(OBJECT(client)->ref, ==, 1);
     object_unref(OBJECT(client));

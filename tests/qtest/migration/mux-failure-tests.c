@@ -68,7 +68,9 @@ static void test_cancel_disks(void)
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "the migration was cancelled at the source");
+    mux_assert_error(t.to, "migration failed in phase 'disks': stream 'main': "
+                     "aborted by the source: the migration was cancelled at "
+                     "the source");
     mux_end_after_failure(&t);
 }
 
@@ -83,8 +85,38 @@ static void test_cancel_precopy(void)
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "the migration was cancelled at the source");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': stream "
+                     "'main': aborted by the source: the migration was "
+                     "cancelled at the source");
     mux_end_after_failure(&t);
+}
+
+/* Threads of multifd wait for a destination that reads nothing any more. */
+static void test_cancel_multifd_mute(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "multifd", true);
+    migrate_set_capability(t.to, "multifd", true);
+    migrate_into_precopy(&t);
+    kill(qtest_pid(t.to), SIGSTOP);
+    migrate_set_parameter_int(t.from, "max-bandwidth", GiB);
+    usleep(500 * 1000);
+    migrate_cancel(t.from);
+    wait_for_migration_status(t.from, "cancelled", NULL);
+    kill(qtest_pid(t.to), SIGCONT);
+    mux_wait_target_status(&t, "failed");
+    migrate_set_capability(t.from, "multifd", false);
+    mux_end_after_failure(&t);
+}
+
+static void yank(MuxTest *t)
+{
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'yank', 'arguments': {"
+                             "  'instances': [ { 'type': 'migration' } ] } }");
 }
 
 static void test_yank(void)
@@ -95,10 +127,11 @@ static void test_yank(void)
         return;
     }
     migrate_into_disks(&t);
-    qtest_qmp_assert_success(t.from, "{ 'execute': 'yank', 'arguments': {"
-                             "  'instances': [ { 'type': 'migration' } ] } }");
+    yank(&t);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "yanked");
+    mux_assert_error(t.from, "migration failed in phase 'disks': all streams: "
+                     "connection with the destination failed: the connection "
+                     "was yanked");
     mux_end_after_failure(&t);
 }
 
@@ -115,10 +148,13 @@ static void test_job_cancel(void)
     qtest_qmp_assert_success(t.from, "{ 'execute': 'block-job-cancel',"
                              "  'arguments': { 'device': 'nbd-disk0' } }");
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk0': job 'nbd-disk0' was ended by "
-                     "someone other than the migration");
-    mux_assert_error(t.to, "job 'nbd-disk0' was ended by someone other than "
-                     "the migration");
+    mux_assert_error(t.from, "migration failed in phase 'precopy': stream "
+                     "'nbd-disk0': job 'nbd-disk0' was ended by someone other "
+                     "than the migration");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': ",
+                     "stream 'nbd-disk0': ", "aborted by the source: ",
+                     "job 'nbd-disk0' was ended by someone other than the "
+                     "migration");
     mux_end_after_failure(&t);
 }
 
@@ -133,9 +169,12 @@ static void test_image_too_small(void)
     }
     migrate_both(&t);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk0': the destination's image is too "
-                     "small: it has 8388608 bytes, the source's has 16777216");
-    mux_assert_error(t.to, "destination's image is too small");
+    mux_assert_error(t.from, "migration failed in phase 'disks': stream "
+                     "'nbd-disk0': the destination's image is too small: it "
+                     "has 8388608 bytes, the source's has 16777216");
+    mux_assert_error(t.to, "migration failed in phase 'disks': ",
+                     "stream 'nbd-disk0': ", "aborted by the source: ",
+                     "the destination's image is too small");
     mux_end_after_failure(&t);
 }
 
@@ -152,8 +191,11 @@ static void test_write_error(void)
     }
     migrate_both(&t);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk0': ", "No space left on device");
-    mux_assert_error(t.to, "disk 'disk0': ", "No space left on device");
+    mux_assert_error(t.from, "migration failed in phase 'disks': stream "
+                     "'nbd-disk0': mirror failed: No space left on device");
+    mux_assert_error(t.to, "migration failed in phase 'disks': ",
+                     "stream 'nbd-disk0': ", "aborted by the source: ",
+                     "mirror failed: No space left on device");
     mux_end_after_failure(&t);
 }
 
@@ -167,10 +209,12 @@ static void test_disk_not_listed(void)
     mux_listen(&t, MUX_DISK0);
     mux_migrate(&t, MUX_BOTH_DISKS);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk1': ",
-                     "migrate-incoming does not list stream 'nbd-disk1'");
-    mux_assert_error(t.to,
-                     "migrate-incoming does not list stream 'nbd-disk1'");
+    mux_assert_error(t.from, "migration failed in phase 'disks': stream "
+                     "'nbd-disk1': aborted by the destination: not listed in "
+                     "the destination's migrate-incoming");
+    mux_assert_error(t.to, "migration failed in phase 'disks': ",
+                     "stream 'nbd-disk1': ", "aborted by the source: ",
+                     "aborted by the destination: not listed");
     mux_end_after_failure(&t);
 }
 
@@ -184,10 +228,13 @@ static void test_disk_not_sent(void)
     mux_listen(&t, MUX_BOTH_DISKS);
     mux_migrate(&t, MUX_DISK0);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk1' is listed in the destination's "
-                     "migrate-incoming, but the source does not send it");
-    mux_assert_error(t.to, "disk 'disk1' is listed in the destination's "
-                     "migrate-incoming, but the source does not send it");
+    mux_assert_error(t.from, "migration failed in phase ",
+                     "all streams: destination ended the connection: ",
+                     "stream 'nbd-disk1': listed in the destination's "
+                     "migrate-incoming, but not opened by the source");
+    mux_assert_error(t.to, "migration failed in phase 'disks': stream "
+                     "'nbd-disk1': listed in the destination's "
+                     "migrate-incoming, but not opened by the source");
     mux_end_after_failure(&t);
 }
 
@@ -205,8 +252,33 @@ static void test_disk_written_when_complete(void)
     mux_write(&t, 1, 0x50, 5 * MiB, 512);
     migrate_continue(t.from, "pre-switchover");
     wait_for_failure(&t);
-    mux_assert_error(t.from, "disk 'disk1': node 'disk1' was written to after "
-                     "its copy was completed");
+    mux_assert_error(t.from, "migration failed in phase 'switchover': stream "
+                     "'nbd-disk1': node 'disk1' was written to after its copy "
+                     "was completed");
+    mux_assert_error(t.to, "migration failed in phase 'switchover': ",
+                     "stream 'nbd-disk1': ", "aborted by the source: ",
+                     "node 'disk1' was written to after");
+    migrate_set_capability(t.from, "pause-before-switchover", false);
+    mux_end_after_failure(&t);
+}
+
+/* The guest goes on at once, not when migrate-continue is told to. */
+static void test_yank_pre_switchover(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "pause-before-switchover", true);
+    migrate_ensure_converge(t.from);
+    migrate_both(&t);
+    mux_wait_status(&t, "pre-switchover");
+    yank(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "migration failed in phase 'switchover': all "
+                     "streams: connection with the destination failed: the "
+                     "connection was yanked");
     migrate_set_capability(t.from, "pause-before-switchover", false);
     mux_end_after_failure(&t);
 }
@@ -224,7 +296,26 @@ static void test_destination_quits(void)
     qtest_quit(t.to);
     t.to = NULL;
     mux_wait_status(&t, "failed");
-    mux_assert_error(t.from, "the destination was shut down");
+    mux_assert_error(t.from, "migration failed in phase 'disks': ",
+                     "the destination was shut down");
+    mux_end_after_failure(&t);
+}
+
+/* With the default of exit-on-error, too, it has asked for that itself. */
+static void test_destination_quits_precopy(void)
+{
+    MuxTest t = {};
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_into_precopy(&t);
+    /* Checks the exit status, too. */
+    qtest_quit(t.to);
+    t.to = NULL;
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "migration failed in phase 'precopy': ",
+                     "the destination was shut down");
     mux_end_after_failure(&t);
 }
 
@@ -240,8 +331,27 @@ static void test_source_quits(void)
     qtest_quit(t.from);
     t.from = NULL;
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "the migration was cancelled at the source");
+    mux_assert_error(t.to, "migration failed in phase 'disks': stream 'main': "
+                     "aborted by the source: the migration was cancelled at "
+                     "the source");
     mux_end(&t, false);
+}
+
+/* The command can be tried again. */
+static void test_listen(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    qobject_unref(qtest_qmp_assert_failure_ref(
+        t.to, "{ 'execute': 'migrate-incoming', 'arguments': { 'channels': ["
+        "  { 'channel-type': 'main', 'addr': { 'transport': 'socket',"
+        "    'type': 'unix', 'path': '/nonexistent/socket' } } ] } }"));
+    migrate_both(&t);
+    mux_complete(&t);
+    mux_end(&t, true);
 }
 
 /* The destination does not multiplex. */
@@ -255,7 +365,8 @@ static void test_plain_destination(void)
     mux_listen(&t, "");
     mux_migrate(&t, MUX_BOTH_DISKS);
     wait_for_failure(&t);
-    mux_assert_error(t.from, "peer closed the connection before its HELLO "
+    mux_assert_error(t.from, "migration failed in phase 'connect': all "
+                     "streams: peer closed the connection before its HELLO "
                      "(does it support multiplexed migration?)");
     mux_end_after_failure(&t);
 }
@@ -271,7 +382,8 @@ static void test_plain_source(void)
     mux_listen(&t, MUX_BOTH_DISKS);
     mux_migrate(&t, "");
     wait_for_failure(&t);
-    mux_assert_error(t.to, "peer does not speak the migration multiplexer");
+    mux_assert_error(t.to, "migration failed in phase 'connect': all streams: "
+                     "peer does not speak the migration multiplexer");
     mux_end_after_failure(&t);
 }
 
@@ -281,7 +393,11 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
     migration_test_add("/migration/mux/fail-cancel-disks", test_cancel_disks);
     migration_test_add("/migration/mux/fail-cancel-precopy",
                        test_cancel_precopy);
+    migration_test_add("/migration/mux/fail-cancel-multifd-mute",
+                       test_cancel_multifd_mute);
     migration_test_add("/migration/mux/fail-yank", test_yank);
+    migration_test_add("/migration/mux/fail-yank-pre-switchover",
+                       test_yank_pre_switchover);
     migration_test_add("/migration/mux/fail-job-cancel", test_job_cancel);
     migration_test_add("/migration/mux/fail-image-too-small",
                        test_image_too_small);
@@ -294,8 +410,11 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
                        test_disk_written_when_complete);
     migration_test_add("/migration/mux/fail-destination-quits",
                        test_destination_quits);
+    migration_test_add("/migration/mux/fail-destination-quits-precopy",
+                       test_destination_quits_precopy);
     migration_test_add("/migration/mux/fail-source-quits",
                        test_source_quits);
+    migration_test_add("/migration/mux/fail-listen", test_listen);
     migration_test_add("/migration/mux/fail-plain-destination",
                        test_plain_destination);
     migration_test_add("/migration/mux/fail-plain-source",

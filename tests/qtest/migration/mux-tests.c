@@ -311,6 +311,61 @@ static void test_disks_paused_guest(void)
     mux_end(&t, true);
 }
 
+static void assert_job_speed(MuxTest *t, int64_t speed)
+{
+    QDict *rsp = qtest_qmp(t->from, "{ 'execute': 'query-block-jobs' }");
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+        QDict *job = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_assert_cmpint(qdict_get_int(job, "speed"), ==, speed);
+    }
+    qobject_unref(rsp);
+}
+
+static void test_disks_bandwidth(void)
+{
+    MuxTest t = {};
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_write(&t, 0, 0x20, 0, 8 * MiB);
+    migrate_set_parameter_int(t.from, "max-bandwidth", MiB);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "disks");
+    mux_wait_jobs(&t);
+    assert_job_speed(&t, MiB / MUX_NUM_DISKS);
+    migrate_set_parameter_int(t.from, "max-bandwidth", 1024 * MiB);
+    assert_job_speed(&t, 1024 * MiB / MUX_NUM_DISKS);
+    mux_complete(&t);
+    assert_done(&t);
+    mux_end(&t, true);
+}
+
+/* More than a job's speed can be */
+static void test_disks_bandwidth_max(void)
+{
+    MuxTest t = { .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_ensure_non_converge(t.from);
+    mux_listen(&t, MUX_DISK0);
+    mux_migrate(&t, MUX_DISK0);
+    mux_wait_phase(&t, "precopy");
+    qtest_qmp_assert_success(t.from, "{ 'execute': 'migrate-set-parameters',"
+                             "  'arguments': {"
+                             "    'max-bandwidth': 18446744073709551615 } }");
+    assert_job_speed(&t, INT64_MAX);
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    mux_end(&t, false);
+}
+
 static void test_disks_job_complete_refused(void)
 {
     MuxTest t = {};
@@ -359,6 +414,9 @@ void migration_test_add_mux(MigrationTestEnv *env)
                        test_disks_pause_before_switchover);
     migration_test_add("/migration/mux/disks-paused-guest",
                        test_disks_paused_guest);
+    migration_test_add("/migration/mux/disks-bandwidth", test_disks_bandwidth);
+    migration_test_add("/migration/mux/disks-bandwidth-max",
+                       test_disks_bandwidth_max);
     migration_test_add("/migration/mux/disks-job-complete-refused",
                        test_disks_job_complete_refused);
 }

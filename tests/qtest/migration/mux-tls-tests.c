@@ -11,6 +11,7 @@
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
 #include "migration/mux-util.h"
+#include "qapi/error.h"
 #include "tests/unit/crypto-tls-psk-helpers.h"
 
 static char *keys_dir;
@@ -93,6 +94,76 @@ static void test_fail_source_without_tls(void)
     remove_keys();
 }
 
+#ifndef _WIN32
+/* No byte is what it was, unless both sides notice. */
+static void test_fail_tls_bit_flipped(void)
+{
+    /* In the handshake, in the first pass of the disks, in RAM */
+    static const char *const faults[] = {
+        "flip,at=30", "flip,at=700000", "flip,at=9000000",
+    };
+    MuxTest t = { .bare = true, .inet = true, .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    make_keys();
+    set_tls_client(t.from);
+    for (unsigned i = 0; i < ARRAY_SIZE(faults); i++) {
+        MuxRelay *relay;
+
+        if (i) {
+            mux_replace_target(&t);
+        }
+        set_tls_server(t.to);
+        mux_listen(&t, MUX_BOTH_DISKS);
+        relay = mux_start_relay(&t);
+        mux_relay_add_fault(relay, faults[i], &error_abort);
+        mux_migrate(&t, MUX_BOTH_DISKS);
+        wait_for_migration_status(t.from, "failed",
+                                  (const char * []) { "completed", NULL });
+        g_assert(mux_relay_wait_fired(relay, 1, 0));
+        mux_relay_free(relay);
+        g_assert(mux_is_running(t.from));
+        mux_assert_nothing_left(&t);
+    }
+    migrate_set_parameter_str(t.from, "tls-creds", "");
+    mux_end_after_failure(&t);
+    remove_keys();
+}
+
+/* A peer that is silent in the handshake holds up no main loop. */
+static void test_fail_tls_silent_handshake(void)
+{
+    MuxTest t = { .bare = true, .inet = true, .keep_target = true };
+    MuxRelay *relay;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    make_keys();
+    set_tls_client(t.from);
+    set_tls_server(t.to);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    relay = mux_start_relay(&t);
+    mux_relay_add_fault(relay, "silence,in=from,at=60", &error_abort);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    g_assert(mux_relay_wait_fired(relay, 1, 10000));
+    g_usleep(100 * 1000);
+    /* Would not be answered */
+    g_assert(mux_is_running(t.from));
+    g_assert(!mux_is_running(t.to));
+    migrate_cancel(t.from);
+    wait_for_migration_status(t.from, "cancelled",
+                              (const char * []) { "failed", NULL });
+    mux_relay_free(relay);
+    mux_assert_nothing_left(&t);
+    migrate_set_parameter_str(t.from, "tls-creds", "");
+    mux_end_after_failure(&t);
+    remove_keys();
+}
+#endif
+
 void migration_test_add_mux_tls(MigrationTestEnv *env)
 {
     mux_init(env);
@@ -102,4 +173,10 @@ void migration_test_add_mux_tls(MigrationTestEnv *env)
     migration_test_add("/migration/mux/tls-disks", test_disks_tls);
     migration_test_add("/migration/mux/tls-fail-source-without-tls",
                        test_fail_source_without_tls);
+#ifndef _WIN32
+    migration_test_add("/migration/mux/tls-fail-bit-flipped",
+                       test_fail_tls_bit_flipped);
+    migration_test_add("/migration/mux/tls-fail-silent-handshake",
+                       test_fail_tls_silent_handshake);
+#endif
 }

@@ -19,6 +19,10 @@
 #include "qemu/units.h"
 
 #define WAIT_TIMEOUT_S 60
+#define CLEANUP_TIMEOUT_S 10
+
+#define BARE_RAM_MB     32
+#define BARE_FILLED_MB  8       /* from here on it is not zero */
 
 static const char *const formats[MUX_NUM_DISKS] = { "raw", "qcow2" };
 static MigrationTestEnv *mux_env;
@@ -53,7 +57,7 @@ static void remove_files(void)
 {
     static const char *const sides[] = { "src", "dst", "expected" };
     static const char *const others[] = {
-        "src_serial", "dest_serial", "migsocket"
+        "src_serial", "dest_serial", "migsocket", "relay"
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(sides) * MUX_NUM_DISKS; i++) {
@@ -117,7 +121,7 @@ static char *disk_options(const char *side, unsigned disk, const char *node,
                            disk, disk, node, disk);
 }
 
-static char *side_options(const char *side, const char *node,
+static char *side_options(MuxTest *t, const char *side, const char *node,
                           const char *protocol0)
 {
     const char *protocol = "driver=file,filename=";
@@ -125,15 +129,48 @@ static char *side_options(const char *side, const char *node,
                                           protocol0 ?: protocol);
     g_autofree char *disk1 = disk_options(side, 1, node, protocol);
     /* The guest's program is in the framework's own disk. */
-    const char *boot = mux_env->is_x86 ? "-global ide-hd.bootindex=1" : "";
+    const char *boot = mux_env->is_x86 && !t->bare ?
+                       "-global ide-hd.bootindex=1" : "";
 
     return g_strdup_printf("%s%s%s", disk0, disk1, boot);
 }
 
+static QTestState *start_bare(MuxTest *t, const char *name,
+                              const char *options)
+{
+    g_autofree char *args = g_strdup_printf(
+        "-machine pc -nodefaults -vga none -m %u "
+        "-name %s,debug-threads=on %s%s%s", BARE_RAM_MB, name, options,
+        g_str_equal(name, "target") ? "-incoming defer " : "",
+        t->keep_target && !getenv("QTEST_LOG") ? "2>/dev/null" : "");
+    g_autoptr(QList) capabilities = qlist_new();
+
+    qlist_append_str(capabilities, "oob");
+    return qtest_init_with_env_and_capabilities(NULL, args, capabilities,
+                                                true);
+}
+
+/* RAM that is not zero, and that the destination must have */
+static void fill_bare_ram(MuxTest *t)
+{
+    for (unsigned mb = BARE_FILLED_MB; mb < BARE_RAM_MB; mb++) {
+        qtest_memset(t->from, mb * MiB, mb, MiB);
+    }
+}
+
+static void assert_bare_ram(QTestState *who)
+{
+    for (unsigned mb = BARE_FILLED_MB; mb < BARE_RAM_MB; mb++) {
+        for (unsigned page = 0; page < MiB; page += 64 * KiB) {
+            g_assert_cmpuint(qtest_readb(who, mb * MiB + page), ==, mb);
+        }
+    }
+}
+
 static int start_processes(MuxTest *t, bool only_target)
 {
-    g_autofree char *from = side_options("src", "disk", NULL);
-    g_autofree char *to = side_options("dst", t->to_node ?: "disk",
+    g_autofree char *from = side_options(t, "src", "disk", t->from_protocol);
+    g_autofree char *to = side_options(t, "dst", t->to_node ?: "disk",
                                        t->to_protocol);
     MigrateStart start = {
         .only_target = only_target,
@@ -142,7 +179,15 @@ static int start_processes(MuxTest *t, bool only_target)
         .opts_target = to,
     };
 
-    return migrate_start(&t->from, &t->to, "defer", &start);
+    if (!t->bare) {
+        return migrate_start(&t->from, &t->to, "defer", &start);
+    }
+    if (!only_target) {
+        t->from = start_bare(t, "source", from);
+        fill_bare_ram(t);
+    }
+    t->to = start_bare(t, "target", to);
+    return 0;
 }
 
 static QDict *query(QTestState *who, const char *command)
@@ -151,39 +196,6 @@ static QDict *query(QTestState *who, const char *command)
 
     g_assert(qdict_haskey(rsp, "return"));
     return rsp;
-}
-
-static char *query_nodes(QTestState *who)
-{
-    QDict *rsp = query(who, "query-named-block-nodes");
-    GString *names = g_string_new(NULL);
-    QListEntry *entry;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
-        QDict *node = qobject_to(QDict, qlist_entry_obj(entry));
-
-        g_string_append_printf(names, "%s ", qdict_get_str(node, "node-name"));
-    }
-    qobject_unref(rsp);
-    return g_string_free(names, false);
-}
-
-/* Returns 0 where this cannot be found out. */
-static unsigned count_fds(QTestState *who)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
-                                            (int)qtest_pid(who));
-    GDir *dir = g_dir_open(path, 0, NULL);
-    unsigned n = 0;
-
-    if (!dir) {
-        return 0;
-    }
-    while (g_dir_read_name(dir)) {
-        n++;
-    }
-    g_dir_close(dir);
-    return n;
 }
 
 bool mux_start(MuxTest *t)
@@ -202,27 +214,44 @@ bool mux_start(MuxTest *t)
         remove_files();
         return false;
     }
-    wait_for_serial("src_serial");
+    if (!t->bare) {
+        wait_for_serial("src_serial");
+    }
 
     mux_write(t, 0, 0x10, 0, MiB);
     mux_write(t, 1, 0x11, 3 * MiB + 512, MiB);
-    t->nodes = query_nodes(t->from);
-    t->fds = count_fds(t->from);
+    mux_holdings_get(&t->before, t->from);
     return true;
+}
+
+static void end_processes(MuxTest *t, bool moved)
+{
+    if (moved) {
+        mux_wait_running(t->to);
+        assert_bare_ram(t->to);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        QTestState *who = i ? t->from : t->to;
+
+        if (who) {
+            qtest_quit(who);
+        }
+    }
 }
 
 void mux_end(MuxTest *t, bool moved)
 {
-    if (t->from && t->to) {
+    if (t->from && t->to && !t->bare) {
         migrate_end(t->from, t->to, moved);
     } else {
-        qtest_quit(t->from ?: t->to);
+        end_processes(t, moved);
     }
     for (unsigned i = 0; moved && i < MUX_NUM_DISKS; i++) {
         assert_image_as_expected("dst", i);
     }
     remove_files();
-    g_free(t->nodes);
+    mux_holdings_clear(&t->before);
+    g_free(t->via_port);
 }
 
 void mux_replace_target(MuxTest *t)
@@ -248,10 +277,12 @@ void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
 
 /* --- the commands --- */
 
-static QObject *channels(MuxTest *t, const char *disks)
+/* @port: for inet; 0 is a new one, or that of the destination */
+static QObject *channels(MuxTest *t, const char *port, const char *disks)
 {
     g_autofree char *addr = t->inet ?
-        g_strdup("'type': 'inet', 'host': '127.0.0.1', 'port': '0'") :
+        g_strdup_printf("'type': 'inet', 'host': '127.0.0.1', 'port': '%s'",
+                        port) :
         g_strdup_printf("'type': 'unix', 'path': '%s/migsocket'",
                         mux_env->tmpfs);
     g_autofree char *json = g_strdup_printf(
@@ -263,13 +294,28 @@ static QObject *channels(MuxTest *t, const char *disks)
 
 void mux_listen(MuxTest *t, const char *disks)
 {
-    migrate_incoming_qmp(t->to, NULL, channels(t, disks),
+    migrate_incoming_qmp(t->to, NULL, channels(t, "0", disks),
                          "{ 'exit-on-error': %i }", !t->keep_target);
 }
 
+#ifndef _WIN32
+MuxRelay *mux_start_relay(MuxTest *t)
+{
+    g_autofree char *connect = migrate_get_connect_uri(t->to);
+    MuxRelay *relay = mux_relay_new("127.0.0.1:0", connect, NULL, NULL,
+                                    &error_abort);
+    g_autofree char *address = mux_relay_address(relay);
+
+    g_free(t->via_port);
+    t->via_port = g_strdup(strrchr(address, ':') + 1);
+    return relay;
+}
+#endif
+
 void mux_migrate(MuxTest *t, const char *disks)
 {
-    migrate_qmp(t->from, t->to, NULL, channels(t, disks), "{}");
+    migrate_qmp(t->from, t->to, NULL, channels(t, t->via_port ?: "0", disks),
+                "{}");
 }
 
 /* --- waiting --- */
@@ -305,12 +351,17 @@ static void wait_for(MuxTest *t, QTestState *who, const char *key,
             g_test_message("%s", qdict_get_try_str(info, "error-desc"));
             g_assert_cmpstr(status, ==, value);
         }
+        if (g_test_timer_elapsed() > WAIT_TIMEOUT_S) {
+            g_autoptr(GString) json = qobject_to_json(QOBJECT(info));
+
+            g_test_message("%s is not '%s': %s", key, value, json->str);
+            g_assert_not_reached();
+        }
         qobject_unref(info);
         if (t->to) {
             assert_no_export(t->to);
         }
         usleep(5000);
-        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
     }
 }
 
@@ -460,55 +511,48 @@ void mux_assert_jobs(MuxTest *t, const char *status)
 
 void mux_assert_no_jobs(MuxTest *t)
 {
-    QDict *rsp = query(t->from, "query-jobs");
-    g_autofree char *nodes = query_nodes(t->from);
+    MuxHoldings now;
 
-    g_assert(qlist_empty(qdict_get_qlist(rsp, "return")));
-    g_assert_cmpstr(nodes, ==, t->nodes);
-    qobject_unref(rsp);
+    mux_holdings_get(&now, t->from);
+    g_assert_cmpuint(now.num_jobs, ==, 0);
+    g_assert_cmpstr(now.nodes, ==, t->before.nodes);
+    mux_holdings_clear(&now);
 }
 
 /* --- after a failure --- */
 
-static bool has_yank_instance(QTestState *who)
-{
-    QDict *rsp = query(who, "query-yank");
-    bool found = false;
-    QListEntry *entry;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
-        QDict *instance = qobject_to(QDict, qlist_entry_obj(entry));
-        const char *type = qdict_get_str(instance, "type");
-
-        found |= g_str_equal(type, "migration") ||
-                 g_str_equal(type, "block-node");
-    }
-    qobject_unref(rsp);
-    return found;
-}
-
 /* The status is set a little before the rest is cleaned up. */
-static void wait_for_cleanup(MuxTest *t)
+void mux_assert_nothing_left(MuxTest *t)
 {
+    MuxHoldings now;
+
     g_test_timer_start();
-    while (has_yank_instance(t->from) || count_fds(t->from) > t->fds) {
-        usleep(10 * 1000);
-        if (g_test_timer_elapsed() > 10) {
-            g_test_message("descriptors: %u before, %u now", t->fds,
-                           count_fds(t->from));
-            g_assert(!has_yank_instance(t->from));
-            g_assert_cmpuint(count_fds(t->from), <=, t->fds);
+    mux_holdings_get(&now, t->from);
+    while (!mux_holdings_match(&now, &t->before)) {
+        if (g_test_timer_elapsed() > CLEANUP_TIMEOUT_S) {
+            g_assert_cmpstr(now.nodes, ==, t->before.nodes);
+            g_assert_cmpstr(now.threads, ==, t->before.threads);
+            g_assert_cmpstr(now.node_states, ==, t->before.node_states);
+            g_assert_cmpstr(now.others, ==, t->before.others);
+            g_assert_cmpuint(now.num_jobs, ==, t->before.num_jobs);
+            g_assert_cmpuint(now.num_fds, <=, t->before.num_fds);
+            g_assert_cmpint(now.yank, ==, t->before.yank);
         }
+        usleep(10 * 1000);
+        mux_holdings_clear(&now);
+        mux_holdings_get(&now, t->from);
     }
+    mux_holdings_clear(&now);
 }
 
 void mux_end_after_failure(MuxTest *t)
 {
     g_assert(mux_is_running(t->from));
-    wait_for_cleanup(t);
-    mux_assert_no_jobs(t);
+    g_assert(!t->to || !mux_is_running(t->to));
+    mux_assert_nothing_left(t);
 
     mux_replace_target(t);
+    g_clear_pointer(&t->via_port, g_free);
     mux_listen(t, MUX_BOTH_DISKS);
     /* The guest, its disks included, really goes on. */
     mux_write(t, 0, 0x20, MiB / 2, MiB);

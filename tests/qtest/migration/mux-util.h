@@ -12,6 +12,8 @@
 
 #include "libqtest.h"
 #include "migration/framework.h"
+#include "migration/mux-holdings.h"
+#include "migration/mux-relay.h"
 #include "qobject/qdict.h"
 
 #define MUX_NUM_DISKS 2
@@ -26,6 +28,8 @@
 typedef struct MuxTest {
     /* What the test chooses before mux_start(); each has a default */
     bool inet;                  /* not a unix socket */
+    bool bare;                  /* quick: no program in the guest, little RAM */
+    const char *from_protocol;  /* below disk0 here, without the path */
     const char *to_node;        /* start of node names there: "disk" */
     const char *to_protocol;    /* below disk0 there, without the path */
     unsigned to_size_mb;        /* of disk0 there: MUX_DISK_SIZE_MB */
@@ -34,8 +38,8 @@ typedef struct MuxTest {
     /* Filled in */
     QTestState *from;
     QTestState *to;
-    char *nodes;                /* the source's block nodes */
-    unsigned fds;               /* its open descriptors */
+    char *via_port;             /* the relay's, if there is one */
+    MuxHoldings before;         /* the source's, when it has started */
 } MuxTest;
 
 /* Call once, before anything else. */
@@ -43,7 +47,8 @@ void mux_init(MigrationTestEnv *env);
 
 /*
  * Create the images, start both sides, wait for the source's guest to run, and
- * write 1 MiB to either disk.  Returns false, with the test marked as skipped,
+ * write 1 MiB to either disk.  QMP of the source has out-of-band execution if
+ * it is bare.  Returns false, with the test marked as skipped,
  * if that is not possible here.
  */
 bool mux_start(MuxTest *t);
@@ -64,6 +69,14 @@ void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
 
 /* Execute migrate-incoming for RAM and @disks, which may be "". */
 void mux_listen(MuxTest *t, const char *disks);
+
+#ifndef _WIN32
+/*
+ * Have the source connect to a relay, which connects to the destination, in
+ * the next mux_migrate().  mux_listen() must have been called.
+ */
+MuxRelay *mux_start_relay(MuxTest *t);
+#endif
 
 /* Execute migrate for RAM and @disks, which may be "". */
 void mux_migrate(MuxTest *t, const char *disks);
@@ -110,10 +123,13 @@ void mux_assert_jobs(MuxTest *t, const char *status);
 /* No job or block node is left of the migration. */
 void mux_assert_no_jobs(MuxTest *t);
 
+/* The source holds nothing more than when it had started, or soon will. */
+void mux_assert_nothing_left(MuxTest *t);
+
 /*
- * The migration failed: the guest goes on at the source, with its disks and
- * nothing else, and the next migration to another destination succeeds.  Ends
- * the test.
+ * The migration failed: the guest goes on at the source and only there, with
+ * its disks and nothing else, and the next migration to another destination
+ * succeeds.  Ends the test.
  */
 void mux_end_after_failure(MuxTest *t);
 

@@ -1,0 +1,37 @@
+/*
+ * Migration: the connection that the source is waiting for
+ *
+ * To connect takes time, as does a TLS handshake, and neither of them can be
+ * called back.  So that a migration can be cancelled meanwhile, and another
+ * one started, what comes of the attempt is then dropped.
+ *
+ * All functions belong to the main loop.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_CONNECTING_H
+#define MIGRATION_CONNECTING_H
+
+#include "io/channel.h"
+
+typedef struct MigrationState MigrationState;
+
+/* Wait for @ioc, which somebody else keeps alive until then. */
+void migration_connecting_begin(MigrationState *s, QIOChannel *ioc);
+
+/*
+ * @ioc is connected, or failed.
+ *
+ * Returns: false if nobody waits for it any more
+ */
+bool migration_connecting_end(MigrationState *s, QIOChannel *ioc);
+
+/*
+ * Wait no longer: the migration, which is being cancelled, ends now.
+ *
+ * Returns: false if no connection is being waited for
+ */
+bool migration_connecting_cancel(MigrationState *s);
+
+#endif

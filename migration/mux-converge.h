@@ -1,0 +1,44 @@
+/*
+ * Migration over a multiplexed connection: may the guest be stopped?
+ *
+ * Keeps asking the destination, once disks and RAM are near to each other, to
+ * flush the disks, and learns from the answers what is still under way.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_CONVERGE_H
+#define MIGRATION_MUX_CONVERGE_H
+
+#include "disk-copy.h"
+
+typedef struct MuxConverge MuxConverge;
+
+typedef struct MuxConvergeSent {
+    uint64_t ram, disks;        /* bytes so far, on all streams of each kind */
+} MuxConvergeSent;
+
+/* Any thread. */
+typedef MuxConvergeSent MuxConvergeSentFunc(void *opaque);
+
+MuxConverge *mux_converge_new(MuxConvergeSentFunc *sent, void *opaque);
+/* mux_converge_stop() must have been called if it was started. */
+void mux_converge_free(MuxConverge *c);
+
+/* Bring @disks (DiskCopy *) level, as far as that is possible.  Main loop. */
+void mux_converge_start(MuxConverge *c, GPtrArray *disks);
+
+/* A DiskCopy's ops->flushed() was called.  Main loop. */
+void mux_converge_flushed(MuxConverge *c, DiskCopy *d);
+
+/* The disks are about to go; idempotent.  Main loop. */
+void mux_converge_stop(MuxConverge *c);
+
+/*
+ * With @ram bytes not yet sent, and @disks bytes that the destination has not
+ * confirmed, would the guest have to be stopped for no longer than the
+ * downtime limit?  Any thread.
+ */
+bool mux_converge_fits(MuxConverge *c, uint64_t ram, uint64_t disks);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * Migration over a multiplexed connection: how a failure reads
+ *
+ * Every error of a migration that is kept for query-migrate, or reported,
+ * passes here on its way, on both sides.  It then reads
+ *
+ *     migration failed in phase 'disks': stream 'nbd-disk0': ...
+ *
+ * where the part from the stream on is made by whoever knows the stream.  The
+ * peer is told that part alone, and puts its own phase in front.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "migration.h"
+#include "mux-migration.h"
+
+#define EXPLAINED "migration failed in phase '"
+
+Error *migration_mux_explain(const Error *err)
+{
+    MigrationState *s = migrate_get_current();
+    Error *explained = error_copy(err);
+    MigrationPhase phase;
+
+    if (migration_mux_incoming_phase(migration_incoming_get_current(),
+                                     &phase) ||
+        migration_mux_outgoing_phase(s, &phase)) {
+        if (qatomic_read(&s->state) == MIGRATION_STATUS_CANCELLING) {
+            error_free(explained);
+            return NULL;
+        }
+        error_prepend(&explained, EXPLAINED "%s': ",
+                      MigrationPhase_str(phase));
+    }
+    return explained;
+}
+
+Error *migration_mux_bare_cause(const Error *explained)
+{
+    const char *text = error_get_pretty(explained);
+    const char *phase, *cause;
+    Error *err = NULL;
+
+    if (strstart(text, EXPLAINED, &phase)) {
+        cause = strstr(phase, "': ");
+        text = cause + strlen("': ");
+    }
+    error_setg(&err, "%s", text);
+    return err;
+}

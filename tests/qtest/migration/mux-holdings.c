@@ -1,0 +1,251 @@
+/*
+ * What a QEMU process holds, as it tells itself and as /proc tells of it
+ *
+ * Only looks; what it should hold is for the tests to say.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "migration/migration-util.h"
+#include "migration/mux-holdings.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qobject/qstring.h"
+
+/* Returns: the list that @command returns; to be freed */
+static QList *query_list(QTestState *who, const char *command)
+{
+    QDict *rsp = qtest_qmp(who, "{ 'execute': %s }", command);
+    QList *list = qobject_to(QList, qdict_get(rsp, "return"));
+
+    g_assert(list);
+    qobject_ref(list);
+    qobject_unref(rsp);
+    return list;
+}
+
+static char *list_nodes(QTestState *who)
+{
+    g_autoptr(QList) nodes = query_list(who, "query-named-block-nodes");
+    GString *names = g_string_new(NULL);
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(nodes, entry) {
+        QDict *node = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_string_append_printf(names, "%s ", qdict_get_str(node, "node-name"));
+    }
+    return g_string_free(names, false);
+}
+
+static char *list_node_states(QTestState *who)
+{
+    g_autoptr(QList) nodes = query_list(who, "query-named-block-nodes");
+    GString *text = g_string_new(NULL);
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(nodes, entry) {
+        QDict *node = qobject_to(QDict, qlist_entry_obj(entry));
+        QList *bitmaps = qdict_get_qlist(node, "dirty-bitmaps");
+
+        g_string_append_printf(text, "%s%s%s:%zu ",
+                               qdict_get_str(node, "node-name"),
+                               qdict_get_bool(node, "ro") ? "(ro)" : "",
+                               qdict_get_try_bool(node, "active", true) ?
+                               "" : "(inactive)",
+                               bitmaps ? qlist_size(bitmaps) : 0);
+    }
+    return g_string_free(text, false);
+}
+
+static void add_exports(GString *text, QTestState *who)
+{
+    g_autoptr(QList) exports = query_list(who, "query-block-exports");
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(exports, entry) {
+        QDict *export = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_string_append_printf(text, "export %s ", qdict_get_str(export, "id"));
+    }
+}
+
+static void add_blockers(GString *text, QDict *info)
+{
+    QListEntry *entry;
+
+    if (!qdict_haskey(info, "blocked-reasons")) {
+        return;
+    }
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(info, "blocked-reasons"), entry) {
+        QString *reason = qobject_to(QString, qlist_entry_obj(entry));
+
+        g_string_append_printf(text, "blocker '%s' ", qstring_get_str(reason));
+    }
+}
+
+static void add_live_streams(GString *text, QDict *info)
+{
+    QListEntry *entry;
+
+    if (!qdict_haskey(info, "streams")) {
+        return;
+    }
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(info, "streams"), entry) {
+        QDict *stream = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *state = qdict_get_str(stream, "state");
+
+        if (!g_str_equal(state, "reset") && !g_str_equal(state, "finished")) {
+            g_string_append_printf(text, "%s stream %s ", state,
+                                   qdict_get_str(stream, "name"));
+        }
+    }
+}
+
+static char *list_others(QTestState *who)
+{
+    GString *text = g_string_new(NULL);
+    QDict *info = migrate_query(who);
+
+    add_exports(text, who);
+    add_blockers(text, info);
+    add_live_streams(text, info);
+    qobject_unref(info);
+    return g_string_free(text, false);
+}
+
+static bool has_yank_instance(QTestState *who)
+{
+    g_autoptr(QList) instances = query_list(who, "query-yank");
+    bool found = false;
+    QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(instances, entry) {
+        QDict *instance = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *type = qdict_get_str(instance, "type");
+
+        found |= g_str_equal(type, "migration") ||
+                 g_str_equal(type, "block-node");
+    }
+    return found;
+}
+
+static char *proc_path(QTestState *who, const char *name)
+{
+    return g_strdup_printf("/proc/%d/%s", (int)qtest_pid(who), name);
+}
+
+static unsigned count_fds(QTestState *who)
+{
+    g_autofree char *path = proc_path(who, "fd");
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    while (dir && g_dir_read_name(dir)) {
+        n++;
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    return n;
+}
+
+static gint compare_names(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/*
+ * Pools start and stop their workers as they please; one that has just started
+ * has the name of the process still.
+ */
+static bool is_worker(const char *name, const char *process)
+{
+    return g_str_has_suffix(name, "worker") || g_str_equal(name, process);
+}
+
+static char *list_threads(QTestState *who)
+{
+    g_autofree char *path = proc_path(who, "task");
+    g_autofree char *own = proc_path(who, "comm");
+    g_autofree char *process = NULL;
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *tid;
+
+    g_file_get_contents(own, &process, NULL, NULL);
+    while (dir && (tid = g_dir_read_name(dir))) {
+        g_autofree char *comm = g_strdup_printf("%s/%s/comm", path, tid);
+        char *name = NULL;
+
+        if (g_file_get_contents(comm, &name, NULL, NULL) &&
+            !is_worker(g_strchomp(name), g_strchomp(process))) {
+            g_ptr_array_add(names, name);
+        } else {
+            g_free(name);
+        }
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    g_ptr_array_sort(names, compare_names);
+    g_ptr_array_add(names, NULL);
+    return g_strjoinv(" ", (char **)names->pdata);
+}
+
+void mux_holdings_get(MuxHoldings *h, QTestState *who)
+{
+    g_autoptr(QList) jobs = query_list(who, "query-jobs");
+
+    *h = (MuxHoldings) {
+        .nodes = list_nodes(who),
+        .num_jobs = qlist_size(jobs),
+        .yank = has_yank_instance(who),
+        .num_fds = count_fds(who),
+        .threads = list_threads(who),
+        .node_states = list_node_states(who),
+        .others = list_others(who),
+    };
+}
+
+void mux_holdings_clear(MuxHoldings *h)
+{
+    g_clear_pointer(&h->nodes, g_free);
+    g_clear_pointer(&h->threads, g_free);
+    g_clear_pointer(&h->node_states, g_free);
+    g_clear_pointer(&h->others, g_free);
+}
+
+bool mux_holdings_match(const MuxHoldings *h, const MuxHoldings *before)
+{
+    return g_str_equal(h->nodes, before->nodes) &&
+        h->num_jobs <= before->num_jobs && h->yank <= before->yank &&
+        h->num_fds <= before->num_fds &&
+        g_str_equal(h->threads, before->threads) &&
+        g_str_equal(h->node_states, before->node_states) &&
+        g_str_equal(h->others, before->others);
+}
+
+/* AddressSanitizer keeps freed memory for a while. */
+static bool has_sanitizer(QTestState *who)
+{
+    g_autofree char *path = proc_path(who, "maps");
+    g_autofree char *maps = NULL;
+
+    return g_file_get_contents(path, &maps, NULL, NULL) &&
+        strstr(maps, "/libasan.so");
+}
+
+uint64_t mux_holdings_memory(QTestState *who)
+{
+    static const char field[] = "\nRssAnon:";
+    g_autofree char *path = proc_path(who, "status");
+    g_autofree char *text = NULL;
+    const char *found;
+
+    if (has_sanitizer(who) ||
+        !g_file_get_contents(path, &text, NULL, NULL)) {
+        return 0;
+    }
+    found = strstr(text, field);
+    return found ?
+        g_ascii_strtoull(found + strlen(field), NULL, 10) * KiB : 0;
+}

@@ -1,0 +1,35 @@
+/*
+ * What a QEMU process holds, as it tells itself and as /proc tells of it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MUX_HOLDINGS_H
+#define MUX_HOLDINGS_H
+
+#include "libqtest.h"
+
+typedef struct MuxHoldings {
+    char *nodes;                /* names of the block nodes */
+    unsigned num_jobs;
+    bool yank;                  /* a migration or a block node can be yanked */
+    unsigned num_fds;           /* open descriptors; 0: not to be found out */
+    char *threads;              /* names, without those of workers */
+    char *node_states;          /* and numbers of dirty bitmaps */
+    char *others;               /* exports, live streams, blockers */
+} MuxHoldings;
+
+/* To be freed with mux_holdings_clear() */
+void mux_holdings_get(MuxHoldings *h, QTestState *who);
+void mux_holdings_clear(MuxHoldings *h);
+
+/* Returns: whether @h has nothing that @before has not */
+bool mux_holdings_match(const MuxHoldings *h, const MuxHoldings *before);
+
+/*
+ * Returns: bytes of memory that are no file's, the guest's RAM included; 0
+ * where this cannot be found out or, because of a sanitizer, means nothing.
+ */
+uint64_t mux_holdings_memory(QTestState *who);
+
+#endif

@@ -1,0 +1,246 @@
+/*
+ * QTest testcase for many failed migrations of one source
+ *
+ * Each leaves nothing behind, neither what can be listed nor memory, and the
+ * last one succeeds.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "libqtest.h"
+#include "migration/framework.h"
+#include "migration/migration-qmp.h"
+#include "migration/mux-util.h"
+
+#define MUX_HELLO_SIZE 40
+
+#define NUM_ATTEMPTS 50
+/* Pools, caches and the heap have their final size after two of each kind */
+#define NUM_WARM_UP (2 * ARRAY_SIZE(attempts))
+/* Of memory, by each attempt after that, on average */
+#define MAX_GROWTH (32 * KiB)
+
+static char *tmpfs;
+
+/* --- the other side is played by the test --- */
+
+/* Returns: a listening socket where mux_migrate() connects to */
+static int listen_here(void)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/migsocket", tmpfs);
+    unlink(addr.sun_path);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    return fd;
+}
+
+/* Returns: the source's connection to the test */
+static int migrate_to_here(MuxTest *t)
+{
+    int listener = listen_here();
+    int fd;
+
+    mux_migrate(t, MUX_BOTH_DISKS);
+    fd = accept(listener, NULL, NULL);
+    g_assert_cmpint(fd, >=, 0);
+    close(listener);
+    return fd;
+}
+
+static void fail_no_listener(MuxTest *t)
+{
+    close(listen_here());
+    mux_migrate(t, MUX_BOTH_DISKS);
+    mux_wait_status(t, "failed");
+}
+
+static void fail_closed(MuxTest *t)
+{
+    char hello[MUX_HELLO_SIZE];
+    int fd = migrate_to_here(t);
+
+    g_assert_cmpint(recv(fd, hello, sizeof(hello), MSG_WAITALL), ==,
+                    sizeof(hello));
+    close(fd);
+    mux_wait_status(t, "failed");
+}
+
+static void fail_stranger(MuxTest *t)
+{
+    static const char hello[] = "SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n";
+    int fd = migrate_to_here(t);
+
+    g_assert_cmpint(write(fd, hello, strlen(hello)), ==, strlen(hello));
+    mux_wait_status(t, "failed");
+    close(fd);
+}
+
+static void cancel_connect(MuxTest *t)
+{
+    int fd = migrate_to_here(t);
+
+    mux_wait_phase(t, "connect");
+    migrate_cancel(t->from);
+    mux_wait_status(t, "cancelled");
+    close(fd);
+}
+
+/* --- with a destination --- */
+
+static void migrate(MuxTest *t)
+{
+    mux_listen(t, MUX_BOTH_DISKS);
+    mux_migrate(t, MUX_BOTH_DISKS);
+}
+
+static void migrate_into_disks(MuxTest *t)
+{
+    migrate_set_parameter_int(t->from, "max-bandwidth", MiB);
+    migrate(t);
+    mux_wait_jobs(t);
+}
+
+/*
+ * RAM comes to an end only when the guest is stopped: less than a page could be
+ * sent in the time allowed.
+ */
+static void migrate_into_precopy(MuxTest *t)
+{
+    migrate_set_parameter_int(t->from, "max-bandwidth", GiB);
+    migrate_set_parameter_int(t->from, "downtime-limit", 1);
+    migrate_set_parameter_int(t->from, "avail-switchover-bandwidth", MiB);
+    migrate(t);
+    mux_wait_phase(t, "precopy");
+    mux_wait_status(t, "active");
+}
+
+static void fail_not_listed(MuxTest *t)
+{
+    mux_listen(t, MUX_DISK0);
+    mux_migrate(t, MUX_BOTH_DISKS);
+    mux_wait_status(t, "failed");
+}
+
+static void cancel_disks(MuxTest *t)
+{
+    migrate_into_disks(t);
+    migrate_cancel(t->from);
+    mux_wait_status(t, "cancelled");
+}
+
+static void fail_destination_quits(MuxTest *t)
+{
+    migrate_into_disks(t);
+    qtest_quit(t->to);
+    t->to = NULL;
+    mux_wait_status(t, "failed");
+}
+
+static void cancel_precopy(MuxTest *t)
+{
+    migrate_into_precopy(t);
+    migrate_cancel(t->from);
+    mux_wait_status(t, "cancelled");
+}
+
+static void fail_job_cancelled(MuxTest *t)
+{
+    migrate_into_precopy(t);
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
+                             "  'arguments': { 'device': 'nbd-disk1' } }");
+    mux_wait_status(t, "failed");
+}
+
+static void fail_yank(MuxTest *t)
+{
+    migrate_into_precopy(t);
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'yank', 'arguments': {"
+                             "  'instances': [ { 'type': 'migration' } ] } }");
+    mux_wait_status(t, "failed");
+}
+
+/* The disks are complete, and the guest has been stopped. */
+static void cancel_switchover(MuxTest *t)
+{
+    migrate_set_capability(t->from, "pause-before-switchover", true);
+    migrate_ensure_converge(t->from);
+    migrate(t);
+    mux_wait_status(t, "pre-switchover");
+    migrate_cancel(t->from);
+    mux_wait_status(t, "cancelled");
+    mux_wait_running(t->from);
+    migrate_set_capability(t->from, "pause-before-switchover", false);
+}
+
+/* --- all of them --- */
+
+typedef struct Attempt {
+    const char *name;
+    void (*run)(MuxTest *t);
+    const char *error;          /* NULL: it is cancelled, not failed */
+    bool target;                /* it needs a destination */
+} Attempt;
+
+static const Attempt attempts[] = {
+    { "no listener", fail_no_listener, "Failed to connect" },
+    { "closed", fail_closed, "closed the connection before its HELLO" },
+    { "stranger", fail_stranger, "does not speak the migration multiplexer" },
+    { "cancel in connect", cancel_connect },
+    { "disk not listed", fail_not_listed, "not listed", true },
+    { "cancel in disks", cancel_disks, NULL, true },
+    { "destination quits", fail_destination_quits, "was shut down", true },
+    { "cancel in precopy", cancel_precopy, NULL, true },
+    { "job cancelled", fail_job_cancelled, "job 'nbd-disk1'", true },
+    { "yank", fail_yank, "yanked", true },
+    { "cancel in switchover", cancel_switchover, NULL, true },
+};
+
+static void run_attempt(MuxTest *t, const Attempt *attempt)
+{
+    g_test_message("attempt: %s", attempt->name);
+    if (attempt->target) {
+        mux_replace_target(t);
+    }
+    attempt->run(t);
+    if (attempt->error) {
+        mux_assert_error(t->from, attempt->error);
+    }
+    migrate_set_parameter_int(t->from, "avail-switchover-bandwidth", 0);
+    g_assert(mux_is_running(t->from));
+    mux_assert_nothing_left(t);
+}
+
+static void test_fail_repeatedly(void)
+{
+    MuxTest t = { .keep_target = true };
+    uint64_t memory = 0;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_write(&t, 0, 0x40, 0, 4 * MiB);
+    for (unsigned i = 0; i < NUM_ATTEMPTS; i++) {
+        if (i == NUM_WARM_UP) {
+            memory = mux_holdings_memory(t.from);
+        }
+        run_attempt(&t, &attempts[i % ARRAY_SIZE(attempts)]);
+        g_test_message("memory: %" PRIu64, mux_holdings_memory(t.from));
+    }
+    g_assert_cmpuint(mux_holdings_memory(t.from), <=,
+                     memory + (NUM_ATTEMPTS - NUM_WARM_UP) * MAX_GROWTH);
+    mux_end_after_failure(&t);
+}
+
+void migration_test_add_mux_repeat(MigrationTestEnv *env)
+{
+    tmpfs = env->tmpfs;
+    mux_init(env);
+    migration_test_add("/migration/mux/repeat/failures", test_fail_repeatedly);
+}

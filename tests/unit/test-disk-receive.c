@@ -1,0 +1,197 @@
+/*
+ * The end of a disk at the destination of a migration
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/block.h"
+#include "block/nbd-channel.h"
+#include "migration/disk-receive.h"
+#include "mux-session-helpers.h"
+#include "qapi/error.h"
+#include "qemu/module.h"
+#include "qemu/sockets.h"
+#include "qobject/qdict.h"
+#include "system/block-backend.h"
+#include "system/runstate.h"
+
+#define LIMIT_MS 50
+
+typedef struct Disk {
+    Pair *pair;
+    MigrationDiskChannel def;
+    BlockDriverState *bs;       /* raw on blkdebug on nothing */
+    QIOChannelMux *stream;      /* the source's end */
+    DiskReceive *receive;
+    NBDExportInfo info;
+    bool negotiated;
+    char *error;                /* what the destination says */
+} Disk;
+
+static void disk_negotiated(void *opaque, const NBDExportInfo *info,
+                            const Error *err)
+{
+    Disk *disk = opaque;
+
+    g_assert_null(err);
+    disk->info = *info;
+    disk->negotiated = true;
+}
+
+static void disk_failed(DiskReceive *d, const Error *err, void *opaque)
+{
+    Disk *disk = opaque;
+
+    g_assert_null(disk->error);
+    disk->error = g_strdup(error_get_pretty(err));
+}
+
+static BlockDriverState *open_node(void)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "raw");
+    qdict_put_str(options, "node-name", "node");
+    qdict_put_str(options, "file.driver", "blkdebug");
+    qdict_put_str(options, "file.image.driver", "null-co");
+    qdict_put_bool(options, "file.image.read-zeroes", true);
+    return bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
+}
+
+/* Until NBD is negotiated */
+static void disk_start(Disk *disk)
+{
+    *disk = (Disk) {
+        .pair = pair_new(0),
+        .def = { .disk = (char *)"disk", .stream = (char *)"nbd-disk",
+                 .node_name = (char *)"node" },
+        .bs = open_node(),
+    };
+    disk->pair->dst.defer = true;
+    disk->stream = mux_session_open(disk->pair->src.session, "nbd-disk",
+                                    &error_abort);
+    WAIT_FOR(disk->pair->dst.streams->len == 1);
+    disk->receive = disk_receive_new(&disk->def, disk_failed, disk);
+    disk_receive_accept(disk->receive, disk->pair->dst.streams->pdata[0],
+                        &error_abort);
+    nbd_channel_negotiate(QIO_CHANNEL(disk->stream), "disk", disk_negotiated,
+                          disk);
+    WAIT_FOR(disk->negotiated);
+}
+
+/* NBD_CMD_DISC and FIN, as after a mirror */
+static void disk_disconnect(Disk *disk)
+{
+    nbd_channel_disconnect(QIO_CHANNEL(disk->stream), disk->info.mode);
+    qio_channel_shutdown(QIO_CHANNEL(disk->stream), QIO_CHANNEL_SHUTDOWN_BOTH,
+                         NULL);
+}
+
+static void disk_assert_lost(Disk *disk, const char *why)
+{
+    g_autofree char *error = NULL;
+    g_autofree char *here = g_strdup_printf("stream 'nbd-disk': %s", why);
+    g_autofree char *there = g_strdup_printf(
+        "stream 'nbd-disk': aborted by the destination: %s", why);
+
+    WAIT_FOR(disk->error);
+    g_assert_cmpstr(disk->error, ==, here);
+    WAIT_FOR((error = stream_error(QIO_CHANNEL(disk->stream))));
+    g_assert_cmpstr(error, ==, there);
+    g_assert(!disk_receive_done(disk->receive));
+}
+
+static void disk_end(Disk *disk)
+{
+    disk_receive_free(disk->receive, NULL);
+    object_unref(OBJECT(disk->stream));
+    bdrv_unref(disk->bs);
+    WAIT_FOR(!bdrv_find_node("node"));
+    pair_free(disk->pair);
+    g_free(disk->error);
+}
+
+static void test_good_end(void)
+{
+    Disk disk;
+
+    disk_start(&disk);
+    disk_disconnect(&disk);
+    disk_receive_end(disk.receive, LIMIT_MS * 100);
+    WAIT_FOR(qio_channel_mux_fin_acked(disk.stream));
+    g_assert(disk_receive_done(disk.receive));
+    g_assert_null(disk.error);
+    disk_end(&disk);
+}
+
+static void test_flush_hangs(void)
+{
+    Disk disk;
+
+    disk_start(&disk);
+    bdrv_debug_breakpoint(disk.bs, "flush_to_os", "flush");
+    disk_disconnect(&disk);
+    disk_receive_end(disk.receive, LIMIT_MS);
+    disk_assert_lost(&disk, "the last flush of node 'node' was not over within "
+                     "0.05 s");
+    bdrv_debug_resume(disk.bs, "flush");
+    disk_end(&disk);
+}
+
+static void written(void *opaque, int ret)
+{
+    bool *done = opaque;
+
+    g_assert_cmpint(ret, <, 0);
+    *done = true;
+}
+
+/* A source that leaves although a write is not answered */
+static void test_request_hangs(void)
+{
+    static char buf[512];
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, sizeof(buf));
+    bool done = false;
+    BlockBackend *blk;
+    BlockDriverState *client;
+    Disk disk;
+
+    disk_start(&disk);
+    bdrv_debug_breakpoint(disk.bs, "write_aio", "write");
+    client = nbd_channel_open_node(QIO_CHANNEL(disk.stream), &disk.info, NULL,
+                                   &error_abort);
+    blk = blk_new_with_bs(client, BLK_PERM_WRITE, BLK_PERM_ALL, &error_abort);
+    bdrv_unref(client);
+    blk_aio_pwritev(blk, 0, &qiov, 0, written, &done);
+    WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "write"));
+    nbd_channel_disconnect(QIO_CHANNEL(disk.stream), disk.info.mode);
+
+    disk_receive_end(disk.receive, LIMIT_MS);
+    disk_assert_lost(&disk, "requests of the source were still in flight "
+                     "0.05 s after its end");
+    WAIT_FOR(done);
+    bdrv_debug_resume(disk.bs, "write");
+    blk_unref(blk);
+    disk_end(&disk);
+}
+
+/* The NBD server's library refers to it */
+void qemu_system_killed(int signal, pid_t pid)
+{
+    g_assert_not_reached();
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    module_call_init(MODULE_INIT_QOM);
+    qemu_init_main_loop(&error_abort);
+    socket_init();
+    bdrv_init();
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/disk-receive/good-end", test_good_end);
+    g_test_add_func("/disk-receive/flush-hangs", test_flush_hangs);
+    g_test_add_func("/disk-receive/request-hangs", test_request_hangs);
+    return g_test_run();
+}
