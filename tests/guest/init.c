@@ -3,13 +3,19 @@
  *
  * It loads the modules found in /modules, opens the virtio disks by their
  * serial numbers disk0, disk1, ... and starts one writer for each, and one
- * process that keeps changing memory.  All talk to the host by lines on the
- * serial console:
+ * process that keeps changing memory.  More processes write zeroes where zeroes
+ * are, at a rate that the host may set at any time.  All
+ * talk to the host by lines on the serial console:
  *
  *   READY <disks>          all writers are about to start
  *   W <disk> <sequence>    this record is on the disk: fdatasync returned
  *   M <scan>               one full check of the memory found no damage
  *   E <text>               something is wrong; the process that says so stops
+ *
+ * and the host may say there
+ *
+ *   load <n>               so write n MiB per second to each disk
+ *   poweroff               at once
  *
  * Settings come from the kernel's command line as environment variables.
  *
@@ -25,6 +31,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,9 +40,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #define RECORD_SIZE     4096
@@ -46,6 +55,7 @@
 #define MIB             (1024 * 1024)
 #define MAX_DISKS       8
 #define READ_BACK_EVERY 8
+#define LOAD_WRITERS    4       /* of each disk: so many requests at once */
 
 typedef struct Record {
     uint64_t magic;
@@ -58,6 +68,9 @@ typedef struct Record {
 _Static_assert(sizeof(Record) == RECORD_SIZE, "a record is one page");
 
 static uint32_t crc_table[256];
+
+/* MiB per second that the load writers of a disk write; shared by all. */
+static volatile uint64_t *load_mb_per_s;
 
 /* One write per line, so that lines of different processes do not mix. */
 static void __attribute__((format(printf, 1, 2))) say(const char *fmt, ...)
@@ -178,7 +191,7 @@ static void read_back(int fd, uint32_t disk, uint64_t sequence,
 
 static void __attribute__((noreturn)) disk_writer(uint32_t disk, int fd)
 {
-    uint64_t pause_us = 1000000 / setting("writes_per_s", 200);
+    uint64_t rate = setting("writes_per_s", 200);
     Record *r = map_memory(2 * sizeof(*r));
     uint64_t size, chunks;
 
@@ -190,7 +203,7 @@ static void __attribute__((noreturn)) disk_writer(uint32_t disk, int fd)
         say("E disk %u: no power of two of chunks\n", disk);
         _exit(1);
     }
-    for (uint64_t seq = 0; seq < chunks * CHUNK_RECORDS; seq++) {
+    for (uint64_t seq = 0; seq < chunks / 2 * CHUNK_RECORDS; seq++) {
         record_fill(r, disk, seq);
         if (pwrite(fd, r, sizeof(*r), record_offset(seq, chunks)) !=
             sizeof(*r)) {
@@ -203,10 +216,44 @@ static void __attribute__((noreturn)) disk_writer(uint32_t disk, int fd)
         if (seq && seq % READ_BACK_EVERY == 0) {
             read_back(fd, disk, mix(seq) % seq, chunks, r, r + 1);
         }
-        usleep(pause_us);
+        if (rate) {
+            usleep(1000000 / rate);
+        }
     }
     say("E disk %u is full\n", disk);
     _exit(1);
+}
+
+/*
+ * Writes zeroes to chunk after chunk, of those that held zeroes from the
+ * beginning (the upper half of the disk) and get no records (half of them).
+ */
+static void __attribute__((noreturn)) load_writer(unsigned nth, int fd)
+{
+    size_t len = CHUNK_RECORDS * RECORD_SIZE;
+    void *zeroes = map_memory(len);
+    uint64_t size, chunks;
+
+    if (ioctl(fd, BLKGETSIZE64, &size)) {
+        give_up("BLKGETSIZE64, load writer", nth);
+    }
+    chunks = size / len;
+    for (uint64_t i = nth;; i += LOAD_WRITERS) {
+        uint64_t sequence = (chunks / 2 + i % (chunks / 2)) * CHUNK_RECORDS;
+        uint64_t offset = record_offset(sequence, chunks);
+        uint64_t rate;
+
+        if (offset < size / 2) {
+            continue;
+        }
+        while (!(rate = *load_mb_per_s)) {
+            usleep(10000);
+        }
+        if (pwrite(fd, zeroes, len, offset) != len) {
+            give_up("load, chunk", i);
+        }
+        usleep(LOAD_WRITERS * len / rate);      /* bytes per MB/s are us */
+    }
 }
 
 /* A page is filled with its number and the pass that wrote it. */
@@ -339,12 +386,37 @@ static unsigned start_writers(void)
         if (fork() == 0) {
             disk_writer(i, fds[i]);
         }
+        for (unsigned nth = 0; nth < LOAD_WRITERS; nth++) {
+            if (fork() == 0) {
+                load_writer(nth, fds[i]);
+            }
+        }
     }
     return disks;
 }
 
+static void __attribute__((noreturn)) obey(void)
+{
+    char line[64];
+
+    while (fgets(line, sizeof(line), stdin)) {
+        uint64_t rate;
+
+        if (sscanf(line, "load %" SCNu64, &rate) == 1) {
+            *load_mb_per_s = rate;
+        } else if (!strcmp(line, "poweroff\n")) {
+            kill(-1, SIGKILL);      /* all but us and the first process */
+            reboot(RB_POWER_OFF);
+        } else {
+            say("E not understood: %s", line);
+        }
+    }
+    _exit(0);
+}
+
 int main(void)
 {
+    struct termios tty;
     int fd;
 
     mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
@@ -356,11 +428,22 @@ int main(void)
     dup2(fd, STDIN_FILENO);
     dup2(fd, STDOUT_FILENO);
     dup2(fd, STDERR_FILENO);
+    tcgetattr(fd, &tty);
+    tty.c_lflag &= ~ECHO;
+    tcsetattr(fd, TCSANOW, &tty);
+    load_mb_per_s = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (load_mb_per_s == MAP_FAILED) {
+        give_up("mmap", PAGE);
+    }
     crc_init();
     load_modules();
     start_writers();
     if (fork() == 0) {
         memory_writer();
+    }
+    if (fork() == 0) {
+        obey();
     }
     for (;;) {
         wait(NULL);

@@ -7,31 +7,52 @@ Each case checks that no write that the guest had acknowledged is lost.
 """
 
 import argparse
-import os
-import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from guestlib import migrate, netwatch
-from guestlib.testbed import ERRORS, Options, Testbed, end_in_good_order
-from guestlib.vm import VM
+from guestlib import layout, migrate, netwatch
+from guestlib.leftovers import belongings, what_is_left
+from guestlib.link import Link
+from guestlib.qmp import QMPError
+from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
+                              end_in_good_order)
+from guestlib.vm import Own, VM
 
 LOCALHOST = {'type': 'inet', 'host': '127.0.0.1', 'port': '0'}
 SMALL = Options(disk_mb=512, memory_mb=384, fill_mb=96, dirty_mb=32)
-SETTLE = 5                      # seconds until what is closed is gone
+# Many migrations: small for the time they take, large for the records
+TRAVELLER = Options(disk_mb=256, memory_mb=192, fill_mb=48, dirty_mb=16)
+# A link slower than the guest's disks and the least downtime it can have
+SLOW = Options(disk_mb=32, memory_mb=128, fill_mb=16, dirty_mb=8,
+               dirty_mb_per_s=0, writes_per_s=50)
+FIRST_MBIT = 200                # until there is little RAM left
+LITTLE_RAM = 40 << 20
+LINK_MBIT = 50
+LOAD_MB = 20                    # per second and disk
+DOWNTIME_MS = 500
+SLACK_MS = 100
+# What the guest does, or what happens to it, while disks are copied
+ACTOR = Options(disk_mb=64, memory_mb=128, fill_mb=16, dirty_mb=8,
+                writes_per_s=50)
+WRITES = 20                     # of each disk
+WRITES_UNTIL_FULL = 150
+CASES = ('tcp', 'unix', 'cancel', 'pingpong', 'slow', 'reset', 'poweroff',
+         'full', 'unplug')
 
 
 class Cases:
     """The cases; each returns what is wrong."""
 
-    def __init__(self, build: Path, work: Path, way):
+    def __init__(self, build: Path, work: Path, way, rounds: int):
         self.build = build
         self.work = work
         self.way = way
+        self.rounds = rounds
 
-    def bed(self) -> Testbed:
-        return Testbed(self.build, self.work, SMALL)
+    def bed(self, options=SMALL, prefix=()) -> Testbed:
+        return Testbed(self.build, self.work, options, prefix)
 
     def migrate(self, bed: Testbed, source: VM, address: dict):
         """One migration to a new destination and its whole check."""
@@ -88,28 +109,157 @@ class Cases:
             faults = what_is_left(source, before)
             return faults + self.migrate(bed, source, LOCALHOST)
 
+    def pingpong(self) -> list[str]:
+        """there and back again, to a new process each time"""
+        with self.bed(TRAVELLER) as bed:
+            here = bed.boot_source()
+            for number in range(self.rounds):
+                here = self.hop(bed, here, number)
+            faults = [fault for report in bed.finish(here)
+                      for fault in report.faults]
+            bed.keep = bool(faults)
+            return faults + bed.log.faults
 
-def belongings(vm: VM) -> dict[str, list[str]]:
-    """What a migration must not leave behind in a QEMU."""
-    folder = f'/proc/{vm.pid}/fd'
-    links = (os.readlink(f'{folder}/{fd}') for fd in os.listdir(folder))
-    return {
-        'job': sorted(migrate.jobs_of(vm)),
-        'node': sorted(node['node-name'] for node in
-                       vm.qmp.cmd('query-named-block-nodes', flat=True)),
-        'export': sorted(export['id'] for export in
-                         vm.qmp.cmd('query-block-exports')),
-        'descriptor': sorted(re.sub(r':\[\d+\]', '', link) for link in links),
-    }
+    def hop(self, bed: Testbed, source: VM, number: int) -> VM:
+        """One of many migrations; returns the QEMU that the guest is in."""
+        before = belongings(source)
+        destination = bed.start_destination()
+        address = LOCALHOST if number % 2 == 0 else {
+            'type': 'unix', 'path': str(destination.folder / 'socket')}
+        migration = self.way(source, destination, address)
+        migration.listen()
+        outcome = migration.run()
+        print(f'# migration {number + 1}: {outcome.total:.2f} s, guest '
+              f'stopped for {outcome.downtime * 1000:.0f} ms', flush=True)
+        bed.await_writes(destination, 20)
+        if left := what_is_left(source, before, succeeded=True):
+            raise TestbedError(f'migration {number + 1}: {"; ".join(left)}')
+        bed.retire(source)
+        return destination
+
+    def slow(self) -> list[str]:
+        """the guest writes faster than the link carries: it is stopped for
+        the downtime limit at most"""
+        if why := Link.missing():
+            raise Skipped(why)
+        with Link() as link, self.bed(SLOW, link.prefix) as bed:
+            source = bed.boot_source()
+            destination = bed.start_destination()
+            migration = self.way(source, destination, LOCALHOST)
+            migration.listen()
+            source.qmp.cmd('migrate-set-parameters',
+                           downtime_limit=DOWNTIME_MS)
+            began = time.monotonic()
+            link.limit(FIRST_MBIT)
+            bed.load(source, LOAD_MB)
+            migration.start()
+            migration.await_ram(LITTLE_RAM)
+            link.limit(LINK_MBIT)
+            outcome = migration.complete()
+            bed.await_writes(destination)
+            stop = outcome.downtime * 1000
+            print(f'# {outcome.total:.1f} s, guest stopped for {stop:.0f} ms, '
+                  'longest pause of its writes '
+                  f'{bed.log.longest_pause(began) * 1000:.0f} ms', flush=True)
+            faults = [fault for report in bed.finish(destination)
+                      for fault in report.faults]
+            if stop > DOWNTIME_MS + SLACK_MS:
+                faults.append(f'guest stopped for {stop:.0f} ms')
+            return faults + bed.log.faults
+
+    def held(self, bed: Testbed, source: VM, there: Own = Own()):
+        """A migration in the disk phase, where it stays until let go."""
+        destination = bed.start_destination(there)
+        migration = self.way(source, destination, LOCALHOST)
+        migration.listen()
+        migration.start()
+        migration.hold_in_disk_phase()
+        return migration
+
+    @staticmethod
+    def arrive(bed: Testbed, migration) -> list[str]:
+        """Let it go, and see that all of the guest arrives."""
+        migration.let_go()
+        migration.complete()
+        bed.await_writes(migration.destination)
+        faults = [fault for report in bed.finish(migration.destination)
+                  for fault in report.faults]
+        bed.keep = bool(faults)
+        return faults + bed.log.faults
+
+    def reset(self) -> list[str]:
+        """the guest is reset while disks are copied; they change their
+        AioContext with that"""
+        with self.bed(ACTOR) as bed:
+            source = bed.boot_source(Own(iothread=True, may_reboot=True))
+            migration = self.held(bed, source, Own(iothread=True))
+            bed.log.expect_reboot()
+            written = len(bed.log.acks[0])
+            source.qmp.cmd('system_reset')
+            bed.await_more(written + WRITES)
+            return self.arrive(bed, migration)
+
+    def poweroff(self) -> list[str]:
+        """the guest powers off while disks are copied: both QEMUs end"""
+        with self.bed(ACTOR) as bed:
+            source = bed.boot_source()
+            migration = self.held(bed, source)
+            source.console.sendall(b'poweroff\n')
+            faults = []
+            if status := source.wait(20):
+                faults.append(f'source: exit status {status}')
+            if not migration.destination.wait(20):
+                faults.append('the destination ended as if all was well')
+            said = migration.destination.messages()
+            if 'the source' not in said:
+                faults.append(f'the destination said "{said}"')
+            reports = bed.check(source)
+            return faults + bed.log.faults + [
+                fault for report in reports for fault in report.faults]
+
+    def full(self) -> list[str]:
+        """the source's storage is full while disks are copied: the guest
+        stops, and goes on when it is told to"""
+        place = layout.record_page(WRITES_UNTIL_FULL, ACTOR.disk_mb << 20)
+        own = Own(errors=(('disk0', {
+            'event': 'none', 'iotype': 'write', 'errno': 28, 'once': True,
+            'sector': place * layout.PAGE // 512}),))
+        with self.bed(ACTOR) as bed:
+            source = bed.boot_source(own)
+            migration = self.held(bed, source)
+            source.qmp.wait_event('BLOCK_IO_ERROR')
+            state = source.qmp.cmd('query-status')['status']
+            source.qmp.cmd('cont')
+            faults = self.arrive(bed, migration)
+            if state != 'io-error':
+                faults.append(f'the guest was "{state}"')
+            if len(bed.log.acks[0]) <= WRITES_UNTIL_FULL:
+                faults.append('the write that failed was not done again')
+            return faults
+
+    def unplug(self) -> list[str]:
+        """the guest lets go of a disk that is being copied"""
+        with self.bed(replace(ACTOR, formats=('raw', 'qcow2', 'raw'),
+                              idle_disks=1)) as bed:
+            source = bed.boot_source()
+            source.qmp.cmd('stop')
+            source.qmp.cmd('device_del', id='dev-disk2')
+            migration = self.held(bed, source, Own(no_device=('disk2',)))
+            faults = []
+            if source.qmp.find_event('DEVICE_DELETED', device='dev-disk2'):
+                faults.append('it was gone before the disks were copied')
+            source.qmp.cmd('cont')
+            source.qmp.wait_event('DEVICE_DELETED', device='dev-disk2')
+            try:
+                source.qmp.cmd('device_del', id='dev-disk1')
+                faults.append('one more could be unplugged')
+            except QMPError:
+                pass            # not while there is a migration
+            return faults + self.arrive(bed, migration)
 
 
-def what_is_left(vm: VM, before: dict[str, list[str]]) -> list[str]:
-    """Compare with what there was before, giving it time to go."""
-    deadline = time.monotonic() + SETTLE
-    while (now := belongings(vm)) != before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return [f'{kind}s of {vm.name}: {before[kind]} before, {found} after'
-            for kind, found in now.items() if found != before[kind]]
+class Skipped(Exception):
+    """This case cannot run here; the text says why."""
 
 
 def arguments() -> argparse.Namespace:
@@ -118,7 +268,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--work', type=Path, metavar='DIR')
     parser.add_argument('--two-sockets', action='store_true',
                         help='test the classic way: a check of the tests')
-    parser.add_argument('case', nargs='*', help='tcp, unix, cancel')
+    parser.add_argument('--rounds', type=int, default=3, metavar='N',
+                        help='migrations of the case pingpong (default: 3)')
+    parser.add_argument('case', nargs='*', help=', '.join(CASES))
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.work = (args.work or args.build / 'guest').resolve()
@@ -129,23 +281,26 @@ def main() -> int:
     args = arguments()
     end_in_good_order()
     cases = Cases(args.build, args.work, migrate.TwoSockets
-                  if args.two_sockets else migrate.OneSocket)
-    names = args.case or ['tcp', 'unix', 'cancel']
+                  if args.two_sockets else migrate.OneSocket, args.rounds)
+    names = args.case or CASES
     print(f'1..{len(names)}', flush=True)
     failed = 0
     for number, name in enumerate(names, 1):
         case = getattr(cases, name)
         began = time.monotonic()
+        skip = ''
         try:
             faults = case()
+        except Skipped as why:
+            faults, skip = [], f' # SKIP {why}'
         except ERRORS as err:
             faults = [str(err)]
         failed += bool(faults)
         for fault in faults:
             print('# ' + fault.replace('\n', '\n# '))
         title = ' '.join(case.__doc__.split())
-        print(f'{"not ok" if faults else "ok"} {number} - {name}: {title}\n'
-              f'# {time.monotonic() - began:.1f} s', flush=True)
+        print(f'{"not ok" if faults else "ok"} {number} - {name}: {title}'
+              f'{skip}\n# {time.monotonic() - began:.1f} s', flush=True)
     return 1 if failed else 0
 
 

@@ -140,6 +140,16 @@ class Log(unittest.TestCase):
         self.log.close()
         self.assertRegex(self.log.faults[0], 'write 0 .*after 1')
 
+    def test_guest_rebooted(self):
+        self.say('source', 'W 0 0\r\nW 0 1\r\n')
+        self.log.wait(lambda: len(self.log.acks[0]) == 2, 5)
+        self.log.expect_reboot()
+        self.say('source', 'W 0 0\r\nW 0 1\r\nW 0 2\r\nW 0 0\r\n')
+        self.log.close()
+        self.assertEqual(len(self.log.acks[0]), 3)
+        self.assertRegex(self.log.faults[0], 'write 0 .*after 2')
+        self.assertEqual(len(self.log.faults), 1)
+
     def test_guest_complains(self):
         self.say('destination', 'E memory: page 3\r\n')
         self.log.close()

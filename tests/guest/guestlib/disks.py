@@ -45,9 +45,8 @@ class ImageTool:
             raise DiskError(f'qemu-img {" ".join(map(str, argv))}: '
                             f'{done.stdout.strip()}')
 
-    def create_empty(self, disk: Disk, folder: Path) -> None:
-        self.run('create', '-q', '-f', disk.format, disk.image(folder),
-                 disk.size)
+    def create_empty(self, disk: Disk, folder: Path, size: int) -> None:
+        self.run('create', '-q', '-f', disk.format, disk.image(folder), size)
 
     def create_filled(self, disk: Disk, folder: Path) -> None:
         """An image whose lower half holds the pattern."""

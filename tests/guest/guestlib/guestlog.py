@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 LINE = re.compile(r'(READY|W|M|E) ?(.*)')
@@ -31,6 +32,9 @@ class GuestLog:
         self.scans: list[Ack] = []
         self.faults: list[str] = []
         self.other: list[str] = []
+        self._next = [0] * disks        # the number that has to come
+        self._reboots = [0] * disks     # that may still show
+        self._counts = [Counter() for _ in range(disks)]    # by side
         self._sides: list[tuple[str, socket.socket]] = []
         self._text = b''
         self._changed = threading.Condition()     # re-entrant
@@ -53,11 +57,15 @@ class GuestLog:
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
+    def expect_reboot(self) -> None:
+        """The guest is about to begin again, with the same records."""
+        with self._changed:
+            self._reboots = [number + 1 for number in self._reboots]
+
     def least(self, side: str) -> int:
         """The number of writes in this QEMU of the disk that has fewest."""
         with self._changed:
-            return min(sum(ack.side == side for ack in acks)
-                       for acks in self.acks)
+            return min(count[side] for count in self._counts)
 
     def longest_pause(self, since: float) -> float:
         """Most seconds between two acknowledgements of any one disk."""
@@ -107,10 +115,14 @@ class GuestLog:
         kind, rest = match.groups() if match else ('', '')
         if kind == 'W' and re.fullmatch(r'\d \d+', rest):
             disk, sequence = map(int, rest.split())
-            if sequence != len(self.acks[disk]):
+            if sequence == 0 < self._reboots[disk]:
+                self._reboots[disk] -= 1
+            elif sequence != self._next[disk]:
                 self.faults.append(
                     f'disk{disk}: write {sequence} acknowledged after '
-                    f'{len(self.acks[disk]) - 1}, console of {side}')
+                    f'{self._next[disk] - 1}, console of {side}')
+            self._next[disk] = sequence + 1
+            self._counts[disk][side] += 1
             self.acks[disk] += [Ack(now, side)] * (
                 sequence + 1 - len(self.acks[disk]))
         elif kind == 'M':

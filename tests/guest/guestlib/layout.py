@@ -48,8 +48,8 @@ def record_page(sequence: int, size: int) -> int:
 
 
 def record_capacity(size: int) -> int:
-    """How many records fit before one would take the place of another."""
-    return size // PAGE
+    """How many records the guest writes: the load has the other half."""
+    return size // PAGE // 2
 
 
 def record_fault(data: bytes, disk: int, sequence: int) -> str | None:

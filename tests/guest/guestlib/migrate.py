@@ -114,6 +114,11 @@ class Migration:
             time.sleep(0.02)
         raise MigrationError('the disks do not begin to be copied')
 
+    def let_go(self) -> None:
+        """End what hold_in_disk_phase() did."""
+        for name in jobs_of(self.source):
+            self.source.qmp.cmd('block-job-set-speed', device=name, speed=0)
+
     def _prepare(self) -> None:
         for vm in (self.source, self.destination):
             vm.qmp.cmd('migrate-set-capabilities', capabilities=[
@@ -185,10 +190,10 @@ class Migration:
     def _event(self, name: str, **data):
         return self.source.qmp.find_event(name, self._from, **data)
 
-    def _finish(self, on_progress) -> float:
+    def _finish(self, on_progress, limit: float = 120) -> float:
         """Wait for both ends; returns when the guest ran there."""
         self._until(lambda: self._event('MIGRATION', status='completed'),
-                    on_progress, 'completion')
+                    on_progress, 'completion', limit)
         try:
             resumed = self.destination.qmp.wait_event('RESUME', timeout=20)
         except QMPError as err:
@@ -220,11 +225,21 @@ class OneSocket(Migration):
 
     def run(self, on_progress=lambda progress: None) -> Outcome:
         self.start()
+        return self.complete(on_progress)
+
+    def complete(self, on_progress=lambda progress: None,
+                 limit: float = 120) -> Outcome:
+        """Once begun: wait for the end.  Raises MigrationError."""
         precopy = self._until(
             lambda: self._event('MIGRATION', status='active'),
-            on_progress, 'the disk phase')
-        resumed = self._finish(on_progress)
+            on_progress, 'the disk phase', limit)
+        resumed = self._finish(on_progress, limit)
         return self._outcome(event_time(precopy), resumed)
+
+    def await_ram(self, remaining: int) -> None:
+        """Once begun: wait until so many bytes of RAM are left."""
+        self._until(lambda: self._look().ram.get('remaining', remaining) <
+                    remaining, lambda progress: None, 'RAM')
 
     def start(self) -> None:
         """Begin, and return at once."""

@@ -21,9 +21,10 @@ from pathlib import Path
 from . import image, verify
 from .disks import Disk, DiskError, ImageTool
 from .guestlog import GuestLog
+from .link import LinkError
 from .migrate import MigrationError
 from .qmp import QMPError
-from .vm import GuestConfig, VM, VMError
+from .vm import GuestConfig, Own, VM, VMError
 
 MIB = 1 << 20
 WRITES_BEFORE = 20              # of each disk, before a migration begins
@@ -35,7 +36,7 @@ class TestbedError(Exception):
 
 
 # All that a run can end with short of a result.
-ERRORS = (DiskError, image.ImageError, MigrationError, QMPError,
+ERRORS = (DiskError, image.ImageError, LinkError, MigrationError, QMPError,
           TestbedError, VMError)
 
 
@@ -50,6 +51,7 @@ class Options:
     dirty_mb: int = 64
     dirty_mb_per_s: int = 20
     writes_per_s: int = 200
+    idle_disks: int = 0
 
 
 def end_in_good_order() -> None:
@@ -62,7 +64,8 @@ class Testbed:
 
     __test__ = False            # not a test class, whatever its name
 
-    def __init__(self, build: Path, work: Path, options=Options()):
+    def __init__(self, build: Path, work: Path, options=Options(),
+                 prefix: tuple[str, ...] = ()):
         if options.disk_mb & (options.disk_mb - 1):
             raise TestbedError('disk size: a power of two of MiB, please')
         self.build = build
@@ -75,10 +78,12 @@ class Testbed:
         self.config = GuestConfig(
             build, kernel, initramfs, disks, options.memory_mb,
             tuple((name, getattr(options, name)) for name in (
-                'fill_mb', 'dirty_mb', 'dirty_mb_per_s', 'writes_per_s')))
+                'fill_mb', 'dirty_mb', 'dirty_mb_per_s', 'writes_per_s')),
+            options.idle_disks, prefix)
         self.folder = Path(tempfile.mkdtemp(prefix='run-', dir=work))
-        self.log = GuestLog(len(disks))
+        self.log = GuestLog(len(disks) - options.idle_disks)
         self.vms: list[VM] = []
+        self._numbers: dict[str, int] = {}
 
     def __enter__(self):
         return self
@@ -93,9 +98,9 @@ class Testbed:
         else:
             shutil.rmtree(self.folder)
 
-    def boot_source(self) -> VM:
+    def boot_source(self, own: Own = Own()) -> VM:
         """Fill the disks, boot the guest, wait until it writes."""
-        vm = self._vm('source')
+        vm = self._vm('source', own=own)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             list(pool.map(lambda disk: self.tool.create_filled(disk,
                                                                vm.folder),
@@ -106,11 +111,12 @@ class Testbed:
                     90, 'the guest does not come to write its records')
         return vm
 
-    def start_destination(self) -> VM:
+    def start_destination(self, own: Own = Own()) -> VM:
         """A QEMU with empty disks that waits for a migration."""
-        vm = self._vm('destination', incoming=True)
+        vm = self._vm('destination', incoming=True, own=own)
         for disk in self.config.disks:
-            self.tool.create_empty(disk, vm.folder)
+            small = disk.name in own.too_small
+            self.tool.create_empty(disk, vm.folder, disk.size >> small)
         vm.start()
         return vm
 
@@ -126,6 +132,26 @@ class Testbed:
                     len(self.log.scans) >= scans,
                     60, f'the guest does not go on at the {vm.name}')
 
+    def await_more(self, number: int) -> None:
+        """Wait until so many records were written to disk 0 in all."""
+        self._await(lambda: len(self.log.acks[0]) >= number, 90,
+                    f'the guest does not come to write {number} records')
+
+    def load(self, vm: VM, mb_per_s: int) -> None:
+        """Have the guest rewrite so much of each disk from now on."""
+        vm.console.sendall(f'load {mb_per_s}\n'.encode())
+
+    def retire(self, vm: VM) -> None:
+        """End a QEMU that the guest has left, and drop all of it."""
+        vm.quit()
+        self.drop(vm)
+
+    def drop(self, vm: VM) -> None:
+        """The same by force."""
+        vm.stop()
+        self.vms.remove(vm)
+        shutil.rmtree(vm.folder)
+
     def finish(self, vm: VM) -> list[verify.DiskReport]:
         """
         End the QEMU that has the guest; check its disks against what was
@@ -135,20 +161,25 @@ class Testbed:
         for other in self.vms:
             if other is not vm and other.running:
                 other.quit()
+        return self.check(vm)
+
+    def check(self, vm: VM) -> list[verify.DiskReport]:
+        """The same when all have ended already, even by force."""
         self.log.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
             raws = list(pool.map(lambda disk: self.tool.to_raw(disk,
                                                                vm.folder),
                                  self.config.disks))
-        return [verify.check_disk(disk, raw, len(acks)) for disk, raw, acks in
-                zip(self.config.disks, raws, self.log.acks)]
+        acks = self.log.acks + [[]] * self.options.idle_disks
+        return [verify.check_disk(disk, raw, len(acks[disk.number]))
+                for disk, raw in zip(self.config.disks, raws)]
 
-    def _vm(self, kind: str, incoming: bool = False) -> VM:
-        number = sum(vm.name.startswith(kind) for vm in self.vms)
-        name = f'{kind}{number + 1}' if number else kind
+    def _vm(self, kind: str, incoming: bool = False, own: Own = Own()) -> VM:
+        number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
+        name = f'{kind}{number}' if number > 1 else kind
         folder = self.folder / name
         folder.mkdir()
-        vm = VM(name, self.config, folder, incoming)
+        vm = VM(name, self.config, folder, incoming, own)
         self.vms.append(vm)
         self.log.attach(name, vm.console)
         return vm

@@ -15,6 +15,7 @@ from pathlib import Path
 from .disks import Disk
 from .qmp import QMP, QMPError
 
+IOTHREAD = 'io0'
 FIRMWARE = 'bios-256k.bin'
 FIRMWARE_FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
 
@@ -33,11 +34,26 @@ class GuestConfig:
     disks: tuple[Disk, ...]
     memory_mb: int = 768
     settings: tuple[tuple[str, int], ...] = ()
+    idle_disks: int = 0         # the last ones, which the guest leaves alone
+    prefix: tuple[str, ...] = ()        # before QEMU's command line
 
     def command_line(self) -> str:
         settings = ' '.join(f'{name}={value}' for name, value in
-                            (('disks', len(self.disks)), *self.settings))
+                            (('disks', len(self.disks) - self.idle_disks),
+                             *self.settings))
         return f'console=ttyS0 quiet panic=-1 mitigations=off {settings}'
+
+
+@dataclass(frozen=True)
+class Own:
+    """What one side may have otherwise than the other."""
+
+    iothread: bool = False              # the disks are in one
+    arguments: tuple[str, ...] = ()     # more of QEMU's
+    errors: tuple[tuple[str, dict], ...] = ()   # blkdebug, by disk
+    too_small: tuple[str, ...] = ()     # disks with half the size
+    no_device: tuple[str, ...] = ()     # disks that the guest does not have
+    may_reboot: bool = False            # else it ends instead
 
 
 def _firmware(build: Path) -> list[str]:
@@ -54,8 +70,9 @@ class VM:
     """A QEMU process.  Ends with stop(), however far it came."""
 
     def __init__(self, name: str, config: GuestConfig, folder: Path,
-                 incoming: bool = False):
+                 incoming: bool = False, own: Own = Own()):
         self.name = name
+        self.own = own
         self.config = config
         self.folder = folder
         self.log = folder / f'{name}.log'
@@ -119,9 +136,9 @@ class VM:
     def _arguments(self) -> list[str]:
         config = self.config
         memory = f'{config.memory_mb}M'
-        argv = [str(config.build / 'qemu-system-x86_64'),
+        argv = [*config.prefix, str(config.build / 'qemu-system-x86_64'),
                 *_firmware(config.build), '-nodefaults', '-no-user-config',
-                '-no-reboot', '-display', 'none', '-accel', 'tcg',
+                '-display', 'none', '-accel', 'tcg',
                 '-machine', 'pc,memory-backend=mem', '-m', memory,
                 '-object', f'memory-backend-ram,id=mem,size={memory},'
                            'prealloc=on',
@@ -132,17 +149,31 @@ class VM:
                 '-mon', 'chardev=qmp,mode=control', '-chardev',
                 f'socket,id=serial,fd={self._console_theirs.fileno()}',
                 '-serial', 'chardev:serial']
+        if not self.own.may_reboot:
+            argv.append('-no-reboot')
+        if self.own.iothread:
+            argv += ['-object', f'iothread,id={IOTHREAD}']
         for disk in config.disks:
             argv += self._disk_arguments(disk)
-        return argv + (['-incoming', 'defer'] if self.incoming else [])
+        return argv + list(self.own.arguments) + (['-incoming', 'defer'] if self.incoming else [])
 
     def _disk_arguments(self, disk: Disk) -> list[str]:
         # A crash of the host is not what is tested: without its flushes
         # the speed of the host's disk is not what is measured.
         cache = {'direct': False, 'no-flush': True}
-        node = {'driver': disk.format, 'node-name': disk.name, 'cache': cache,
+        node = {'driver': disk.format, 'cache': cache,
                 'file': {'driver': 'file', 'cache': cache,
                          'node-name': f'{disk.name}-file',
                          'filename': str(disk.image(self.folder))}}
-        return ['-blockdev', json.dumps(node), '-device',
-                f'virtio-blk-pci,drive={disk.name},serial={disk.name}']
+        errors = dict(self.own.errors).get(disk.name)
+        if errors:
+            node = {'driver': 'blkdebug', 'image': node,
+                    'inject-error': [errors]}
+        argv = ['-blockdev', json.dumps({**node, 'node-name': disk.name})]
+        if disk.name in self.own.no_device:
+            return argv
+        device = f'virtio-blk-pci,id=dev-{disk.name},drive={disk.name},' \
+                 f'serial={disk.name}'
+        if self.own.iothread:
+            device += f',iothread={IOTHREAD}'
+        return argv + ['-device', device]

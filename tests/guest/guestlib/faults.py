@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+What may go wrong in a round of the campaign, and what comes of it.
+
+A Fault is drawn with all that it needs to know; strike() does the harm
+while the migration runs, and remedy() ends what would last for ever.
+"""
+
+import os
+import random
+import resource
+import signal
+import time
+from dataclasses import dataclass, field
+
+from .migrate import ENDED, Migration, job_name, jobs_of
+from .qmp import QMPError
+from .relay import Relay
+from .vm import VM
+
+YANK = [{'type': 'migration'}]
+PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
+# Where a header says something, or a control frame everything
+FRAMES_TO = ('HELLO', 'OPEN:main', 'OPEN:nbd-disk0', 'DATA:nbd-disk0',
+             'DATA:nbd-disk1', 'DATA:main', 'FIN:nbd-disk0', 'FIN:nbd-disk1',
+             'WINDOW:nbd-disk1')
+FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
+               'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
+
+
+@dataclass
+class Scene:
+    """The round's parts that a fault may touch."""
+
+    migration: Migration
+    source: VM
+    destination: VM
+    relay: Relay | None = None
+    undo: list = field(default_factory=list)    # callables
+
+
+def await_phase(scene: Scene, phase: str, limit: float = 10) -> bool:
+    """Until the source is there; False: the migration ended before."""
+    wanted = PHASES.index(phase)
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        info = scene.source.qmp.cmd('query-migrate')
+        if info.get('status') in ENDED or info.get('phase') == 'done':
+            return False
+        if 'phase' in info and PHASES.index(info['phase']) >= wanted:
+            return True
+    return False
+
+
+@dataclass
+class Fault:
+    """Nothing goes wrong."""
+
+    name: str = 'none'
+    phase: str = 'connect'      # when, if it is no matter of a place
+    wait: float = 0             # seconds after that
+    harmless: bool = True       # the migration has to succeed
+    relayed: str = ''           # what mux-relay is told
+    # Whether the source may have any reason, and the destination a message
+    cancelled: bool = False
+    text: str = ''
+
+    def __str__(self) -> str:
+        return f'{self.name} {self.text}'.strip()
+
+    def strike(self, scene: Scene) -> None:
+        """Do it."""
+
+    def remedy(self, scene: Scene) -> None:
+        """What somebody does when the migration does not go on."""
+
+
+class Timed(Fault):
+    """Happens at a time in a phase."""
+
+    def strike(self, scene: Scene) -> None:
+        if await_phase(scene, self.phase):
+            time.sleep(self.wait)
+            try:
+                self.act(scene)
+            except QMPError as err:
+                # Late: what it is about is not there any more
+                scene.migration.late = str(err)
+
+    def act(self, scene: Scene) -> None:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f'{self.name} in {self.phase} +{self.wait * 1000:.0f} ms ' \
+               f'{self.text}'.strip()
+
+
+class Kill(Timed):
+    def act(self, scene: Scene) -> None:
+        os.kill(scene.destination.pid, signal.SIGKILL)
+
+
+class Quit(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.destination.qmp.cmd('quit')
+
+
+class Cancel(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('migrate_cancel')
+
+
+class Yank(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('yank', instances=YANK)
+
+
+class YankDestination(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.destination.qmp.cmd('yank', instances=YANK)
+
+
+class EndJob(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('block-job-cancel', device=self.text,
+                             force=self.wait * 1000 % 2 < 1)
+
+
+class CompleteJob(Timed):
+    """Which is refused."""
+
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('block-job-complete', device=self.text)
+
+
+class PauseJob(Timed):
+    """And resume it a little later."""
+
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('block-job-pause', device=self.text)
+        time.sleep(self.wait)
+        scene.source.qmp.cmd('block-job-resume', device=self.text)
+
+
+class Freeze(Timed):
+    """SIGSTOP for a while, and then what `text` says."""
+
+    def act(self, scene: Scene) -> None:
+        pid = scene.destination.pid
+        os.kill(pid, signal.SIGSTOP)
+        scene.undo.append(lambda: os.kill(pid, signal.SIGCONT))
+        time.sleep(0.2 + self.wait)
+        give_up(scene, self.text)
+        if self.text == 'cont':
+            scene.undo.pop()()
+
+
+class FewDescriptors(Fault):
+    """The source may open a few more, or none."""
+
+    def strike(self, scene: Scene) -> None:
+        """Too late: see before()."""
+
+    def before(self, scene: Scene) -> None:
+        pid = scene.source.pid
+        old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        highest = max(map(int, os.listdir(f'/proc/{pid}/fd')))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE,
+                         (highest + 1 + int(self.text), old[1]))
+        scene.undo.append(lambda: resource.prlimit(
+            pid, resource.RLIMIT_NOFILE, old))
+
+
+class Silence(Fault):
+    """The relay falls silent somewhere; later, what `text` says."""
+
+    def remedy(self, scene: Scene) -> None:
+        time.sleep(0.2 + self.wait)
+        if self.text == 'heal':
+            scene.relay.add('heal')
+        else:
+            give_up(scene, self.text)
+
+    def __str__(self) -> str:
+        return f'{self.relayed}, then {self.text}'
+
+
+class Relayed(Fault):
+    """Something else that the relay does."""
+
+    def __str__(self) -> str:
+        return self.relayed
+
+
+def give_up(scene: Scene, how: str) -> None:
+    """What an administrator does with a migration that is stuck."""
+    if how == 'cancel':
+        scene.source.qmp.cmd('migrate_cancel')
+    elif how == 'yank':
+        try:
+            scene.source.qmp.cmd('yank', instances=YANK)
+        except QMPError:
+            pass                # it has ended
+
+
+def _place(rng: random.Random, tls: bool, header: bool) -> str:
+    """Where on the connection a fault happens, as the relay wants it."""
+    way = rng.choice(('to', 'from'))
+    if tls or rng.random() < 0.3:
+        most = 80 << 20 if way == 'to' else 1 << 14
+        return f'in={way},at={int(most ** rng.random())}'
+    frame = rng.choice(FRAMES_TO if way == 'to' else FRAMES_FROM)
+    nth = 1
+    if frame.startswith(('DATA', 'WINDOW')):
+        nth = rng.choice((1, 1, 2, 3, 10, 40))
+    byte = rng.choice((0, 1, 3, 4, 7, 8, 11, 12, 15) if header else
+                      (0, 5, 16, 'mid'))
+    return f'in={way},frame={frame},nth={nth},byte={byte}'
+
+
+def _relayed(rng: random.Random, tls: bool) -> Fault:
+    kind = rng.choice(('cut', 'reset', 'half-close', 'silence', 'silence',
+                       'flip', 'flip', 'delay', 'throttle'))
+    if kind == 'delay':
+        return Relayed(kind, relayed=f'delay={rng.randint(1, 30)}')
+    if kind == 'throttle':
+        return Relayed(kind, relayed=f'throttle={rng.randint(8, 60) << 20}')
+    if kind == 'flip':
+        # Without TLS, payload is protected by TCP alone
+        at = _place(rng, tls, header=True)
+        if not tls and 'at=' in at:
+            at = 'in=to,frame=DATA:main,nth=2,byte=3'
+        return Relayed(kind, harmless=False,
+                       relayed=f'flip,{at},bit={rng.randint(0, 7)}')
+    place = _place(rng, tls, header=False)
+    ways = ('to', 'from', 'both') if kind == 'silence' else ('to', 'from')
+    if kind in ('silence', 'half-close'):
+        place += f',dir={rng.choice(ways)}'
+    if kind == 'silence':
+        how = rng.choice(('cancel', 'yank', 'heal'))
+        return Silence(kind, harmless=how == 'heal', wait=rng.random() / 3,
+                       relayed=f'{kind},{place}', text=how,
+                       cancelled=how == 'cancel')
+    return Relayed(kind, harmless=False, relayed=f'{kind},{place}')
+
+
+def draw(rng: random.Random, tls: bool) -> Fault:
+    """A fault for one round."""
+    when = {'phase': rng.choice(PHASES), 'wait': rng.random() ** 3 / 4}
+    job = f'nbd-disk{rng.randint(0, 1)}'
+    how = rng.choice(('cont', 'cancel', 'yank'))
+    choices = [
+        (1, lambda: Kill('kill', harmless=False, **when)),
+        (1, lambda: Quit('quit', harmless=False, **when)),
+        (1, lambda: Cancel('cancel', harmless=False, cancelled=True, **when)),
+        (1, lambda: Yank('yank', harmless=False, **when)),
+        (1, lambda: YankDestination('yank-there', harmless=False, **when)),
+        (1, lambda: EndJob('job-cancel', harmless=False, text=job, **when)),
+        (1, lambda: CompleteJob('job-complete', text=job, **when)),
+        (1, lambda: PauseJob('job-pause', text=job, **when)),
+        (2, lambda: Freeze('freeze', harmless=how == 'cont', text=how,
+                           cancelled=how == 'cancel', **when)),
+        (1, lambda: FewDescriptors('descriptors', harmless=False,
+                                   text=str(rng.randint(0, 12)))),
+        (1, lambda: Fault('there-eio', harmless=False)),
+        (1, lambda: Fault('there-enospc', harmless=False)),
+        (1, lambda: Fault('there-too-small', harmless=False)),
+        (8, lambda: _relayed(rng, tls)),
+    ]
+    weights = [weight for weight, _ in choices]
+    return rng.choices([make for _, make in choices], weights)[0]()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relay of the qtests (mux-relay), which fails as it is told to."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+PROGRAM = 'tests/qtest/migration/mux-relay'
+
+
+class RelayError(Exception):
+    """It did not start; the text has its own message."""
+
+
+def _text(address: dict) -> str:
+    if address['type'] == 'unix':
+        return f'unix:{address["path"]}'
+    return f'{address["host"]}:{address["port"]}'
+
+
+class Relay:
+    """
+    Between a source and the address of a destination.  `address` is where
+    the source has to connect to; faults are those of mux-relay-fault.h.
+    """
+
+    def __init__(self, build: Path, listen: dict, connect: dict,
+                 faults: list[str]):
+        argv = [str(build / PROGRAM), '--listen', _text(listen),
+                '--connect', _text(connect)]
+        for fault in faults:
+            argv += ['--fault', fault]
+        self._process = subprocess.Popen(
+            argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT)
+        first = self._process.stdout.readline().split()
+        if first[:1] != ['listening']:
+            self.close()
+            raise RelayError(f'mux-relay: {" ".join(first)}')
+        self.address = dict(listen)
+        if listen['type'] == 'inet':
+            self.address['port'] = first[1].rpartition(':')[2]
+        self.said: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def add(self, fault: str) -> None:
+        """One more fault, from now on."""
+        try:
+            self._process.stdin.write(fault + '\n')
+            self._process.stdin.flush()
+        except OSError:         # it has ended with its connection
+            pass
+
+    def fired(self) -> bool:
+        """Whether any fault has happened."""
+        return any(line.startswith('fired') for line in self.said)
+
+    def close(self) -> None:
+        self._process.kill()
+        with self._process:
+            pass
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self.said.append(line.strip())
