@@ -7,13 +7,15 @@ BUILD := build
 NINJA := ninja -C $(BUILD)/qemu
 PROGRAMS := qemu-system-x86_64 qemu-img qemu-io qemu-nbd \
 	storage-daemon/qemu-storage-daemon
-SUITES := tools patches engine engine-san unit nbd qtest guest docs
+SUITES := tools patches engine engine-san fuzz unit interop nbd qtest guest \
+	chaos docs asan tsan
 # `make check-unit T=part-of-a-name`
 only = $(if $(T),--only $(T))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check setup configure build lay bench series series-check \
-	engine clean distclean $(SUITES:%=check-%)
+.PHONY: help demo check check-full fuzz mutants coverage setup configure \
+	build lay chaos bench series series-check engine clean distclean \
+	$(SUITES:%=check-%)
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -27,13 +29,31 @@ demo: build ## migrate a guest with two disks over one socket, and show it
 check: configure ## all tests (about 20 minutes on two cores)
 	@scripts/check
 
+check-full: configure ## the same with the long forms of some tests
+	@scripts/check --full
+
 check-%: ## one suite of tests (T=part: only tests so named)
-$(filter-out check-engine%,$(SUITES:%=check-%)): check-%: configure
+$(filter-out check-engine% check-fuzz,$(SUITES:%=check-%)): check-%: configure
 	@scripts/check $(only) $*
 
 # The engine needs no QEMU
-check-engine check-engine-san: check-%: setup
+check-engine check-engine-san check-fuzz: check-%: setup
 	@scripts/check $(only) $*
+
+SECONDS := 600
+fuzz: setup ## run the fuzzers of the protocol engine (SECONDS=600)
+	@scripts/fuzz --seconds $(SECONDS)
+
+mutants: setup ## change each thing in the engine: is it noticed? (T=tx.c, long)
+	@scripts/mutants $(T)
+
+coverage: setup ## lines and branches of the engine that its tests run
+	@scripts/coverage
+
+chaos: build ## migrations that go wrong at random (ROUNDS=n, SEED=n)
+	$(NINJA) tests/qtest/migration/mux-relay
+	python3 tests/guest/chaos.py --build $(BUILD)/qemu \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 bench: build ## measure it beside the way with an NBD server
 	python3 tests/guest/bench.py --build $(BUILD)/qemu
@@ -57,8 +77,10 @@ series-check: configure ## the same, and build every commit (long)
 	@scripts/series --build
 
 clean: ## remove what was built, keep QEMU's source
-	rm -rf $(BUILD)/qemu $(BUILD)/engine $(BUILD)/engine-san \
-		$(BUILD)/docs $(BUILD)/branch* $(BUILD)/series $(BUILD)/logs
+	rm -rf $(BUILD)/qemu $(BUILD)/qemu-* \
+		$(BUILD)/engine $(BUILD)/engine-* \
+		$(BUILD)/fuzz $(BUILD)/coverage $(BUILD)/docs \
+		$(BUILD)/branch* $(BUILD)/series $(BUILD)/logs
 
 distclean: ## remove everything that was made here
 	rm -rf $(BUILD)
