@@ -122,6 +122,9 @@ bool mux_credit_grant(MuxStream *s, int64_t now)
 {
     uint64_t limit;
 
+    if (s->retired) {
+        return false;
+    }
     if (s->window < s->window_max) {
         mux_liveness_measure(s->engine, now);
     }

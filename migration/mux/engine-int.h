@@ -249,7 +249,7 @@ void mux_credit_first(MuxStream *s, int64_t now);
 /* Half of the window was used up: worth a WINDOW frame. */
 bool mux_credit_due(MuxStream *s);
 
-/* Raise the limit of @s.  Returns false if it is high enough. */
+/* Raise the limit of @s.  Returns false if it is high enough, or final. */
 bool mux_credit_grant(MuxStream *s, int64_t now);
 
 /* @s is retired: its credit is free again, what is unread is not. */

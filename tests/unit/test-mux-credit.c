@@ -645,6 +645,26 @@ static void test_unread_data_hold_credit(void)
     mux_engine_free(r.e);
 }
 
+/* The connection ends while a WINDOW waits, and somebody wants credit. */
+static void test_nothing_is_granted_after_the_end(void)
+{
+    MuxConfig config;
+    MuxStream *s;
+    Reader r;
+
+    reader_config(&config, 64 * KIB, 320 * KIB);
+    reader_init(&r, &config);
+    s = reader_open(&r, MIB);
+    reader_receive(&r, s, 64 * KIB);
+    mux_stream_rx_consume(s, 64 * KIB);
+    r.e->credit_wanted = true;
+    mux_engine_goaway(r.e, MUX_CODE_ABORTED, "enough");
+    g_assert_cmpuint(reader_sends(&r, MUX_FRAME_WINDOW), ==, 0);
+    g_assert_cmpuint(s->rx_limit, ==, 64 * KIB);
+    g_assert_cmpint(r.e->credit_free, ==, 320 * KIB);
+    mux_engine_free(r.e);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -673,6 +693,8 @@ int main(int argc, char **argv)
     ADD("pressure-to-the-byte", test_pressure_to_the_byte);
     ADD("giving-back-half-is-silent", test_giving_back_half_is_silent);
     ADD("unread-data-hold-credit", test_unread_data_hold_credit);
+    ADD("nothing-is-granted-after-the-end",
+        test_nothing_is_granted_after_the_end);
 #undef ADD
 
     return g_test_run();
