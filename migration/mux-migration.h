@@ -1,9 +1,9 @@
 /*
  * Migration over a multiplexed connection: what migration.c calls
  *
- * The source's order of things is in mux-outgoing.c, the destination's in
- * mux-incoming.c.  Every function here does nothing, and reports success,
- * when the migration is not multiplexed.
+ * The source's order of things is in mux-outgoing.c and mux-switchover.c, the
+ * destination's in mux-incoming.c.  Every function here does nothing, and
+ * reports success, when the migration is not multiplexed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -15,7 +15,8 @@
  * Until `precopy` there is no migration thread: the session's and the disks'
  * callbacks drive this file from the main loop, and a failure is finished
  * here.  From then on a failure cuts the stream `main` off, which ends the
- * migration thread, and that ends the migration.
+ * migration thread, and that ends the migration.  What the migration thread
+ * asks for on its way is in mux-switchover.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,8 +30,8 @@
 #include "channel-list.h"
 #include "disk-copy.h"
 #include "migration.h"
-#include "mux-converge.h"
 #include "mux-migration.h"
+#include "mux-outgoing.h"
 #include "mux-stream-info.h"
 #include "options.h"
 #include "qemu-file.h"
@@ -39,31 +40,6 @@
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_OUTGOING_SETUP_MS 30000
-/* How often the migration thread looks whether the disks are level */
-#define MUX_OUTGOING_POLL_US 1000
-
-typedef struct MuxOutgoing {
-    MigrationState *s;
-    unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
-    MigrationPhase phase;       /* atomic: the migration thread reads it */
-    bool failed;                /* atomic; the cause is in s->error */
-    bool exiting;               /* the process: @s may be gone before a BH */
-    Error *cause;               /* what the destination is told */
-    MuxSession *session;
-    QIOChannelMux *main;
-    /* The migration thread uses the two lists without the BQL. */
-    QemuMutex lock;
-    GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
-    GPtrArray *channels;        /* QIOChannelMux *: multifd's */
-    MuxConverge *converge;
-    uint64_t disks_sent;        /* when migration_mux_disk_bandwidth() ... */
-    int64_t disks_sent_at;      /* ... was called last; migration thread */
-    unsigned pending;           /* disks not connected, ready, completed yet */
-    QemuSemaphore completed;    /* all disks are, or the migration failed */
-    QemuEvent loaded;           /* the destination has, or as above */
-    bool committed;             /* the guest is the destination's; BQL */
-    QEMUTimer *setup_timer;     /* for what the peer has to accept */
-} MuxOutgoing;
 
 bool migration_mux_outgoing(MigrationState *s)
 {
@@ -79,7 +55,7 @@ bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase)
     return true;
 }
 
-static void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase)
+void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase)
 {
     trace_migration_mux_outgoing_phase(MigrationPhase_str(m->phase),
                                        MigrationPhase_str(phase));
@@ -91,22 +67,20 @@ static bool mux_outgoing_has_thread(MuxOutgoing *m)
     return m->phase >= MIGRATION_PHASE_PRECOPY;
 }
 
-static MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m)
+MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m)
 {
     qatomic_inc(&m->refcount);
     return m;
 }
 
-static void mux_outgoing_unref(MuxOutgoing *m)
+void mux_outgoing_unref(MuxOutgoing *m)
 {
     if (qatomic_fetch_dec(&m->refcount) > 1) {
         return;
     }
     timer_free(m->setup_timer);
-    qemu_sem_destroy(&m->completed);
-    qemu_event_destroy(&m->loaded);
+    mux_switchover_destroy(m);
     qemu_mutex_destroy(&m->lock);
-    mux_converge_free(m->converge);
     g_ptr_array_unref(m->disks);
     g_ptr_array_unref(m->channels);
     error_free(m->cause);
@@ -151,12 +125,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
             qio_channel_mux_abort(g_ptr_array_index(m->channels, i), cause);
         }
     }
-    qemu_sem_post(&m->completed);
-    qemu_event_set(&m->loaded);
-    if (m->s->state == MIGRATION_STATUS_PRE_SWITCHOVER) {
-        /* The guest is stopped: no use in waiting for migrate-continue */
-        qemu_sem_post(&m->s->pause_sem);
-    }
+    mux_switchover_wake(m);
     if (!mux_outgoing_has_thread(m)) {
         /* Not in a nested aio_poll(): the finish changes the block graph */
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
@@ -164,7 +133,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
     }
 }
 
-static void mux_outgoing_fail(MuxOutgoing *m, const Error *err)
+void mux_outgoing_fail(MuxOutgoing *m, const Error *err)
 {
     if (!m->committed && !qatomic_read(&m->failed)) {
         migrate_set_error(m->s, err);
@@ -262,18 +231,12 @@ static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
 
 static void mux_outgoing_disk_flushed(DiskCopy *d, void *opaque)
 {
-    MuxOutgoing *m = opaque;
-
-    mux_converge_flushed(m->converge, d);
+    mux_switchover_disk_flushed(opaque, d);
 }
 
 static void mux_outgoing_disk_completed(DiskCopy *d, void *opaque)
 {
-    MuxOutgoing *m = opaque;
-
-    if (!--m->pending) {
-        qemu_sem_post(&m->completed);
-    }
+    mux_switchover_disk_completed(opaque);
 }
 
 static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
@@ -361,7 +324,7 @@ static void mux_outgoing_main_changed(MuxOutgoing *m)
                qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_outgoing_main_open(m);
     } else if (qio_channel_mux_fin_acked(m->main)) {
-        qemu_event_set(&m->loaded);
+        mux_switchover_loaded(m);
     }
 }
 
@@ -414,37 +377,6 @@ static const MuxSessionOps mux_outgoing_ops = {
     .ended = mux_outgoing_ended,
 };
 
-/* Bytes of payload so far.  Any thread. */
-static uint64_t mux_outgoing_sent_disks(MuxOutgoing *m)
-{
-    uint64_t sent, received, sum = 0;
-
-    QEMU_LOCK_GUARD(&m->lock);
-    for (guint i = 0; i < m->disks->len; i++) {
-        qio_channel_mux_get_bytes(
-            disk_copy_stream(g_ptr_array_index(m->disks, i)),
-            &sent, &received);
-        sum += sent;
-    }
-    return sum;
-}
-
-static MuxConvergeSent mux_outgoing_sent(void *opaque)
-{
-    MuxOutgoing *m = opaque;
-    MuxConvergeSent sum = { .disks = mux_outgoing_sent_disks(m) };
-    uint64_t sent, received;
-
-    qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
-    QEMU_LOCK_GUARD(&m->lock);
-    for (guint i = 0; i < m->channels->len; i++) {
-        qio_channel_mux_get_bytes(g_ptr_array_index(m->channels, i),
-                                  &sent, &received);
-        sum.ram += sent;
-    }
-    return sum;
-}
-
 /* Returns NULL with @errp set if the connection is lost already. */
 static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
                                      Error **errp)
@@ -455,10 +387,8 @@ static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
     m->refcount = 1;
     m->disks = g_ptr_array_new();
     m->channels = g_ptr_array_new_with_free_func(object_unref);
-    m->converge = mux_converge_new(mux_outgoing_sent, m);
     qemu_mutex_init(&m->lock);
-    qemu_sem_init(&m->completed, 0);
-    qemu_event_init(&m->loaded, false);
+    mux_switchover_init(m);
     m->setup_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
                                   mux_outgoing_setup_timeout, m);
     m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_outgoing_ops, m);
@@ -517,245 +447,6 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
     qio_task_free(task);
 }
 
-/* --- the switchover --- */
-
-double migration_mux_disk_bandwidth(MigrationState *s)
-{
-    MuxOutgoing *m = s->mux;
-    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    uint64_t sent;
-    double bandwidth;
-
-    if (!m) {
-        return 0;
-    }
-    sent = mux_outgoing_sent_disks(m);
-    bandwidth = (double)(sent - m->disks_sent) * SCALE_MS /
-                MAX(now - m->disks_sent_at, 1);
-    m->disks_sent = sent;
-    m->disks_sent_at = now;
-    return bandwidth;
-}
-
-static void mux_outgoing_converge_bh(void *opaque)
-{
-    MuxOutgoing *m = opaque;
-
-    if (!qatomic_read(&m->failed)) {
-        /* Now that disks cannot fall behind, RAM may go first. */
-        qio_channel_mux_set_urgent(m->main, true);
-        mux_converge_start(m->converge, m->disks);
-    }
-    mux_outgoing_unref(m);
-}
-
-/* Returns the bytes that the disks lack; @converged: no more can be done. */
-static uint64_t mux_outgoing_disks_pending(MuxOutgoing *m, bool *converged)
-{
-    uint64_t remaining, total, pending = 0;
-
-    *converged = true;
-    QEMU_LOCK_GUARD(&m->lock);
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskCopy *d = g_ptr_array_index(m->disks, i);
-
-        *converged &= disk_copy_converged(d);
-        disk_copy_progress(d, &remaining, &total);
-        pending += remaining;
-    }
-    return pending;
-}
-
-bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
-{
-    MuxOutgoing *m = s->mux;
-    uint64_t pending;
-    bool converged;
-
-    if (!m || !s->channels->disks->len ||
-        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
-        return true;
-    }
-    if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
-        mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
-        aio_bh_schedule_oneshot(qemu_get_aio_context(),
-                                mux_outgoing_converge_bh, mux_outgoing_ref(m));
-        return false;
-    }
-    pending = mux_outgoing_disks_pending(m, &converged);
-    trace_migration_mux_can_switchover(ram_pending, pending, converged);
-    if (converged && mux_converge_fits(m->converge, ram_pending, pending)) {
-        return true;
-    }
-    g_usleep(MUX_OUTGOING_POLL_US);
-    return false;
-}
-
-/*
- * The guest is stopped, or about to be: whatever comes next has to be over in
- * time, although the thread that does it holds the BQL while it waits.  What
- * has to be sent first may take @sending_ms on top.
- */
-static void mux_outgoing_start_step(MuxOutgoing *m, const char *what,
-                                    uint64_t sending_ms)
-{
-    uint64_t wait_ms = migrate_channel_mux_stop_timeout();
-    uint32_t ms = wait_ms ? MIN(wait_ms + sending_ms, UINT32_MAX) : 0;
-    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
-                                           ms / 1000.0);
-
-    mux_session_set_deadline(m->session, ms, why);
-}
-
-static void mux_outgoing_end_step(MuxOutgoing *m)
-{
-    mux_session_set_deadline(m->session, 0, NULL);
-}
-
-void migration_mux_stopping(MigrationState *s)
-{
-    if (s->mux) {
-        mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
-        mux_outgoing_start_step(s->mux, "the end and the flush of the guest's "
-                                "writes", 0);
-    }
-}
-
-static void mux_outgoing_complete_bh(void *opaque)
-{
-    MuxOutgoing *m = opaque;
-
-    if (!qatomic_read(&m->failed)) {
-        g_ptr_array_foreach(m->disks, (GFunc)disk_copy_complete, NULL);
-    }
-    mux_outgoing_unref(m);
-}
-
-/* Without the BQL */
-static void mux_outgoing_fail_late_disk(MuxOutgoing *m, uint32_t ms)
-{
-    g_autoptr(Error) err = NULL;
-
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; !err && i < m->disks->len; i++) {
-            disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, &err);
-        }
-    }
-    if (err) {
-        mux_outgoing_fail(m, err);
-    }
-}
-
-static void mux_outgoing_wait_disks(MuxOutgoing *m)
-{
-    int ms = MIN(migrate_channel_mux_stop_timeout(), INT_MAX);
-
-    if (!ms) {
-        qemu_sem_wait(&m->completed);
-        return;
-    }
-    while (qemu_sem_timedwait(&m->completed, ms) != 0) {
-        /* If none is, it was the main loop that had no time: once more */
-        mux_outgoing_fail_late_disk(m, ms);
-    }
-}
-
-bool migration_mux_complete_disks(MigrationState *s, Error **errp)
-{
-    MuxOutgoing *m = s->mux;
-
-    if (!m) {
-        return true;
-    }
-    mux_outgoing_end_step(m);
-    if (m->disks->len && !m->failed) {
-        m->pending = m->disks->len;
-        aio_bh_schedule_oneshot(qemu_get_aio_context(),
-                                mux_outgoing_complete_bh, mux_outgoing_ref(m));
-        bql_unlock();
-        mux_outgoing_wait_disks(m);
-        bql_lock();
-    }
-    if (m->failed) {
-        error_propagate(errp, error_copy(m->cause));
-        return false;
-    }
-    return true;
-}
-
-bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
-{
-    MuxOutgoing *m = s->mux;
-    Error *err = NULL;
-
-    if (m && m->failed) {
-        error_propagate(errp, error_copy(m->cause));
-        return false;
-    }
-    for (guint i = 0; m && i < m->disks->len; i++) {
-        if (!disk_copy_untouched(g_ptr_array_index(m->disks, i), &err)) {
-            mux_outgoing_fail(m, err);
-            error_propagate(errp, err);
-            return false;
-        }
-    }
-    if (m) {
-        /* The rest of RAM goes with it */
-        mux_outgoing_start_step(m, "the confirmation of the device state",
-                                migrate_downtime_limit());
-    }
-    return true;
-}
-
-/* --- whose is the guest --- */
-
-bool migration_mux_guest_loaded(MigrationState *s)
-{
-    MuxOutgoing *m = s->mux;
-    g_autoptr(Error) err = NULL;
-
-    if (!m) {
-        return true;
-    }
-    qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
-                         NULL);
-    qemu_event_wait(&m->loaded);
-    mux_outgoing_end_step(m);
-
-    BQL_LOCK_GUARD();
-    /* The main loop may not have heard of it: the time may be over, too */
-    err = qio_channel_mux_get_error(m->main);
-    if (err) {
-        mux_outgoing_fail(m, err);
-    }
-    m->committed = !m->failed;
-    if (m->committed) {
-        qio_channel_mux_fin_ok(m->main);
-    }
-    return m->committed;
-}
-
-void migration_mux_completion_failed(MigrationState *s)
-{
-    MuxOutgoing *m = s->mux;
-    g_autoptr(Error) err = NULL;
-
-    if (!m) {
-        return;
-    }
-    err = qio_channel_mux_get_error(m->main);
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; !err && i < m->disks->len; i++) {
-            DiskCopy *d = g_ptr_array_index(m->disks, i);
-
-            err = qio_channel_mux_get_error(disk_copy_stream(d));
-        }
-    }
-    if (err) {
-        migrate_set_error(s, err);
-    }
-}
-
 /* --- query --- */
 
 static void mux_outgoing_add_stream(MigrationStreamInfoList ***tail,
@@ -807,7 +498,7 @@ static void mux_outgoing_abort_disks(MuxOutgoing *m)
     g_autoptr(Error) unknown = NULL;
 
     error_setg(&unknown, "the migration failed at the source");
-    mux_converge_stop(m->converge);
+    mux_switchover_stop(m);
     for (guint i = 0; i < m->disks->len; i++) {
         disk_copy_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
     }

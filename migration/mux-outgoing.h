@@ -1,0 +1,86 @@
+/*
+ * Migration over a multiplexed connection: the source's two halves
+ *
+ * mux-outgoing.c has what the main loop drives, mux-switchover.c what the
+ * migration thread asks for.  Nobody else includes this.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_OUTGOING_H
+#define MIGRATION_MUX_OUTGOING_H
+
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "disk-copy.h"
+#include "migration.h"
+#include "mux-converge.h"
+
+/* Belongs to mux-switchover.c. */
+typedef struct MuxSwitchover {
+    MuxConverge *converge;
+    uint64_t disks_sent;        /* when migration_mux_disk_bandwidth() ... */
+    int64_t disks_sent_at;      /* ... was called last; migration thread */
+    unsigned pending;           /* disks not completed yet; BQL */
+    QemuSemaphore completed;    /* all disks are, or the migration failed */
+    QemuEvent loaded;           /* the destination has, or as above */
+} MuxSwitchover;
+
+typedef struct MuxOutgoing {
+    MigrationState *s;
+    unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
+    MigrationPhase phase;       /* atomic: the migration thread reads it */
+    bool failed;                /* atomic; the cause is in s->error */
+    bool exiting;               /* the process: @s may be gone before a BH */
+    Error *cause;               /* what the destination is told */
+    MuxSession *session;
+    QIOChannelMux *main;
+    /* The migration thread uses the two lists without the BQL. */
+    QemuMutex lock;
+    GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
+    GPtrArray *channels;        /* QIOChannelMux *: multifd's */
+    unsigned pending;           /* disks not connected, then not ready yet */
+    MuxSwitchover switchover;
+    bool committed;             /* the guest is the destination's; BQL */
+    QEMUTimer *setup_timer;     /* for what the peer has to accept */
+} MuxOutgoing;
+
+/*
+ * --- mux-outgoing.c ---
+ */
+
+MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m);
+void mux_outgoing_unref(MuxOutgoing *m);
+
+void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
+
+/*
+ * The migration has failed because of @err, which the destination is told;
+ * nothing happens if it has failed before, or cannot fail any more.  Any
+ * thread.
+ */
+void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
+
+/*
+ * --- mux-switchover.c ---
+ */
+
+void mux_switchover_init(MuxOutgoing *m);
+void mux_switchover_destroy(MuxOutgoing *m);
+
+/* A DiskCopy's ops->flushed() was called.  Main loop. */
+void mux_switchover_disk_flushed(MuxOutgoing *m, DiskCopy *d);
+
+/* The same of ops->completed(). */
+void mux_switchover_disk_completed(MuxOutgoing *m);
+
+/* The destination has loaded all there is. */
+void mux_switchover_loaded(MuxOutgoing *m);
+
+/* The migration has failed: no use in waiting.  Any thread. */
+void mux_switchover_wake(MuxOutgoing *m);
+
+/* The disks are about to go; idempotent.  Main loop. */
+void mux_switchover_stop(MuxOutgoing *m);
+
+#endif

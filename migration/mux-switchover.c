@@ -1,0 +1,346 @@
+/*
+ * Migration over a multiplexed connection: the switchover, at the source
+ *
+ * What the migration thread asks for and waits for: may the guest be stopped,
+ * are its disks complete, who has it in the end.  What the disks and the peer
+ * have to say about that comes from the main loop.  Never sets up or ends
+ * anything; mux-outgoing.c does.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/aio.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "mux-migration.h"
+#include "mux-outgoing.h"
+#include "options.h"
+#include "trace.h"
+
+/* How often the migration thread looks whether the disks are level */
+#define MUX_SWITCHOVER_POLL_US 1000
+
+/* Bytes of payload so far.  Any thread. */
+static uint64_t mux_switchover_sent_disks(MuxOutgoing *m)
+{
+    uint64_t sent, received, sum = 0;
+
+    QEMU_LOCK_GUARD(&m->lock);
+    for (guint i = 0; i < m->disks->len; i++) {
+        qio_channel_mux_get_bytes(
+            disk_copy_stream(g_ptr_array_index(m->disks, i)),
+            &sent, &received);
+        sum += sent;
+    }
+    return sum;
+}
+
+static MuxConvergeSent mux_switchover_sent(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+    MuxConvergeSent sum = { .disks = mux_switchover_sent_disks(m) };
+    uint64_t sent, received;
+
+    qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
+    QEMU_LOCK_GUARD(&m->lock);
+    for (guint i = 0; i < m->channels->len; i++) {
+        qio_channel_mux_get_bytes(g_ptr_array_index(m->channels, i),
+                                  &sent, &received);
+        sum.ram += sent;
+    }
+    return sum;
+}
+
+void mux_switchover_init(MuxOutgoing *m)
+{
+    m->switchover.converge = mux_converge_new(mux_switchover_sent, m);
+    qemu_sem_init(&m->switchover.completed, 0);
+    qemu_event_init(&m->switchover.loaded, false);
+}
+
+void mux_switchover_destroy(MuxOutgoing *m)
+{
+    mux_converge_free(m->switchover.converge);
+    qemu_sem_destroy(&m->switchover.completed);
+    qemu_event_destroy(&m->switchover.loaded);
+}
+
+void mux_switchover_wake(MuxOutgoing *m)
+{
+    qemu_sem_post(&m->switchover.completed);
+    qemu_event_set(&m->switchover.loaded);
+    if (m->s->state == MIGRATION_STATUS_PRE_SWITCHOVER) {
+        /* The guest is stopped: no use in waiting for migrate-continue */
+        qemu_sem_post(&m->s->pause_sem);
+    }
+}
+
+void mux_switchover_stop(MuxOutgoing *m)
+{
+    mux_converge_stop(m->switchover.converge);
+}
+
+/* --- may the guest be stopped --- */
+
+double migration_mux_disk_bandwidth(MigrationState *s)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    MuxSwitchover *sw;
+    uint64_t sent;
+    double bandwidth;
+
+    if (!s->mux) {
+        return 0;
+    }
+    sw = &s->mux->switchover;
+    sent = mux_switchover_sent_disks(s->mux);
+    bandwidth = (double)(sent - sw->disks_sent) * SCALE_MS /
+                MAX(now - sw->disks_sent_at, 1);
+    sw->disks_sent = sent;
+    sw->disks_sent_at = now;
+    return bandwidth;
+}
+
+static void mux_switchover_converge_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!qatomic_read(&m->failed)) {
+        /* Now that disks cannot fall behind, RAM may go first. */
+        qio_channel_mux_set_urgent(m->main, true);
+        mux_converge_start(m->switchover.converge, m->disks);
+    }
+    mux_outgoing_unref(m);
+}
+
+void mux_switchover_disk_flushed(MuxOutgoing *m, DiskCopy *d)
+{
+    mux_converge_flushed(m->switchover.converge, d);
+}
+
+/* Returns the bytes that the disks lack; @converged: no more can be done. */
+static uint64_t mux_switchover_disks_pending(MuxOutgoing *m, bool *converged)
+{
+    uint64_t remaining, total, pending = 0;
+
+    *converged = true;
+    QEMU_LOCK_GUARD(&m->lock);
+    for (guint i = 0; i < m->disks->len; i++) {
+        DiskCopy *d = g_ptr_array_index(m->disks, i);
+
+        *converged &= disk_copy_converged(d);
+        disk_copy_progress(d, &remaining, &total);
+        pending += remaining;
+    }
+    return pending;
+}
+
+bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
+{
+    MuxOutgoing *m = s->mux;
+    uint64_t pending;
+    bool converged;
+
+    if (!m || !s->channels->disks->len ||
+        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
+        return true;
+    }
+    if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
+        mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
+        aio_bh_schedule_oneshot(qemu_get_aio_context(),
+                                mux_switchover_converge_bh,
+                                mux_outgoing_ref(m));
+        return false;
+    }
+    pending = mux_switchover_disks_pending(m, &converged);
+    trace_migration_mux_can_switchover(ram_pending, pending, converged);
+    if (converged &&
+        mux_converge_fits(m->switchover.converge, ram_pending, pending)) {
+        return true;
+    }
+    g_usleep(MUX_SWITCHOVER_POLL_US);
+    return false;
+}
+
+/* --- the guest is stopped --- */
+
+/*
+ * The guest is stopped, or about to be: whatever comes next has to be over in
+ * time, although the thread that does it holds the BQL while it waits.  What
+ * has to be sent first may take @sending_ms on top.
+ */
+static void mux_switchover_start_step(MuxOutgoing *m, const char *what,
+                                      uint64_t sending_ms)
+{
+    uint64_t wait_ms = migrate_channel_mux_stop_timeout();
+    uint32_t ms = wait_ms ? MIN(wait_ms + sending_ms, UINT32_MAX) : 0;
+    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
+                                           ms / 1000.0);
+
+    mux_session_set_deadline(m->session, ms, why);
+}
+
+static void mux_switchover_end_step(MuxOutgoing *m)
+{
+    mux_session_set_deadline(m->session, 0, NULL);
+}
+
+void migration_mux_stopping(MigrationState *s)
+{
+    if (s->mux) {
+        mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
+        mux_switchover_start_step(s->mux, "the end and the flush of the "
+                                  "guest's writes", 0);
+    }
+}
+
+static void mux_switchover_complete_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!qatomic_read(&m->failed)) {
+        g_ptr_array_foreach(m->disks, (GFunc)disk_copy_complete, NULL);
+    }
+    mux_outgoing_unref(m);
+}
+
+void mux_switchover_disk_completed(MuxOutgoing *m)
+{
+    if (!--m->switchover.pending) {
+        qemu_sem_post(&m->switchover.completed);
+    }
+}
+
+/* Without the BQL */
+static void mux_switchover_fail_late_disk(MuxOutgoing *m, uint32_t ms)
+{
+    g_autoptr(Error) err = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        for (guint i = 0; !err && i < m->disks->len; i++) {
+            disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, &err);
+        }
+    }
+    if (err) {
+        mux_outgoing_fail(m, err);
+    }
+}
+
+static void mux_switchover_wait_disks(MuxOutgoing *m)
+{
+    int ms = MIN(migrate_channel_mux_stop_timeout(), INT_MAX);
+
+    if (!ms) {
+        qemu_sem_wait(&m->switchover.completed);
+        return;
+    }
+    while (qemu_sem_timedwait(&m->switchover.completed, ms) != 0) {
+        /* If none is, it was the main loop that had no time: once more */
+        mux_switchover_fail_late_disk(m, ms);
+    }
+}
+
+bool migration_mux_complete_disks(MigrationState *s, Error **errp)
+{
+    MuxOutgoing *m = s->mux;
+
+    if (!m) {
+        return true;
+    }
+    mux_switchover_end_step(m);
+    if (m->disks->len && !m->failed) {
+        m->switchover.pending = m->disks->len;
+        aio_bh_schedule_oneshot(qemu_get_aio_context(),
+                                mux_switchover_complete_bh,
+                                mux_outgoing_ref(m));
+        bql_unlock();
+        mux_switchover_wait_disks(m);
+        bql_lock();
+    }
+    if (m->failed) {
+        error_propagate(errp, error_copy(m->cause));
+        return false;
+    }
+    return true;
+}
+
+bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
+{
+    MuxOutgoing *m = s->mux;
+    Error *err = NULL;
+
+    if (m && m->failed) {
+        error_propagate(errp, error_copy(m->cause));
+        return false;
+    }
+    for (guint i = 0; m && i < m->disks->len; i++) {
+        if (!disk_copy_untouched(g_ptr_array_index(m->disks, i), &err)) {
+            mux_outgoing_fail(m, err);
+            error_propagate(errp, err);
+            return false;
+        }
+    }
+    if (m) {
+        /* The rest of RAM goes with it */
+        mux_switchover_start_step(m, "the confirmation of the device state",
+                                  migrate_downtime_limit());
+    }
+    return true;
+}
+
+/* --- whose is the guest --- */
+
+void mux_switchover_loaded(MuxOutgoing *m)
+{
+    qemu_event_set(&m->switchover.loaded);
+}
+
+bool migration_mux_guest_loaded(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    g_autoptr(Error) err = NULL;
+
+    if (!m) {
+        return true;
+    }
+    qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
+                         NULL);
+    qemu_event_wait(&m->switchover.loaded);
+    mux_switchover_end_step(m);
+
+    BQL_LOCK_GUARD();
+    /* The main loop may not have heard of it: the time may be over, too */
+    err = qio_channel_mux_get_error(m->main);
+    if (err) {
+        mux_outgoing_fail(m, err);
+    }
+    m->committed = !m->failed;
+    if (m->committed) {
+        qio_channel_mux_fin_ok(m->main);
+    }
+    return m->committed;
+}
+
+void migration_mux_completion_failed(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    g_autoptr(Error) err = NULL;
+
+    if (!m) {
+        return;
+    }
+    err = qio_channel_mux_get_error(m->main);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        for (guint i = 0; !err && i < m->disks->len; i++) {
+            DiskCopy *d = g_ptr_array_index(m->disks, i);
+
+            err = qio_channel_mux_get_error(disk_copy_stream(d));
+        }
+    }
+    if (err) {
+        migrate_set_error(s, err);
+    }
+}
