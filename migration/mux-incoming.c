@@ -4,8 +4,8 @@
  * Owns the session, the streams of RAM and the disks that migrate-incoming
  * listed, from the accepted connection to the end of the migration.
  *
- * The stream `main` is accepted, each stream nbd-<disk> of a listed disk, once,
- * and those of multifd if that capability is set here.  The source sends
+ * The stream `main` is accepted, each stream nbd-<disk> of a listed disk, and
+ * those of multifd if that capability is set here; each once.  The source sends
  * nothing on `main` before all its disks were copied for the first time, so the
  * arrival of data there is the time to check that no listed disk is missing,
  * and to start loading.  The device state comes when all disks were answered
@@ -91,6 +91,11 @@ bool migration_mux_incoming_phase(MigrationIncomingState *mis,
         *phase = mux_incoming_phase(mis->mux);
     }
     return mis->mux;
+}
+
+bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
+{
+    return mis->mux && ioc == QIO_CHANNEL(mis->mux->main);
 }
 
 /* --- failure --- */
@@ -194,10 +199,9 @@ static gboolean mux_incoming_channel_readable(QIOChannel *ioc,
 
     c->watch = 0;
     if (!err && (c->ioc != m->main || mux_incoming_disks_opened(m, &err))) {
-        migration_ioc_register_yank(ioc);
         migration_ioc_process_incoming(ioc, &err);
         if (err) {
-            migration_ioc_unregister_yank(ioc);
+            error_prepend(&err, "stream '%s': ", qio_channel_mux_name(c->ioc));
         }
     }
     if (err) {
@@ -207,10 +211,28 @@ static gboolean mux_incoming_channel_readable(QIOChannel *ioc,
     return G_SOURCE_REMOVE;
 }
 
-static void mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc)
+static bool mux_incoming_is_open(MuxIncoming *m, const char *name)
 {
-    MuxIncomingChannel *c = g_new0(MuxIncomingChannel, 1);
+    for (guint i = 0; i < m->channels->len; i++) {
+        MuxIncomingChannel *c = g_ptr_array_index(m->channels, i);
 
+        if (g_str_equal(qio_channel_mux_name(c->ioc), name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
+                                     Error **errp)
+{
+    MuxIncomingChannel *c;
+
+    if (mux_incoming_is_open(m, qio_channel_mux_name(ioc))) {
+        error_setg(errp, "it is open already");
+        return false;
+    }
+    c = g_new0(MuxIncomingChannel, 1);
     c->m = m;
     c->ioc = ioc;
     object_ref(OBJECT(ioc));
@@ -219,18 +241,30 @@ static void mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc)
     g_ptr_array_add(m->channels, c);
     qio_channel_mux_set_window_max(ioc, MUX_INCOMING_RAM_WINDOW);
     qio_channel_mux_accept(ioc);
+    return true;
 }
 
 static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
                                    Error **errp)
 {
-    if (m->main) {
-        error_setg(errp, "it is open already");
+    if (!mux_incoming_add_channel(m, ioc, errp)) {
         return false;
     }
     m->main = ioc;
-    mux_incoming_add_channel(m, ioc);
     return true;
+}
+
+/* Is it multifd-0, or one of those that follow? */
+static bool mux_incoming_is_multifd(const char *name)
+{
+    for (int i = 0; i < migrate_multifd_channels(); i++) {
+        g_autofree char *expected = g_strdup_printf("multifd-%d", i);
+
+        if (g_str_equal(name, expected)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
@@ -240,8 +274,12 @@ static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
         error_setg(errp, "the destination lacks the capability 'multifd'");
         return false;
     }
-    mux_incoming_add_channel(m, ioc);
-    return true;
+    if (!mux_incoming_is_multifd(qio_channel_mux_name(ioc))) {
+        error_setg(errp, "the destination has %d multifd channels",
+                   migrate_multifd_channels());
+        return false;
+    }
+    return mux_incoming_add_channel(m, ioc, errp);
 }
 
 /* --- the session --- */

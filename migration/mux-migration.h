@@ -135,6 +135,12 @@ bool migration_mux_expected(MigrationIncomingState *mis);
 bool migration_mux_incoming_phase(MigrationIncomingState *mis,
                                   MigrationPhase *phase);
 
+/*
+ * Is the stream @ioc that of the main channel?  Its name tells; what the source
+ * sends on another one cannot make it so.
+ */
+bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc);
+
 /* Take over the accepted connection @ioc.  Main loop. */
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
 

@@ -28,13 +28,19 @@ class Bench:
             QEMU(BUILD, self.folder, 'source'))
         self.source.wait_for_guest()
 
-    def scene(self, role: Role, hello: bytes | None = None) -> Scene:
-        """A connection; `role` is the part that the test plays."""
+    def scene(self, role: Role, hello: bytes | None = None,
+              capabilities=()) -> Scene:
+        """
+        A connection; `role` is the part that the test plays.  The
+        capabilities are for a destination.
+        """
         if role == Role.DESTINATION:
             return Scene(self.source, role, self.listener, hello)
         with work_folder() as folder:
             make_images(Path(folder))
             qemu = QEMU(BUILD, Path(folder), 'destination', incoming=True)
+        for name in capabilities:
+            qemu.set_capability(name)
         return Scene(qemu, role, hello=hello)
 
     def leave(self, scene: Scene) -> None:
@@ -58,9 +64,10 @@ class QEMUTest(unittest.TestCase):
         cls.bench = Bench()
         cls.addClassCleanup(cls.bench.close)
 
-    def to_qemu(self, role: Role, hello: bytes | None = None) -> Scene:
-        """A connection; `role` is the part that the test plays."""
-        scene = self.bench.scene(role, hello)
+    def to_qemu(self, role: Role, hello: bytes | None = None,
+                capabilities=()) -> Scene:
+        """As Bench.scene(), and left when the test is over."""
+        scene = self.bench.scene(role, hello, capabilities)
         self.addCleanup(self.bench.leave, scene)
         return scene
 

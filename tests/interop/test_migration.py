@@ -301,6 +301,26 @@ class Refusals(QEMUTest):
         self.assertIn('disk1', text)
         self.assert_failed(scene, text)
 
+    def test_multifd_streams_that_are_not_expected(self):
+        scene = self.to_qemu(Role.SOURCE, capabilities=['multifd'])
+        scene.main()
+        scene.connection.open('multifd-1')
+        for name in ('multifd-1', 'multifd-2', 'multifd-00', 'multifd-'):
+            with self.assertRaises(MuxError) as caught:
+                scene.connection.open(name)
+            self.assertEqual(caught.exception.code, Code.REFUSED)
+
+    def test_multifd_stream_with_the_data_of_main(self):
+        """Its name says what it is, not what it begins with."""
+        scene = self.to_qemu(Role.SOURCE, capabilities=['multifd'])
+        scene.main()
+        stream = scene.connection.open('multifd-0')
+        stream.write(b'QEVM' + bytes(60))
+        text = goaway(scene.answers())[1]
+        self.assertIn("stream 'multifd-0': ", text)
+        self.assertIn('received packet magic', text)
+        self.assert_failed(scene, 'received packet magic')
+
     def test_disk_that_ends_without_disconnecting(self):
         scene = self.to_qemu(Role.SOURCE)
         scene.main()

@@ -113,6 +113,38 @@ static void test_cancel_multifd_mute(void)
     mux_end_after_failure(&t);
 }
 
+/* --- multifd --- */
+
+static void set_multifd(QTestState *who, bool on, int channels)
+{
+    migrate_set_capability(who, "multifd", on);
+    migrate_set_parameter_int(who, "multifd-channels", channels);
+}
+
+/* The source opens more channels than the destination has. */
+static void test_multifd_too_many(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    set_multifd(t.from, true, 3);
+    set_multifd(t.to, true, 2);
+    migrate_both(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "migration failed in phase 'precopy': stream "
+                     "'multifd-2': aborted by the destination: the "
+                     "destination has 2 multifd channels");
+    mux_assert_error(t.to, "migration failed in phase ", "stream 'multifd-2': "
+                     "aborted by the destination: the destination has 2 "
+                     "multifd channels");
+    set_multifd(t.from, false, 2);
+    mux_end_after_failure(&t);
+}
+
+/* --- ended by someone else --- */
+
 static void yank(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'yank', 'arguments': {"
@@ -395,6 +427,8 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
                        test_cancel_precopy);
     migration_test_add("/migration/mux/fail-cancel-multifd-mute",
                        test_cancel_multifd_mute);
+    migration_test_add("/migration/mux/fail-multifd-too-many",
+                       test_multifd_too_many);
     migration_test_add("/migration/mux/fail-yank", test_yank);
     migration_test_add("/migration/mux/fail-yank-pre-switchover",
                        test_yank_pre_switchover);
