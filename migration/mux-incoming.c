@@ -387,7 +387,8 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
     GPtrArray *defs = mis->channels->disks;
     MuxIncoming *m;
 
-    if (mis->mux) {
+    /* A TLS handshake may end when the migration has ended, too */
+    if (mis->mux || mis->state != MIGRATION_STATUS_SETUP) {
         error_report("migration: a second connection was refused, the "
                      "source's streams share one");
         qio_channel_close(ioc, NULL);

@@ -162,6 +162,54 @@ static void test_fail_tls_silent_handshake(void)
     mux_end_after_failure(&t);
     remove_keys();
 }
+
+/* Streams exist when TLS has been set up. */
+static void wait_for_streams(QTestState *who)
+{
+    bool found = false;
+
+    while (!found) {
+        QDict *info = migrate_query(who);
+
+        found = qdict_haskey(info, "streams");
+        qobject_unref(info);
+        usleep(5000);
+    }
+}
+
+/*
+ * A connection whose handshake began before the migration, and ends when that
+ * is over, is refused.
+ */
+static void test_tls_late_handshake(void)
+{
+    MuxTest t = { .bare = true, .inet = true, .keep_target = true };
+    MuxRelay *relay;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    make_keys();
+    set_tls_client(t.from);
+    set_tls_server(t.to);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    relay = mux_start_relay(&t);
+    /* What the source says last is kept from the destination */
+    mux_relay_add_fault(relay, "silence,dir=to,in=from,at=60", &error_abort);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    wait_for_streams(t.from);
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+
+    g_clear_pointer(&t.via_port, g_free);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    mux_relay_add_fault(relay, "heal", &error_abort);
+    mux_relay_wait_closed(relay);
+    mux_relay_free(relay);
+    mux_end(&t, true);
+    remove_keys();
+}
 #endif
 
 void migration_test_add_mux_tls(MigrationTestEnv *env)
@@ -178,5 +226,7 @@ void migration_test_add_mux_tls(MigrationTestEnv *env)
                        test_fail_tls_bit_flipped);
     migration_test_add("/migration/mux/tls-fail-silent-handshake",
                        test_fail_tls_silent_handshake);
+    migration_test_add("/migration/mux/tls-late-handshake",
+                       test_tls_late_handshake);
 #endif
 }
