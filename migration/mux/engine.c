@@ -152,7 +152,8 @@ void mux_engine_hello(MuxEngine *e, int64_t now)
     if (!hello_check_features(e)) {
         return;
     }
-    if (!peer->max_streams && e->local_open) {
+    /* A source opens streams, if it has not yet */
+    if (!peer->max_streams && (c->role == MUX_ROLE_SOURCE || e->local_open)) {
         mux_engine_fail(e, MUX_CODE_INCOMPATIBLE, "%s accepts no streams",
                         mux_peer_name(e));
         return;

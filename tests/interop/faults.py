@@ -26,8 +26,11 @@ HELLOS = {                      # what differs from a good HELLO
     "the receiver's role": {'role': None},
     'versions 2 to 3': {'version_min': 2, 'version_max': 3},
     'feature bit 63 required': {'features': BIT, 'required': BIT},
+    'max streams 0': {'max_streams': 0},
 }
 FAULTS = {}                     # name -> (stage, act)
+# Those that only a QEMU in this role takes for a fault
+ONLY_AT_SOURCE = {'max streams 0'}
 # Those that only a QEMU in this role can be led to
 ONLY_AT_DESTINATION = {'OPEN beyond 16 unanswered',
                        'DATA on an id that is finished'}

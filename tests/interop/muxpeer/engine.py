@@ -237,6 +237,8 @@ class Engine:
                         f'{hello.version_min} to {hello.version_max} there')
         if hello.required & ~mine.features or mine.required & ~hello.features:
             raise Fault(Code.INCOMPATIBLE, 'a required feature is missing')
+        if hello.max_streams == 0 and self.role == Role.SOURCE:
+            raise Fault(Code.INCOMPATIBLE, 'no streams are accepted')
 
     def _next_frame(self) -> Frame | None:
         if len(self._in) < frames.HEADER.size:
