@@ -133,7 +133,8 @@ struct MuxEngine {
 
     /* the connection */
     bool hello_queued;          /* ours is in a batch or sent */
-    bool hello_done;            /* the peer's fits ours */
+    bool hello_fits;            /* the peer's, all but its tail */
+    bool hello_done;            /* and has come to its end */
     MuxHello peer;
     bool ended;
     bool tx_closed;             /* nothing more can or needs to be sent */
@@ -222,8 +223,11 @@ void mux_engine_end(MuxEngine *e, char *error);
 /* A MUX_EVENT_... for the application, unless it has let go of @s. */
 void mux_stream_event(MuxStream *s, MuxEventType type);
 
-/* The peer's HELLO is complete: accept it or fail. */
-void mux_engine_hello(MuxEngine *e, int64_t now);
+/* The peer's HELLO is here up to its tail: accept it or fail. */
+void mux_engine_hello(MuxEngine *e);
+
+/* And so is the tail. */
+void mux_engine_hello_done(MuxEngine *e, int64_t now);
 
 /* --- liveness.c --- */
 

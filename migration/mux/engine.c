@@ -131,7 +131,7 @@ static bool hello_check_features(MuxEngine *e)
     return true;
 }
 
-void mux_engine_hello(MuxEngine *e, int64_t now)
+void mux_engine_hello(MuxEngine *e)
 {
     const MuxConfig *c = &e->config;
     const MuxHello *peer = &e->peer;
@@ -158,6 +158,13 @@ void mux_engine_hello(MuxEngine *e, int64_t now)
                         mux_peer_name(e));
         return;
     }
+    e->hello_fits = true;
+}
+
+void mux_engine_hello_done(MuxEngine *e, int64_t now)
+{
+    const MuxConfig *c = &e->config;
+
     e->hello_done = true;
     e->hello_event = true;
     if (c->window < c->window_max) {
@@ -301,7 +308,7 @@ static char *eof_error(MuxEngine *e)
     const char *peer = mux_peer_name(e);
     MuxStream *s = first_unfinished(e);
 
-    if (!e->hello_done && !e->rx_buf_len) {
+    if (!e->hello_fits && !e->rx_buf_len) {
         return g_strdup("peer closed the connection before its HELLO "
                         "(does it support multiplexed migration?)");
     }

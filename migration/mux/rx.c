@@ -59,7 +59,7 @@ static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
 
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
 {
-    size_t head = e->hello_done ? MUX_HEADER_SIZE : MUX_HELLO_SIZE;
+    size_t head = e->hello_fits ? MUX_HEADER_SIZE : MUX_HELLO_SIZE;
     unsigned n = 0;
 
     g_assert(max >= 3);
@@ -90,24 +90,31 @@ static void hello_arrived(MuxEngine *e, int64_t now)
     }
     if (e->rx_buf_len == MUX_HELLO_SIZE) {
         mux_hello_decode(e->rx_buf, &e->peer);
-        mux_engine_hello(e, now);
+        mux_engine_hello(e);
         if (!e->ended) {
             e->rx_buf_len = 0;
             e->rx_left = e->peer.length - MUX_HELLO_SIZE;
             e->rx_drop = true;
+            if (!e->rx_left) {
+                mux_engine_hello_done(e, now);
+            }
         }
     }
 }
 
-/* The payload of the current frame is complete; it may have been empty. */
+/*
+ * The payload of the current frame, or the tail of the HELLO, is complete; it
+ * may have been empty.
+ */
 static void payload_complete(MuxEngine *e, int64_t now)
 {
-    bool control = !e->rx_drop && !e->rx_stream;
-
-    e->rx_stream = NULL;
-    if (control) {
+    if (e->rx_stream) {
+        e->rx_stream = NULL;
+    } else if (!e->rx_drop) {
         e->rx_drop = true;
         mux_frame_complete(e, now);
+    } else if (!e->hello_done) {
+        mux_engine_hello_done(e, now);
     }
 }
 

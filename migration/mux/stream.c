@@ -162,7 +162,7 @@ MuxStream *mux_engine_open(MuxEngine *e, const char *name, const char **why)
     unsigned most = e->config.max_streams;
     MuxStream *s;
 
-    if (e->hello_done) {
+    if (e->hello_fits) {
         most = MIN(most, e->peer.max_streams);
     }
     if (e->ended) {

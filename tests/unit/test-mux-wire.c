@@ -323,6 +323,36 @@ static void test_hello_tail_is_skipped(void)
     mux_engine_free(e);
 }
 
+/* The last byte of the tail is what completes a HELLO. */
+static void test_hello_has_come_with_its_tail(void)
+{
+    g_autoptr(GByteArray) hello = mux_unhex(
+        HELLO_WITH("0001 0001", "0000002c", "0000000000000000", "00040000",
+                   "00000001") "deadbeef");
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    MuxConfig config;
+    const char *why;
+    MuxEngine *e;
+
+    for (size_t came = 40; came < 44; came++) {
+        mux_config_default(&config, MUX_ROLE_DESTINATION);
+        e = mux_engine_new(&config, 0);
+        mux_engine_open(e, "x", &why);
+        mux_feed(e, hello->data, came, 0);
+        g_assert_false(mux_has_event(e, MUX_EVENT_HELLO, NULL));
+        g_assert_cmpint(mux_engine_deadline(e), ==, config.hello_timeout);
+        mux_drain(e, out, 0);
+        g_assert_cmpuint(out->len, ==, 40);
+        mux_feed(e, hello->data + came, 44 - came, 0);
+        g_assert_true(mux_has_event(e, MUX_EVENT_HELLO, NULL));
+        g_assert_cmpint(mux_engine_deadline(e), ==, INT64_MAX);
+        mux_drain(e, out, 0);
+        g_assert_cmpuint(out->len, ==, 40 + 24 + 16 + 13);
+        g_byte_array_set_size(out, 0);
+        mux_engine_free(e);
+    }
+}
+
 static void test_high_types_are_skipped(void)
 {
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
@@ -476,16 +506,25 @@ static void test_eof_before_hello(void)
     mux_engine_free(e);
 }
 
-static void test_eof_inside_hello(void)
+static void eof_inside_hello(const char *begun)
 {
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
 
-    feed_hex(e, "514d5558 0001");
+    feed_hex(e, begun);
     mux_engine_rx_eof(e, 0);
     g_assert_cmpstr(mux_engine_error(e), ==, "peer closed the connection "
                     "in the middle of its HELLO (does it support "
                     "multiplexed migration?)");
     mux_engine_free(e);
+}
+
+static void test_eof_inside_hello(void)
+{
+    eof_inside_hello("514d5558 0001");
+    eof_inside_hello(HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
+                                "00040000", "00000001"));
+    eof_inside_hello(HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
+                                "00040000", "00000001") "de");
 }
 
 static void test_eof_inside_frame(void)
@@ -614,6 +653,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &bad_case[i], test_bad_case);
     }
     ADD("hello-tail-is-skipped", test_hello_tail_is_skipped);
+    ADD("hello-has-come-with-its-tail", test_hello_has_come_with_its_tail);
     ADD("high-types-are-skipped", test_high_types_are_skipped);
     ADD("lower-window-is-ignored", test_lower_window_is_ignored);
     ADD("late-frames-are-dropped", test_late_frames_are_dropped);
