@@ -377,6 +377,9 @@ static void on_reset(MuxEngine *e)
     reason = peer_reason(e);
     s->error = g_strdup_printf("stream '%s': aborted by the %s: %s", s->name,
                                mux_peer_name(e), reason);
+    if (s->state == MUX_STREAM_OPENING) {
+        s->rx_limit = 0;                /* never accepted: no data either */
+    }
     mux_stream_event(s, MUX_EVENT_RESET);
     mux_stream_retire(s, MUX_STREAM_RESET);
 }

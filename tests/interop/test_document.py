@@ -222,7 +222,7 @@ class Tables(unittest.TestCase):
 class LateFrames(unittest.TestCase):
     """
     What a real QEMU cannot be led to in good time: frames on a stream that
-    was accepted and then reset.
+    was accepted and then reset, or refused by their sender.
     """
 
     def setUp(self):
@@ -249,6 +249,13 @@ class LateFrames(unittest.TestCase):
 
     def test_wrong_size_is_fatal(self):
         self.assert_fatal(Code.PROTOCOL, numbered(Type.FIN, 1, 1))
+
+    def test_data_after_a_refusal_is_fatal(self):
+        self.side = talk(Role.SOURCE)
+        self.side.open('main')
+        self.assert_fatal(Code.LIMIT,
+                          frames.ended(Type.RESET, 1, Code.REFUSED, 'x'),
+                          frames.data(1, 0, b'x'))
 
     def assert_fatal(self, code: Code, *late: Frame) -> None:
         self.side.feed(b''.join(frame.pack() for frame in late[:-1]))

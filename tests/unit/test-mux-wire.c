@@ -275,6 +275,10 @@ static const BadCase bad_case[] = {
       DATA1(ID1, ID0), MUX_CODE_LIMIT,
       "source sent DATA on stream id 1 beyond its credit: "
       "1 bytes at offset 0, limit 0" },
+    { "data-after-refusal", SOURCE_HELLO, OURS,
+      FRAME("07", ID2, ID0, ID0) DATA1(ID2, ID0), MUX_CODE_LIMIT,
+      "source sent DATA on stream id 2 beyond its credit: "
+      "1 bytes at offset 0, limit 0" },
     /* the end of a stream */
     { "fin-size", SOURCE_HELLO OPEN1, ACCEPT,
       DATA1(ID1, ID0) U64_FRAME("05", ID1, "00000002"), MUX_CODE_PROTOCOL,

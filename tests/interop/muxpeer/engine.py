@@ -370,6 +370,8 @@ class Engine:
         self.events.append(Event(Type.FIN_OK, stream))
 
     def _take_reset(self, frame: Frame, stream: Stream) -> None:
+        if stream.state == State.OFFERED:
+            stream.granted = 0
         stream.state = State.RETIRED
         self.events.append(Event(Type.RESET, stream, frame.text.encode(),
                                  frame.arg))
