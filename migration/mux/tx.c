@@ -299,7 +299,9 @@ static bool put_data(MuxEngine *e)
 {
     MuxBatch *b = &e->batch;
     MuxHeader h = { .type = MUX_FRAME_DATA };
-    size_t room = mux_sched_batch_max(e) - b->size;
+    size_t most = mux_sched_batch_max(e);
+    /* It falls when a stream turns out to be urgent within a batch */
+    size_t room = most > b->size ? most - b->size : 0;
     size_t max, len;
     MuxStream *s = mux_sched_pick(e, &max);
     uint8_t *header;

@@ -258,6 +258,38 @@ static void test_frames_are_short_while_urgent_streams_are_used(void)
     mux_pair_cleanup(&p);
 }
 
+/*
+ * An urgent stream begins in a batch that has more than is allowed from then
+ * on.  It comes behind bulk because others have been urgent before.
+ */
+static void test_batch_ends_when_less_is_allowed(void)
+{
+    static uint8_t data[1024 * KIB];
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    MuxStream *a[3], *b[3];
+    struct iovec named[64];
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * 1024 * KIB);
+    for (int i = 0; i < 3; i++) {
+        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+    }
+    mux_stream_set_urgent(a[0], true);
+    for (int i = 0; i < MUX_URGENT_RUN; i++) {
+        mux_copy_pattern(a[0], SRC, i, 1);
+        mux_link_run(&p.link);
+    }
+    mux_stream_reset(a[0], 1, "");
+    mux_link_run(&p.link);
+    mux_stream_set_urgent(a[2], true);
+    mux_copy_pattern(a[1], SRC, 0, 100 * KIB);
+    mux_stream_tx_offer(a[2], &iov, 1);
+    n = mux_engine_tx_want(p.src, named, 64, 0);
+    g_assert_cmpuint(mux_iov_total(named, n), ==, 2 * 16 + MUX_BATCH_BYTES);
+    mux_pair_cleanup(&p);
+}
+
 /* --- delay --- */
 
 /*
@@ -360,6 +392,8 @@ int main(int argc, char **argv)
     ADD("short-absence-is-made-up-for", test_short_absence_is_made_up_for);
     ADD("frames-are-short-while-urgent-streams-are-used",
         test_frames_are_short_while_urgent_streams_are_used);
+    ADD("batch-ends-when-less-is-allowed",
+        test_batch_ends_when_less_is_allowed);
     ADD("urgent-waits-for-one-frame", test_urgent_waits_for_one_frame);
     ADD("control-goes-first", test_control_goes_first);
 #undef ADD
