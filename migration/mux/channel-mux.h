@@ -9,7 +9,7 @@
  *
  * Lifetime: a session lives while somebody holds a reference to it or to one
  * of its streams, and in any case until its connection has ended.  Dropping
- * the references does not end the connection: close or shut down the session.
+ * the references does not end the connection: close or yank the session.
  *
  * Threads: all functions may be called from any thread unless said otherwise.
  * Callbacks run in the main loop, with the BQL, never from within a call.
@@ -76,12 +76,9 @@ void mux_session_unref(MuxSession *session);
 void mux_session_detach(MuxSession *session);
 
 /*
- * Cut the connection now: every stream and waiter sees an error with the text
- * of @why (which may be NULL).  Quick and idempotent.
+ * Cut the connection now: every stream and waiter sees an error.  Quick and
+ * idempotent.  A YankFn: @opaque is the session.
  */
-void mux_session_shutdown(MuxSession *session, const Error *why);
-
-/* The same with a fixed text, a YankFn: @opaque is the session. */
 void mux_session_yank(void *opaque);
 
 /*

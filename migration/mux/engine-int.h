@@ -147,7 +147,7 @@ struct MuxEngine {
     GHashTable *live;           /* id to MuxStream */
     GHashTable *retired;        /* id to MuxRetired */
     GHashTable *all;            /* set of MuxStream, to free them */
-    uint32_t last_id[2];        /* of OPENs sent (0) and received (1) */
+    uint32_t last_id;           /* of the peer's OPENs */
     unsigned announced[2];      /* live streams: ours (0), the peer's (1) */
     unsigned unanswered[2];     /* of those, without OPEN_OK or RESET */
     unsigned lifetime[2];       /* streams ever */
@@ -172,7 +172,7 @@ struct MuxEngine {
     size_t rx_named;            /* payload bytes that rx_want() named */
     bool rx_named_stream;       /* in rx_stream's memory, else in rx_control */
     bool rx_drop;               /* not interested in the payload */
-    uint8_t rx_control[MUX_CONTROL_MAX];
+    uint8_t rx_control[MUX_TEXT_MAX];   /* the longest payload but DATA's */
     uint8_t rx_scratch[MUX_SCRATCH_SIZE];
 
     /* sending */
@@ -206,7 +206,6 @@ struct MuxEngine {
 
 /* --- engine.c --- */
 
-const char *mux_role_name(uint32_t role);
 const char *mux_local_name(MuxEngine *e);       /* "source", "destination" */
 const char *mux_peer_name(MuxEngine *e);
 

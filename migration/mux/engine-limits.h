@@ -12,7 +12,6 @@
 
 /* --- norms of the wire protocol --- */
 
-#define MUX_CONTROL_MAX         4096    /* payload of a non-DATA frame, bytes */
 #define MUX_TEXT_MAX            1024    /* text of a RESET or GOAWAY, bytes */
 #define MUX_NAME_MAX            255     /* name of a stream, bytes */
 #define MUX_HELLO_MAX           4096    /* HELLO with its tail, bytes */

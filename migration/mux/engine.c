@@ -15,19 +15,19 @@
 #include "qemu/osdep.h"
 #include "engine-int.h"
 
-const char *mux_role_name(uint32_t role)
+static const char *role_name(uint32_t role)
 {
     return role == MUX_ROLE_SOURCE ? "source" : "destination";
 }
 
 const char *mux_local_name(MuxEngine *e)
 {
-    return mux_role_name(e->config.role);
+    return role_name(e->config.role);
 }
 
 const char *mux_peer_name(MuxEngine *e)
 {
-    return mux_role_name(e->config.role == MUX_ROLE_SOURCE
+    return role_name(e->config.role == MUX_ROLE_SOURCE
                          ? MUX_ROLE_DESTINATION : MUX_ROLE_SOURCE);
 }
 
@@ -327,7 +327,7 @@ static char *eof_error(MuxEngine *e)
     return NULL;
 }
 
-void mux_engine_rx_eof(MuxEngine *e, int64_t now)
+void mux_engine_rx_eof(MuxEngine *e)
 {
     if (e->ended) {
         e->tx_closed = true;

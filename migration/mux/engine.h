@@ -99,7 +99,7 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now);
  * The transport has no more bytes.  A clean end if all streams are finished,
  * else an error.
  */
-void mux_engine_rx_eof(MuxEngine *e, int64_t now);
+void mux_engine_rx_eof(MuxEngine *e);
 
 /*
  * The transport failed with @text, in either direction: nothing more is sent
@@ -122,7 +122,7 @@ unsigned mux_engine_tx_want(MuxEngine *e, struct iovec *iov, unsigned max,
                             int64_t now);
 
 /* The first @bytes of what was named have been sent. */
-void mux_engine_tx_done(MuxEngine *e, size_t bytes, int64_t now);
+void mux_engine_tx_done(MuxEngine *e, size_t bytes);
 
 /* Returns whether mux_engine_tx_want() would name nothing. */
 bool mux_engine_tx_idle(MuxEngine *e);
@@ -154,7 +154,7 @@ void mux_engine_set_silence(MuxEngine *e, int64_t ns, int64_t now);
 bool mux_engine_next_event(MuxEngine *e, MuxEvent *event);
 
 /* Measure a round trip, unless a PING waits for its answer. */
-void mux_engine_ping(MuxEngine *e, int64_t now);
+void mux_engine_ping(MuxEngine *e);
 /* The shortest round trip seen, ns; -1: none yet. */
 int64_t mux_engine_rtt(MuxEngine *e);
 

@@ -30,8 +30,7 @@ static const MuxFrameInfo frame_info[] = {
 };
 
 G_STATIC_ASSERT(G_N_ELEMENTS(frame_info) == MUX_FRAME__MAX);
-G_STATIC_ASSERT(MUX_OPEN_SIZE + MUX_NAME_MAX <= MUX_CONTROL_MAX);
-G_STATIC_ASSERT(MUX_TEXT_MAX <= MUX_CONTROL_MAX);
+G_STATIC_ASSERT(MUX_OPEN_SIZE + MUX_NAME_MAX <= MUX_TEXT_MAX);
 
 void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_SIZE])
 {

@@ -33,9 +33,7 @@ typedef enum MuxFrameType {
     MUX_FRAME__MAX,
 } MuxFrameType;
 
-/* Bits of HELLO's features and required fields. */
-#define MUX_FEATURE_RESUME  (1ULL << 0)     /* reserved: session resumption */
-/* What this implementation can do; it requires nothing of its peer. */
+/* HELLO's features: what we can do; we require nothing of the peer. */
 #define MUX_FEATURES        UINT64_C(0)
 
 typedef struct MuxHello {

@@ -28,7 +28,7 @@ static void want_ping(MuxEngine *e)
     }
 }
 
-void mux_engine_ping(MuxEngine *e, int64_t now)
+void mux_engine_ping(MuxEngine *e)
 {
     if (e->ping_id == e->pong_id) {
         want_ping(e);
@@ -39,7 +39,7 @@ void mux_liveness_measure(MuxEngine *e, int64_t now)
 {
     if (!e->ping_id || now - e->ping_sent[e->ping_id % MUX_PINGS_OUT] >=
                        MUX_MEASURE_INTERVAL) {
-        mux_engine_ping(e, now);
+        mux_engine_ping(e);
     }
 }
 

@@ -98,7 +98,7 @@ void mux_session_settle(MuxSession *s)
     while (mux_engine_next_event(s->engine, &event)) {
         mux_session_event(s, &event);
     }
-    if (mux_session_deadline(s) < s->rx_deadline) {
+    if (mux_session_next_due(s) < s->rx_deadline) {
         mux_transport_wake_in(s->transport);
     }
     mux_session_kick(s);
@@ -155,7 +155,7 @@ static bool mux_session_send_batch(MuxSession *s, unsigned niov)
         mux_session_write_failed(s, err);
         return false;
     }
-    mux_engine_tx_done(s->engine, len, get_clock());
+    mux_engine_tx_done(s->engine, len);
     mux_session_wake_writers(s);
     return len < size;
 }
@@ -255,7 +255,7 @@ static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
     } else if (s->tx_error) {
         mux_session_cut(s, s->tx_error);
     } else if (len == 0) {
-        mux_engine_rx_eof(s->engine, now);
+        mux_engine_rx_eof(s->engine);
     } else {
         mux_engine_transport_error(s->engine, error_get_pretty(err));
     }
@@ -273,7 +273,7 @@ static void mux_session_receive(MuxSession *s)
         Error *err = NULL;
         ssize_t len;
 
-        s->rx_deadline = mux_session_deadline(s);
+        s->rx_deadline = mux_session_next_due(s);
         qemu_mutex_unlock(&s->lock);
         len = mux_transport_readv(s->transport, iov, niov, &err);
         if (len == QIO_CHANNEL_ERR_BLOCK) {

@@ -213,9 +213,9 @@ static bool open_allowed(MuxEngine *e)
 
     if (id % 2 != parity) {
         fail_frame(e, MUX_CODE_PROTOCOL, "which is not its to open");
-    } else if (id <= e->last_id[1]) {
+    } else if (id <= e->last_id) {
         fail_frame(e, MUX_CODE_PROTOCOL,
-                   "but ids only grow, and %u was used", e->last_id[1]);
+                   "but ids only grow, and %u was used", e->last_id);
     } else if (e->announced[1] >= e->config.max_streams) {
         fail_frame(e, MUX_CODE_LIMIT, "with %u open, %s accepts %u",
                    e->announced[1], mux_local_name(e), e->config.max_streams);
@@ -251,7 +251,7 @@ static void on_open(MuxEngine *e)
     s = mux_stream_new(e, g_strndup(name, len), h->stream, false);
     s->announced = true;
     s->tx_limit = ldq_be_p(e->rx_control);
-    e->last_id[1] = s->id;
+    e->last_id = s->id;
     e->announced[1]++;
     e->unanswered[1]++;
     e->lifetime[1]++;

@@ -271,17 +271,17 @@ void mux_session_detach(MuxSession *s)
 
 /* --- time --- */
 
-int64_t mux_session_deadline(MuxSession *s)
+int64_t mux_session_next_due(MuxSession *s)
 {
-    int64_t deadline = mux_engine_deadline(s->engine);
+    int64_t due = mux_engine_deadline(s->engine);
 
     if (s->linger) {
-        deadline = MIN(deadline, s->linger);
+        due = MIN(due, s->linger);
     }
     if (s->expiry) {
-        deadline = MIN(deadline, s->expiry);
+        due = MIN(due, s->expiry);
     }
-    return deadline;
+    return due;
 }
 
 void mux_session_set_silence(MuxSession *s, uint32_t timeout_ms)
@@ -344,22 +344,12 @@ void mux_session_cut(MuxSession *s, const char *text)
     mux_transport_wake_out(s->transport);
 }
 
-void mux_session_shutdown(MuxSession *s, const Error *why)
-{
-    const char *text = why ? error_get_pretty(why) : "shut down";
-
-    QEMU_LOCK_GUARD(&s->lock);
-    trace_mux_session_shutdown(s, text);
-    mux_session_cut(s, text);
-    mux_session_settle(s);
-}
-
 void mux_session_yank(void *opaque)
 {
     MuxSession *s = opaque;
 
     QEMU_LOCK_GUARD(&s->lock);
-    trace_mux_session_shutdown(s, "yank");
+    trace_mux_session_yank(s);
     mux_session_cut(s, "the connection was yanked");
     mux_session_settle(s);
 }

@@ -119,7 +119,7 @@ void mux_session_call_opened(MuxSession *s, MuxStream *stream);
 void mux_session_call_changed(QIOChannelMux *ioc);
 
 /* When the receive thread has to look at the time at the latest */
-int64_t mux_session_deadline(MuxSession *s);
+int64_t mux_session_next_due(MuxSession *s);
 
 /* The engine has ended. */
 void mux_session_over(MuxSession *s);

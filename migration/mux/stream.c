@@ -78,6 +78,7 @@ void mux_stream_maybe_free(MuxStream *s)
         e->rx_stream = NULL;
         e->rx_drop = true;
     }
+    g_assert(!s->control_queue);
     g_hash_table_remove(e->all, s);
     mux_stream_destroy(s);
 }

@@ -218,7 +218,6 @@ static void put_open(MuxStream *s, int64_t now)
     stw_be_p(p + 10, 0);
     memcpy(p + MUX_OPEN_SIZE, s->name, len);
     s->announced = true;
-    e->last_id[0] = s->id;
     e->announced[0]++;
     e->unanswered[0]++;
     g_hash_table_insert(e->live, GUINT_TO_POINTER(s->id), s);
@@ -386,16 +385,18 @@ unsigned mux_engine_tx_want(MuxEngine *e, struct iovec *iov, unsigned max,
     return n;
 }
 
-void mux_engine_tx_done(MuxEngine *e, size_t bytes, int64_t now)
+void mux_engine_tx_done(MuxEngine *e, size_t bytes)
 {
     MuxBatch *b = &e->batch;
 
     while (bytes) {
-        MuxStream *s = b->piece[b->first].stream;
-        size_t left = b->iov[b->first].iov_len - b->skip;
-        size_t n = MIN(bytes, left);
+        MuxStream *s;
+        size_t left, n;
 
         g_assert(!batch_empty(b));
+        s = b->piece[b->first].stream;
+        left = b->iov[b->first].iov_len - b->skip;
+        n = MIN(bytes, left);
         bytes -= n;
         b->skip += n;
         if (s) {

@@ -192,7 +192,7 @@ size_t mux_take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
     if (len) {
         g_byte_array_set_size(out, old + len);
         mux_iov_copy(iov, out->data + old, len, false);
-        mux_engine_tx_done(e, len, now);
+        mux_engine_tx_done(e, len);
     }
     return len;
 }
@@ -237,7 +237,7 @@ static bool move_one_way(MuxLink *link, int side)
     }
     if (from->delivered == from->cut && !from->eof_told) {
         from->eof_told = true;
-        mux_engine_rx_eof(to, link->now);
+        mux_engine_rx_eof(to);
         mux_engine_transport_error(from->e, "Broken pipe");
         moved++;
     }

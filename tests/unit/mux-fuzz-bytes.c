@@ -101,7 +101,7 @@ static void open_streams(App *app)
                 hold(app, s);
             }
         }
-        mux_engine_ping(app->side.e, app->now);
+        mux_engine_ping(app->side.e);
     }
 }
 
@@ -244,7 +244,7 @@ static void finish(App *app)
     GHashTableIter iter;
     gpointer held;
 
-    mux_engine_rx_eof(app->side.e, app->now);
+    mux_engine_rx_eof(app->side.e);
     mux_engine_transport_error(app->side.e, "Broken pipe");
     take_events(app);
     g_assert_true(app->over);

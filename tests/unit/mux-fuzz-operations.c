@@ -99,7 +99,7 @@ static size_t take(Run *r, int side, size_t max)
                         from->sent->len - old - len);
     g_byte_array_set_size(from->sent, old + len);
     tx->niov = 0;
-    mux_engine_tx_done(from->e, len, m->link.now);
+    mux_engine_tx_done(from->e, len);
     mux_link_watch(from, &m->link.side[!side]);
     return len;
 }
@@ -190,7 +190,7 @@ static void cut(Run *r, int side)
     if (!from->eof_told) {
         from->cut = from->delivered;
         from->eof_told = m->disturbed = true;
-        mux_engine_rx_eof(m->link.side[!side].e, m->link.now);
+        mux_engine_rx_eof(m->link.side[!side].e);
         mux_engine_transport_error(from->e, "Broken pipe");
     }
 }
@@ -276,7 +276,7 @@ static void operate_connection(Run *r, unsigned op, int side)
         pass_time(r, input_size(r));
         break;
     case OP_PING:
-        mux_engine_ping(r->model.link.side[side].e, r->model.link.now);
+        mux_engine_ping(r->model.link.side[side].e);
         break;
     case OP_EVENTS:
         mux_model_take_events(&r->model, side);

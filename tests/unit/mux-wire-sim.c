@@ -66,7 +66,7 @@ static bool take(Sim *sim, int side)
         put_on_line(sim, from, &iov[i], len);
         left -= len;
     }
-    mux_engine_tx_done(from->e, sim->write_max - left, sim->now);
+    mux_engine_tx_done(from->e, sim->write_max - left);
     from->taken += sim->write_max - left;
     return left < sim->write_max;
 }

@@ -201,10 +201,10 @@ static void test_open_error(void)
     g_assert_null(mux_session_open(p->src.session, "", &err));
     g_assert_nonnull(err);
     g_clear_pointer(&err, error_free);
-    mux_session_shutdown(p->src.session, NULL);
+    mux_session_yank(p->src.session);
     g_assert_null(mux_session_open(p->src.session, "main", &err));
     g_assert_cmpstr(error_get_pretty(err), ==, "all streams: connection with "
-                    "the destination failed: shut down");
+                    "the destination failed: the connection was yanked");
     error_free(err);
     pair_free(p);
 }
@@ -389,10 +389,9 @@ static void test_idle_is_not_silent(void)
     pair_free(p);
 }
 
-static void test_session_shutdown(void)
+static void test_yank(void)
 {
     Pair *p = pair_new(4096);
-    Error *why = make_error("somebody pulled the plug");
     QIOChannel *a, *b, *c, *d;
     Worker *reader, *writer, *stuck;
     char *error;
@@ -403,21 +402,20 @@ static void test_session_shutdown(void)
     writer = writer_new(a, 0, 1 * GiB, MiB);
     stuck = writer_new(c, 0, 1 * GiB, 100 * KiB);
     g_usleep(50 * 1000);
-    mux_session_shutdown(p->src.session, why);
+    mux_session_yank(p->src.session);
     mux_session_yank(p->src.session);
     error = worker_join(reader);
-    g_assert(strstr(error, "somebody pulled the plug"));
+    g_assert(strstr(error, "the connection was yanked"));
     g_free(error);
     error = worker_join(writer);
-    g_assert(strstr(error, "somebody pulled the plug"));
+    g_assert(strstr(error, "the connection was yanked"));
     g_free(error);
     error = worker_join(stuck);
-    g_assert(strstr(error, "somebody pulled the plug"));
+    g_assert(strstr(error, "the connection was yanked"));
     g_free(error);
     WAIT_FOR(p->src.ended && p->dst.ended);
     streams_free(a, b);
     streams_free(c, d);
-    error_free(why);
     pair_free(p);
 }
 
@@ -489,7 +487,7 @@ static void end_somehow(Pair *p)
 
     switch (g_test_rand_int_range(0, 4)) {
     case 0:
-        mux_session_shutdown(end->session, err);
+        mux_session_yank(end->session);
         break;
     case 1:
         mux_session_close(end->session, err, 50);
@@ -583,7 +581,7 @@ static void test_nothing_left(void)
         qio_channel_set_blocking(a, false, &error_abort);
         qio_channel_wait(b, G_IO_OUT);
         if (i % 2) {
-            mux_session_shutdown(p->src.session, NULL);
+            mux_session_yank(p->src.session);
         }
         streams_free(a, b);
         pair_free(p);
@@ -617,7 +615,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/deadline", test_deadline);
     g_test_add_func("/io/channel/mux/idle-is-not-silent",
                     test_idle_is_not_silent);
-    g_test_add_func("/io/channel/mux/session-shutdown", test_session_shutdown);
+    g_test_add_func("/io/channel/mux/yank", test_yank);
     g_test_add_func("/io/channel/mux/last-reference", test_last_reference);
     g_test_add_func("/io/channel/mux/detached-refuses", test_detached_refuses);
     g_test_add_func("/io/channel/mux/chaos", test_chaos);

@@ -73,7 +73,7 @@ static void test_command_input_closed(void)
     g_usleep(1000 * 1000);
     g_assert_cmpint(cpu_time_us() - before, <, 20 * 1000);
 
-    mux_session_shutdown(session, NULL);
+    mux_session_yank(session);
     mux_session_close(session, NULL, 0);
     mux_session_unref(session);
 }

@@ -70,7 +70,7 @@ static void test_write_returns_when_sent(void)
     a = open_stream(p, "main", &b);
     g_assert_cmpint(qio_channel_write(a, buf, sizeof(buf), &error_abort), ==,
                     sizeof(buf));
-    mux_session_shutdown(p->src.session, NULL);
+    mux_session_yank(p->src.session);
     while (got < sizeof(buf)) {
         got += qio_channel_read(b, buf, sizeof(buf), &error_abort);
     }

@@ -404,7 +404,7 @@ static void test_eof_names_the_stream(void)
 
     mux_pair_init(&p, 4 * KIB);
     mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
-    mux_engine_rx_eof(p.dst, 0);
+    mux_engine_rx_eof(p.dst);
     g_assert_cmpstr(mux_engine_error(p.dst), ==, "source closed the "
                     "connection before stream 'nbd-disk0' was finished");
     g_assert_cmpstr(mux_stream_error(b), ==, mux_engine_error(p.dst));
@@ -419,7 +419,7 @@ static void test_eof_without_streams_is_clean(void)
     mux_pair_init(&p, 4 * KIB);
     mux_link_open(&p.link, SRC, "x", &a, &b);
     finish_both(&p, a, b);
-    mux_engine_rx_eof(p.dst, 0);
+    mux_engine_rx_eof(p.dst);
     g_assert_true(mux_engine_ended(p.dst));
     g_assert_null(mux_engine_error(p.dst));
     mux_pair_cleanup(&p);

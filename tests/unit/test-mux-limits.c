@@ -680,7 +680,7 @@ static void random_life(MuxPair *p)
             mux_stream_reset(s[side], 1, "");
             break;
         case 3:
-            mux_engine_ping(p->link.side[side].e, p->link.now);
+            mux_engine_ping(p->link.side[side].e);
             break;
         default:
             mux_stream_tx_copy(s[side], &iov, 1);

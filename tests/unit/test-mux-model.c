@@ -126,7 +126,7 @@ static void send_bytes(Model *m, int side)
         g_byte_array_append(m->line[side], iov[i].iov_base, len);
         done += len;
     }
-    mux_engine_tx_done(m->e[side], done, 0);
+    mux_engine_tx_done(m->e[side], done);
 }
 
 /* What is dealt with is acknowledged at once. */

@@ -203,7 +203,7 @@ static void test_short_absence_is_made_up_for(void)
         for (unsigned k = 0; k < n; k++) {
             len += named[k].iov_len;
         }
-        mux_engine_tx_done(p.src, len, 0);
+        mux_engine_tx_done(p.src, len);
         g_assert_cmpuint(mux_stream_bytes_sent(a[1]), ==,
                          MIN(i, 3) * MUX_FRAME_BULK);
     }
@@ -366,7 +366,7 @@ static void test_control_goes_first(void)
         mux_stream_tx_offer(b[i], &iov, 1);
     }
     mux_stream_set_urgent(a[1], true);
-    mux_engine_ping(p.src, 0);
+    mux_engine_ping(p.src);
     mux_engine_open(p.src, "y", &why);
     mux_stream_reset(a[0], 1, "");
     mux_drain(p.src, out, 0);

@@ -61,7 +61,7 @@ static GByteArray *record_session(void)
     mux_pair_init(&p, 4 * KIB);
     mux_link_open(&p.link, SRC, "main", &a, &b);
     mux_copy_pattern(a, SRC, 0, 50);
-    mux_engine_ping(p.src, 0);
+    mux_engine_ping(p.src);
     mux_stream_fin(a);
     mux_link_run(&p.link);
     mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);

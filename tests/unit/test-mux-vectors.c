@@ -182,7 +182,7 @@ static void test_sent_ping_and_pong(void)
     MuxStream *s;
     MuxEngine *e = source_new(&s);
 
-    mux_engine_ping(e, 0);
+    mux_engine_ping(e);
     expect(e, "ping");
     question->data[0] = MUX_FRAME_PING;
     mux_feed(e, question->data, question->len, 0);
@@ -266,7 +266,7 @@ static void test_taken_ping_and_pong(void)
     MuxEngine *e = destination_new(&s);
 
     answer->data[0] = MUX_FRAME_PONG;
-    mux_engine_ping(e, 0);
+    mux_engine_ping(e);
     expect(e, "ping");
     mux_feed(e, answer->data, answer->len, 0);
     g_assert_null(mux_engine_error(e));

@@ -503,7 +503,7 @@ static void test_eof_before_hello(void)
 {
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
 
-    mux_engine_rx_eof(e, 0);
+    mux_engine_rx_eof(e);
     g_assert_cmpstr(mux_engine_error(e), ==, "peer closed the connection "
                     "before its HELLO (does it support multiplexed "
                     "migration?)");
@@ -515,7 +515,7 @@ static void eof_inside_hello(const char *begun)
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
 
     feed_hex(e, begun);
-    mux_engine_rx_eof(e, 0);
+    mux_engine_rx_eof(e);
     g_assert_cmpstr(mux_engine_error(e), ==, "peer closed the connection "
                     "in the middle of its HELLO (does it support "
                     "multiplexed migration?)");
@@ -536,7 +536,7 @@ static void test_eof_inside_frame(void)
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
 
     feed_hex(e, SOURCE_HELLO "08 00");
-    mux_engine_rx_eof(e, 0);
+    mux_engine_rx_eof(e);
     g_assert_cmpstr(mux_engine_error(e), ==, "source closed the connection "
                     "in the middle of a frame");
     mux_engine_free(e);
