@@ -412,10 +412,9 @@ static bool disk_copy_check_size(DiskCopy *d, const NBDExportInfo *info,
                          d->node_name);
         return false;
     }
-    if (info->size < size) {
-        error_setg(errp, "the destination's image is too small: it has "
-                   "%" PRIu64 " bytes, the source's has %" PRId64,
-                   info->size, size);
+    if (info->size != size) {
+        error_setg(errp, "the destination's image has %" PRIu64 " bytes, the "
+                   "source's has %" PRId64, info->size, size);
         return false;
     }
     return true;

@@ -192,9 +192,12 @@ static void test_job_cancel(void)
 
 /* --- the disks do not fit --- */
 
-static void test_image_too_small(void)
+static void test_image_size(unsigned size_mb)
 {
-    MuxTest t = { .to_size_mb = MUX_DISK_SIZE_MB / 2 };
+    MuxTest t = { .to_size_mb = size_mb };
+    g_autofree char *cause = g_strdup_printf(
+        "the destination's image has %" PRIu64 " bytes, the source's has %"
+        PRIu64, size_mb * MiB, MUX_DISK_SIZE_MB * MiB);
 
     if (!start(&t)) {
         return;
@@ -202,12 +205,20 @@ static void test_image_too_small(void)
     migrate_both(&t);
     wait_for_failure(&t);
     mux_assert_error(t.from, "migration failed in phase 'disks': stream "
-                     "'nbd-disk0': the destination's image is too small: it "
-                     "has 8388608 bytes, the source's has 16777216");
+                     "'nbd-disk0': ", cause);
     mux_assert_error(t.to, "migration failed in phase 'disks': ",
-                     "stream 'nbd-disk0': ", "aborted by the source: ",
-                     "the destination's image is too small");
+                     "stream 'nbd-disk0': ", "aborted by the source: ", cause);
     mux_end_after_failure(&t);
+}
+
+static void test_image_too_small(void)
+{
+    test_image_size(MUX_DISK_SIZE_MB / 2);
+}
+
+static void test_image_too_large(void)
+{
+    test_image_size(MUX_DISK_SIZE_MB + 1);
 }
 
 static void test_write_error(void)
@@ -435,6 +446,8 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
     migration_test_add("/migration/mux/fail-job-cancel", test_job_cancel);
     migration_test_add("/migration/mux/fail-image-too-small",
                        test_image_too_small);
+    migration_test_add("/migration/mux/fail-image-too-large",
+                       test_image_too_large);
     migration_test_add("/migration/mux/fail-write-error", test_write_error);
     migration_test_add("/migration/mux/fail-disk-not-listed",
                        test_disk_not_listed);
