@@ -110,8 +110,9 @@ bool migration_mux_guest_loaded(MigrationState *s);
 void migration_mux_completion_failed(MigrationState *s);
 
 /*
- * The migration is over, its streams are about to be closed: see that the
- * destination hears of a failure before it sees their end.  Main loop.
+ * The migration has succeeded or failed, its streams are about to be closed:
+ * see that the destination hears of a failure before it sees their end.  Main
+ * loop or migration thread.
  */
 void migration_mux_ending(MigrationState *s);
 

@@ -13,6 +13,7 @@
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
 #include "migration/mux-util.h"
+#include "qapi/error.h"
 #include "qemu/units.h"
 
 static bool start(MuxTest *t)
@@ -189,6 +190,75 @@ static void test_job_cancel(void)
                      "migration");
     mux_end_after_failure(&t);
 }
+
+/* --- with a return path --- */
+
+#ifndef _WIN32
+/*
+ * What ends `main` is a RESET with the cause.  The return path's end must not
+ * make it a FIN before, at which the relay cuts the connection.
+ */
+static MuxRelay *migrate_return_path(MuxTest *t)
+{
+    MuxRelay *relay;
+
+    migrate_set_capability(t->from, "return-path", true);
+    migrate_set_capability(t->to, "return-path", true);
+    mux_listen(t, MUX_BOTH_DISKS);
+    relay = mux_start_relay(t);
+    mux_relay_add_fault(relay, "cut,frame=FIN:main", &error_abort);
+    mux_migrate(t, MUX_BOTH_DISKS);
+    return relay;
+}
+
+static void test_return_path_cancel(void)
+{
+    MuxTest t = { .inet = true };
+    MuxRelay *relay;
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_ensure_non_converge(t.from);
+    relay = migrate_return_path(&t);
+    mux_wait_phase(&t, "precopy");
+    mux_wait_status(&t, "active");
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': stream "
+                     "'main': aborted by the source: the migration was "
+                     "cancelled at the source");
+    mux_relay_free(relay);
+    mux_end_after_failure(&t);
+}
+
+/* The guest cannot be stopped: its last flush fails. */
+static void test_return_path_source_fails(void)
+{
+    MuxTest t = {
+        .inet = true,
+        .from_protocol = "driver=blkdebug,inject-error.0.event=none,"
+                         "inject-error.0.iotype=flush,"
+                         "inject-error.0.once=on,image.driver=file,"
+                         "image.filename=",
+    };
+    MuxRelay *relay;
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_ensure_converge(t.from);
+    relay = migrate_return_path(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "migration failed in phase 'switchover': ",
+                     "Input/output error");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': stream "
+                     "'main': aborted by the source: ", "Input/output error");
+    mux_relay_free(relay);
+    mux_end_after_failure(&t);
+}
+#endif
 
 /* --- the disks do not fit --- */
 
@@ -444,6 +514,12 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
     migration_test_add("/migration/mux/fail-yank-pre-switchover",
                        test_yank_pre_switchover);
     migration_test_add("/migration/mux/fail-job-cancel", test_job_cancel);
+#ifndef _WIN32
+    migration_test_add("/migration/mux/fail-return-path-cancel",
+                       test_return_path_cancel);
+    migration_test_add("/migration/mux/fail-return-path-source",
+                       test_return_path_source_fails);
+#endif
     migration_test_add("/migration/mux/fail-image-too-small",
                        test_image_too_small);
     migration_test_add("/migration/mux/fail-image-too-large",
