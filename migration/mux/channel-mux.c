@@ -232,7 +232,8 @@ static size_t mux_channel_withdraw(QIOChannelMux *ioc)
     MuxSession *s = ioc->session;
     size_t taken;
 
-    while (s->in_write) {
+    /* What is all sent is in no batch, so the transport cannot use it */
+    while (s->in_write && mux_stream_tx_sent(ioc->stream) < ioc->write_size) {
         qemu_cond_wait(&s->sender_moved, &s->lock);
     }
     taken = mux_stream_tx_withdraw(ioc->stream);

@@ -249,7 +249,8 @@ size_t mux_stream_tx_sent(MuxStream *s);
 
 /*
  * Take the offer back; bytes of it that are committed to a batch are copied.
- * Not while the transport is using what mux_engine_tx_want() named.
+ * Unless all of it was sent, not while the transport is using what
+ * mux_engine_tx_want() named.
  *
  * Returns how many bytes of the offer are taken: gone, or copied.
  */

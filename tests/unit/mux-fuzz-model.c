@@ -167,7 +167,8 @@ static void end_attach(MuxModel *m, MuxModelEnd *end, MuxStream *s)
 /* Not while the transport uses the memory of an offer. */
 static bool may_withdraw(MuxModel *m, MuxModelEnd *end)
 {
-    return !m->tx[end->side].niov || !end->offer;
+    return !m->tx[end->side].niov || !end->offer ||
+           mux_stream_tx_sent(end->s) == end->offer_len;
 }
 
 static void withdraw(MuxModelEnd *end)
@@ -393,9 +394,6 @@ void mux_model_copy(MuxModel *m, MuxModelEnd *end, size_t len)
     size_t done;
 
     if (end->offer && mux_stream_tx_sent(end->s) == end->offer_len) {
-        if (!may_withdraw(m, end)) {
-            return;
-        }
         withdraw(end);
     }
     done = mux_copy_pattern(end->s, end->side, end->written, len);

@@ -1,5 +1,6 @@
 /*
- * Migration multiplexer: commands as its transport
+ * Migration multiplexer: transports that are not as fast as sockets: commands,
+ * and writes that take their time
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,6 +12,7 @@
 #include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "io/channel-command.h"
+#include "io/channel-socket.h"
 #include "mux-session-helpers.h"
 
 static char *workdir;
@@ -103,6 +105,124 @@ static void test_command_echo(void)
     mux_session_unref(session);
 }
 
+/* --- a socket of which each write waits to be let through --- */
+
+#define TYPE_GATE "test-mux-gate"
+OBJECT_DECLARE_SIMPLE_TYPE(Gate, GATE)
+
+#define MUCH (3 * MiB)
+
+struct Gate {
+    QIOChannelSocket parent;
+    unsigned begun;             /* writes; atomic */
+    unsigned allowed;           /* so many may go on; atomic */
+};
+
+static QIOChannelClass *socket_class;
+
+static ssize_t gate_writev(QIOChannel *ioc, const struct iovec *iov,
+                           size_t niov, int *fds, size_t nfds, int flags,
+                           Error **errp)
+{
+    Gate *gate = GATE(ioc);
+    unsigned number = qatomic_inc_fetch(&gate->begun);
+
+    while (qatomic_read(&gate->allowed) < number) {
+        g_usleep(100);
+    }
+    return socket_class->io_writev(ioc, iov, niov, fds, nfds, flags, errp);
+}
+
+static int gate_shutdown(QIOChannel *ioc, QIOChannelShutdown how,
+                         Error **errp)
+{
+    qatomic_set(&GATE(ioc)->allowed, UINT_MAX);
+    return socket_class->io_shutdown(ioc, how, errp);
+}
+
+static void gate_class_init(ObjectClass *klass, void *data)
+{
+    socket_class = QIO_CHANNEL_CLASS(
+        object_class_by_name(TYPE_QIO_CHANNEL_SOCKET));
+    QIO_CHANNEL_CLASS(klass)->io_writev = gate_writev;
+    QIO_CHANNEL_CLASS(klass)->io_shutdown = gate_shutdown;
+}
+
+static const TypeInfo gate_info = {
+    .parent = TYPE_QIO_CHANNEL_SOCKET,
+    .name = TYPE_GATE,
+    .instance_size = sizeof(Gate),
+    .class_init = gate_class_init,
+};
+
+static Gate *gate_new(int fd, unsigned allowed)
+{
+    Gate *gate = GATE(object_new(TYPE_GATE));
+
+    gate->parent.fd = fd;
+    gate->allowed = allowed;
+    qio_channel_set_feature(QIO_CHANNEL(gate), QIO_CHANNEL_FEATURE_SHUTDOWN);
+    return gate;
+}
+
+/* From now on each write waits; returns when one does. */
+static void gate_shut(Gate *gate)
+{
+    qatomic_set(&gate->allowed, qatomic_read(&gate->begun));
+    WAIT_FOR(qatomic_read(&gate->begun) > qatomic_read(&gate->allowed));
+}
+
+static void *write_much(void *opaque)
+{
+    g_autofree char *buf = g_malloc0(MUCH);
+
+    qio_channel_write_all(opaque, buf, MUCH, &error_abort);
+    return NULL;
+}
+
+/* Another writer's system call is no reason to wait when all is sent. */
+static void test_write_returns_while_others_send(void)
+{
+    QIOChannel *a, *b, *c, *d;
+    QIOChannelSocket *sioc;
+    QemuThread thread;
+    Worker *writer;
+    Gate *gate;
+    int fds[2];
+    Pair *p;
+
+    socket_pair(fds, 0);
+    gate = gate_new(fds[0], UINT_MAX);
+    sioc = qio_channel_socket_new_fd(fds[1], &error_abort);
+    p = pair_new_transports(QIO_CHANNEL(gate), QIO_CHANNEL(sioc));
+    a = open_stream(p, "main", &b);
+    c = open_stream(p, "nbd-disk0", &d);
+    WAIT_FOR(qio_channel_mux_state(QIO_CHANNEL_MUX(c)) == MUX_STREAM_OPEN);
+
+    qatomic_set(&gate->allowed, qatomic_read(&gate->begun));
+    qemu_thread_create(&thread, "writer", write_much, c, QEMU_THREAD_JOINABLE);
+    gate_shut(gate);
+    writer = writer_new(a, 0, 1, 1);
+    for (int i = 0; i < 8 && !worker_done(writer); i++) {
+        g_usleep(20 * 1000);
+        gate_shut(gate);
+    }
+    worker_join_ok(writer, 1);
+    /* it was not the last of the other one's writes */
+    g_assert_cmpuint(qatomic_read(&gate->begun), >,
+                     qatomic_read(&gate->allowed));
+
+    qatomic_set(&gate->allowed, UINT_MAX);
+    qemu_thread_join(&thread);
+    object_unref(OBJECT(a));
+    object_unref(OBJECT(b));
+    object_unref(OBJECT(c));
+    object_unref(OBJECT(d));
+    pair_free(p);
+    object_unref(OBJECT(gate));
+    object_unref(OBJECT(sioc));
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -110,6 +230,7 @@ int main(int argc, char **argv)
     /* As in QEMU proper */
     signal(SIGPIPE, SIG_IGN);
     module_call_init(MODULE_INIT_QOM);
+    type_register_static(&gate_info);
     qemu_init_main_loop(&error_abort);
     socket_init();
     g_test_init(&argc, &argv, NULL);
@@ -119,6 +240,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/command/echo", test_command_echo);
     g_test_add_func("/io/channel/mux/command/input-closed",
                     test_command_input_closed);
+    g_test_add_func("/io/channel/mux/write-returns-while-others-send",
+                    test_write_returns_while_others_send);
     ret = g_test_run();
     rmdir(workdir);
     g_free(workdir);
