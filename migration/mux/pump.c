@@ -117,10 +117,7 @@ static void mux_session_write_failed(MuxSession *s, Error *err)
         s->tx_error = g_strdup(error_get_pretty(err));
     }
     error_free(err);
-    if (!s->linger) {
-        s->linger = get_clock() + MUX_LINGER_NS;
-    }
-    mux_transport_wake_in(s->transport);
+    mux_session_hurry(s, get_clock() + MUX_LINGER_NS);
 }
 
 static void mux_session_wake_writers(MuxSession *s)
@@ -312,9 +309,9 @@ static void mux_session_linger(MuxSession *s)
     bool more = s->last_words;
 
     while (!s->flushed || s->sending || more) {
-        int64_t deadline = s->linger;
+        int64_t left = s->linger - get_clock();
 
-        if (get_clock() >= deadline) {
+        if (left <= 0) {
             more = false;
             if (!s->flushed || s->sending) {
                 mux_session_cut(s, "it took too long to close");
@@ -322,12 +319,14 @@ static void mux_session_linger(MuxSession *s)
                 qemu_cond_wait(&s->sender_moved, &s->lock);
             }
         } else if (more) {
+            int64_t deadline = s->linger;
+
             qemu_mutex_unlock(&s->lock);
             more = mux_session_discard(s, deadline);
             qemu_mutex_lock(&s->lock);
         } else {
             qemu_cond_timedwait(&s->sender_moved, &s->lock,
-                                (deadline - get_clock()) / SCALE_MS + 1);
+                                left / SCALE_MS + 1);
         }
     }
 }

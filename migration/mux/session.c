@@ -328,6 +328,15 @@ void mux_session_over(MuxSession *s)
     mux_session_schedule_call(s);
 }
 
+void mux_session_hurry(MuxSession *s, int64_t deadline)
+{
+    if (!s->linger || deadline < s->linger) {
+        s->linger = deadline;
+        qemu_cond_broadcast(&s->sender_moved);
+        mux_transport_wake_in(s->transport);
+    }
+}
+
 void mux_session_cut(MuxSession *s, const char *text)
 {
     if (s->closed) {
@@ -360,9 +369,7 @@ static void mux_session_close_locked(MuxSession *s, const Error *why,
     QIOChannelMux *ioc;
 
     trace_mux_session_close(s, why ? error_get_pretty(why) : "in good order");
-    if (!s->linger || deadline < s->linger) {
-        s->linger = deadline;
-    }
+    mux_session_hurry(s, deadline);
     if (!s->closing) {
         s->closing = true;
         s->goaway = why ? g_strdup(error_get_pretty(why)) : NULL;
@@ -370,7 +377,6 @@ static void mux_session_close_locked(MuxSession *s, const Error *why,
             mux_channel_update(ioc);
         }
     }
-    mux_transport_wake_in(s->transport);
     mux_transport_wake_out(s->transport);
     mux_session_settle(s);
 }

@@ -83,7 +83,7 @@ struct MuxSession {
     /* sending */
     bool sending;               /* somebody has the sender's role */
     bool in_write;              /* and the transport uses the batch */
-    QemuCond sender_moved;      /* one of the two, or @flushed, has changed */
+    QemuCond sender_moved;      /* they, @flushed or @linger have changed */
     QTAILQ_HEAD(, QIOChannelMux) writers;
     QemuCond send_cond;         /* the send thread waits here */
     struct iovec tx_iov[MUX_IOV];
@@ -123,6 +123,9 @@ int64_t mux_session_next_due(MuxSession *s);
 
 /* The engine has ended. */
 void mux_session_over(MuxSession *s);
+
+/* Give up on a good end at @deadline, if not before. */
+void mux_session_hurry(MuxSession *s, int64_t deadline);
 
 /* The connection is of no use any more, @text says why. */
 void mux_session_cut(MuxSession *s, const char *text);

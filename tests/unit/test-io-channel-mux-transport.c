@@ -13,6 +13,7 @@
 #include "qemu/units.h"
 #include "io/channel-command.h"
 #include "io/channel-socket.h"
+#include "migration/mux/frame.h"
 #include "mux-session-helpers.h"
 
 static char *workdir;
@@ -223,6 +224,39 @@ static void test_write_returns_while_others_send(void)
     object_unref(OBJECT(sioc));
 }
 
+/* Whoever closes with less time is not kept for as long as was meant to be. */
+static void test_close_cuts_the_wait_short(void)
+{
+    MuxHello hello = {
+        .magic = MUX_MAGIC, .version_min = 1, .version_max = 1,
+        .length = MUX_HELLO_SIZE, .max_frame = MiB, .max_streams = 1,
+        .role = MUX_ROLE_DESTINATION,
+    };
+    MuxHeader goaway = { .type = MUX_FRAME_GOAWAY, .arg = MUX_CODE_OK };
+    uint8_t buf[MUX_HELLO_SIZE + MUX_HEADER_SIZE];
+    MuxSession *session;
+    int64_t start;
+    Gate *gate;
+    int fds[2];
+
+    socket_pair(fds, 0);
+    gate = gate_new(fds[0], 0);
+    session = mux_session_new(QIO_CHANNEL(gate), MUX_ROLE_SOURCE, NULL, NULL);
+    gate_shut(gate);
+    mux_hello_encode(&hello, buf);
+    mux_header_encode(&goaway, buf + MUX_HELLO_SIZE);
+    g_assert_cmpint(write(fds[1], buf, sizeof(buf)), ==, sizeof(buf));
+    /* The session is over, and waits until the write has come to its end */
+    g_usleep(200 * 1000);
+    start = get_clock();
+    mux_session_close(session, NULL, 100);
+    mux_session_unref(session);
+    WAIT_FOR(qatomic_read(&OBJECT(gate)->ref) == 1);
+    g_assert_cmpint(get_clock() - start, <, NANOSECONDS_PER_SECOND);
+    object_unref(OBJECT(gate));
+    close(fds[1]);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -242,6 +276,8 @@ int main(int argc, char **argv)
                     test_command_input_closed);
     g_test_add_func("/io/channel/mux/write-returns-while-others-send",
                     test_write_returns_while_others_send);
+    g_test_add_func("/io/channel/mux/close-cuts-the-wait-short",
+                    test_close_cuts_the_wait_short);
     ret = g_test_run();
     rmdir(workdir);
     g_free(workdir);
