@@ -74,16 +74,17 @@ static void mux_session_kick(MuxSession *s)
 }
 
 /*
- * In good order, the streams come to their ends first.  To report a failure,
- * it is enough that what was queued has gone.
+ * To report a failure, it is enough that what was queued has gone, or never
+ * will.  In good order, the streams come to their ends first; when nothing can
+ * be sent, that is for the peer to say.
  */
 static bool mux_session_may_part(MuxSession *s)
 {
-    if (s->tx_error) {
-        return true;
+    if (s->goaway) {
+        return s->tx_error || mux_engine_tx_idle(s->engine);
     }
-    return mux_engine_tx_idle(s->engine) &&
-        (s->goaway || !mux_engine_has_streams(s->engine));
+    return !s->tx_error && mux_engine_tx_idle(s->engine) &&
+        !mux_engine_has_streams(s->engine);
 }
 
 void mux_session_settle(MuxSession *s)

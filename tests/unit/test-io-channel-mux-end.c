@@ -319,6 +319,55 @@ static void test_close_flooded(void)
     object_unref(OBJECT(fioc));
 }
 
+static void note_end(MuxSession *session, const Error *err, void *opaque)
+{
+    *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "in good order");
+}
+
+/*
+ * A peer that takes nothing: the end of a session that was closed in good
+ * order is not good.  Returns what is said then, to be freed.
+ */
+static char *close_unsent(const uint8_t *answer, size_t len)
+{
+    static const MuxSessionOps ops = { .ended = note_end };
+    QIOChannelSocket *sioc;
+    MuxSession *session;
+    char *said = NULL;
+    int fds[2];
+
+    socket_pair(fds, 0);
+    shutdown(fds[1], SHUT_RD);
+    sioc = qio_channel_socket_new_fd(fds[0], &error_abort);
+    session = mux_session_new(QIO_CHANNEL(sioc), MUX_ROLE_SOURCE, &ops, &said);
+    g_usleep(50 * 1000);
+    mux_session_close(session, NULL, len ? CLOSE_MS : 100);
+    g_usleep(50 * 1000);
+    if (len) {
+        g_assert_cmpint(write(fds[1], answer, len), ==, len);
+    }
+    WAIT_FOR(said);
+    mux_session_unref(session);
+    object_unref(OBJECT(sioc));
+    close(fds[1]);
+    return said;
+}
+
+static void test_close_unsent(void)
+{
+    static const uint8_t answer[] =
+        "QMUX" "\0\1" "\0\1" "\0\0\0\x28" "\0\0\0\0\0\0\0\0"
+        "\0\0\0\0\0\0\0\0" "\0\4\0\0" "\0\0\0\1" "\0\0\0\2"
+        "\x0a\0\0\0" "\0\0\0\0" "\0\0\0\4" "\0\0\0\6" "full";
+    g_autofree char *cut = close_unsent(NULL, 0);
+    g_autofree char *told = close_unsent(answer, sizeof(answer) - 1);
+
+    g_assert_cmpstr(cut, ==, "all streams: connection with the destination "
+                    "failed: Unable to write to socket: Broken pipe");
+    g_assert_cmpstr(told, ==,
+                    "all streams: destination ended the connection: full");
+}
+
 /* The network goes away: what had arrived is read, then the error. */
 static void test_cut(void)
 {
@@ -611,6 +660,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-tells-why", test_close_tells_why);
     g_test_add_func("/io/channel/mux/close-bounded", test_close_bounded);
     g_test_add_func("/io/channel/mux/close-flooded", test_close_flooded);
+    g_test_add_func("/io/channel/mux/close-unsent", test_close_unsent);
     g_test_add_func("/io/channel/mux/cut", test_cut);
     g_test_add_func("/io/channel/mux/deadline", test_deadline);
     g_test_add_func("/io/channel/mux/idle-is-not-silent",
