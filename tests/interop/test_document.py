@@ -15,7 +15,8 @@ from muxpeer import frames
 from muxpeer.engine import Engine, Fault, State
 from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
 
-LIMITS_H = (document.PATH.parents[2] / 'migration/mux/engine-limits.h')
+MIGRATION = document.PATH.parents[2] / 'migration'
+HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h')
 BYTES = document.vectors()
 WINDOW = 100
 
@@ -26,9 +27,10 @@ def numbers(cell: str) -> list[int]:
 
 def macros() -> dict[str, int]:
     """QEMU's constants."""
-    text = re.sub(r'/\*.*?\*/', '', LIMITS_H.read_text(), flags=re.S)
-    result = {}
-    define = re.compile(r'^#define (MUX_\w+)[ \t]+([\w() *]+)$', re.M)
+    text = ''.join((MIGRATION / header).read_text() for header in HEADERS)
+    text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
+    result = {'NANOSECONDS_PER_SECOND': 10**9}
+    define = re.compile(r'^#define (\w*MUX_\w+)[ \t]+([\w() *]+)$', re.M)
     for name, value in define.findall(text):
         result[name] = math.prod(
             result.get(factor) or ast.literal_eval(factor)
@@ -179,6 +181,10 @@ class Tables(unittest.TestCase):
             'credit of a stream, bytes':
                 ([], [q['MUX_WINDOW'], q['MUX_WINDOW_MAX']]),
             'credit of all streams, bytes': ([], [q['MUX_WINDOW_SUM']]),
+            'time for the peer to close after a GOAWAY, seconds':
+                ([], [q['MUX_LINGER_NS'] // 10**9,
+                      q['MIGRATION_MUX_LINGER_MS'] // 1000,
+                      q['MIGRATION_MUX_DONE_MS'] // 1000]),
         }
         for name, (protocol, qemu) in wanted.items():
             with self.subTest(name):
