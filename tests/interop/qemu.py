@@ -97,14 +97,25 @@ class QEMU:
     def status(self) -> str:
         return self.qmp.cmd('query-migrate').get('status', 'none')
 
-    def wait_status(self, *wanted: str) -> dict:
-        """Wait for a status of query-migrate, and return all it says."""
-        wait_until(lambda: self.status() in wanted, f'{wanted}',
+    def wait_end(self) -> dict:
+        """
+        Wait for the end of a migration, and until its jobs are gone, which
+        may be a little later; returns what query-migrate says.
+        """
+        wait_until(lambda: self.status() in ('completed', 'failed') and
+                   not self.qmp.cmd('query-block-jobs'),
+                   'the end of the migration',
                    lambda: self.qmp.cmd('query-migrate'))
         return self.qmp.cmd('query-migrate')
 
+    def wait_success(self) -> None:
+        """The same of one that has to succeed.  Raises QMPError."""
+        answer = self.wait_end()
+        if answer['status'] != 'completed':
+            raise QMPError(answer['error-desc'])
 
-def wait_until(condition, what: str, detail=lambda: '', timeout=20) -> None:
+
+def wait_until(condition, what: str, detail=lambda: '', timeout=120) -> None:
     """Raises QMPError if it does not come true."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -8,6 +8,7 @@ peer's own engine is in.
 
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 from muxpeer import frames
@@ -18,7 +19,7 @@ from muxpeer.nbd import Client, Server
 from muxpeer.record import end
 from qemu import DISK_SIZE, DISKS, QEMU
 
-ANSWER = 10                     # seconds that QEMU has
+ANSWER = 60                     # seconds that QEMU has
 
 
 class Scene:
@@ -33,8 +34,8 @@ class Scene:
         self.role = role
         self.patience = ANSWER
         self.stream: Stream | None = None
+        self.began = self.heard = time.monotonic()      # QEMU's last bytes
         self._seen = bytearray()
-        self._disks = []
         if role == Role.SOURCE:
             self.address = '127.0.0.1', qemu.listen()
             sock = socket.create_connection(self.address)
@@ -44,8 +45,7 @@ class Scene:
         engine = Engine(role)
         if hello is not None:
             engine.out[:] = hello
-        self.connection = Connection(sock, engine, on_open=self._opened,
-                                     tap=self._tap)
+        self.connection = Connection(sock, engine, tap=self._tap)
 
     def __enter__(self):
         return self
@@ -67,6 +67,13 @@ class Scene:
         else:
             self.offered()
             self.connection.accept(self.stream)
+
+    def quiet(self) -> None:
+        """main is open, and QEMU has sent all that it sends then."""
+        self.main()
+        if self.role == Role.DESTINATION:
+            self.connection.wait(lambda: len(self._disks()) == len(DISKS))
+        self.connection.flush()
 
     def deaf(self) -> None:
         """A stream is open of which QEMU reads nothing."""
@@ -159,22 +166,29 @@ class Scene:
     def _tap(self, direction: str, data: bytes) -> None:
         if direction == 'in':
             self._seen += data
+            self.heard = time.monotonic()
 
-    def _opened(self, stream: Stream) -> None:
-        if stream.name != 'main':
-            self._disks.append(stream)
+    def _disks(self) -> list[Stream]:
+        """Those that QEMU has offered, as source."""
+        return [stream for number, stream in self.connection.streams.items()
+                if number % 2 and stream.name != 'main']
 
     def _serve_disks(self) -> None:
-        conn = self.connection
-        conn.wait(lambda: len(self._disks) == len(DISKS))
-        for stream in self._disks:
-            conn.accept(stream)
+        """Up to the end of the first one; main is read, too."""
+        conn, main = self.connection, self.stream
+
+        def drain():
+            while main.read_some():
+                pass
+        conn.work(drain)
+        conn.wait(lambda: len(self._disks()) == len(DISKS))
         with tempfile.TemporaryDirectory() as folder:
-            for stream in self._disks:
+            for stream in self._disks():
+                conn.accept(stream)
                 name = stream.name.removeprefix('nbd-')
                 server = Server(stream, name, Path(folder, name), DISK_SIZE)
                 conn.work(server.serve)
-            self.stream = self._disks[0]
+            self.stream = self._disks()[0]
             conn.wait(lambda: self.stream.ended)
 
 

@@ -87,15 +87,22 @@ class Relay:
         self.port = self.listener.getsockname()[1]
         self._target = port
         self._tap = tap
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """When both QEMUs have ended: until all was heard."""
+        self._thread.join()
+        self.listener.close()
 
     def _run(self) -> None:
         left, _ = self.listener.accept()
         right = socket.create_connection(('127.0.0.1', self._target))
-        for source, target, direction in ((left, right, 'out'),
-                                          (right, left, 'in')):
-            threading.Thread(target=self._copy, daemon=True,
-                             args=(source, target, direction)).start()
+        other = threading.Thread(target=self._copy, daemon=True,
+                                 args=(right, left, 'in'))
+        other.start()
+        self._copy(left, right, 'out')
+        other.join()
 
     def _copy(self, source, target, direction: str) -> None:
         try:
@@ -181,11 +188,11 @@ class Recordings(DissectorTest):
                 QEMU(BUILD, other, 'destination', incoming=True) as target:
             source.wait_for_guest()
             relay = Relay(target.listen(), self.traffic)
-            self.addCleanup(relay.listener.close)
             source.migrate(relay.port)
-            source.wait_status('completed')
-            target.wait_status('completed')
+            source.wait_success()
+            target.wait_success()
             target.wait_for_guest()
+        relay.join()
         path = self.traffic.write(self.folder)
         seen = self.assert_all_frames(path)
         for text in ('WRITE request, offset 0, length 1048576',

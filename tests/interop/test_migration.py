@@ -35,7 +35,7 @@ def record(folder: Path, engine: Engine | None = None, setup=lambda _: None,
         recorder = Recorder(listener.accept()[0], folder, SIZES,
                             engine=engine, tap=tap)
         recorder.run()
-        source.wait_status('completed')
+        source.wait_success()
         return recorder
 
 
@@ -62,7 +62,7 @@ class WholeMigration(unittest.TestCase):
         with self.destination() as qemu:
             setup(qemu)
             (play or self.play)(qemu.listen())
-            qemu.wait_status('completed')
+            qemu.wait_success()
             for disk in DISKS:
                 self.assertEqual(qemu.image(disk).read_bytes(),
                                  (self.folder / f'{disk}.img').read_bytes())
@@ -90,8 +90,9 @@ class Migrations(WholeMigration):
                      *(f'{disk}={DISK_SIZE}' for disk in DISKS)],
                     stdout=subprocess.PIPE, text=True) as command:
             port = int(command.stdout.readline().split()[-1])
+            source.wait_for_guest()
             source.migrate(port)
-            source.wait_status('completed')
+            source.wait_success()
             self.assertEqual(command.wait(), 0)
         self.assert_recorded()
 
@@ -111,7 +112,10 @@ class Migrations(WholeMigration):
     def test_small_credit_and_frames(self):
         """Less than a NBD request; the least that a frame may be."""
         hello = Hello(Role.DESTINATION, max_frame=frames.MAX_FRAME_MIN)
-        record(self.folder, Engine(Role.DESTINATION, hello, window=5000))
+        def setup(qemu):        # however slow that is, it converges
+            qemu.qmp.cmd('migrate-set-parameters', downtime_limit=30000)
+        record(self.folder, Engine(Role.DESTINATION, hello, window=20000),
+               setup)
         self.assert_recorded()
 
 
@@ -134,7 +138,7 @@ class Handover(WholeMigration):
             recorder = Failing(listener.accept()[0], self.folder, SIZES)
             with self.assertRaises(MuxError):
                 recorder.run()
-            answer = source.wait_status('failed', 'completed')
+            answer = source.wait_end()
             self.assertEqual(answer['status'], 'failed')
             self.assertIn('cannot load this', answer['error-desc'])
             source.wait_for_guest()
@@ -145,11 +149,14 @@ class Handover(WholeMigration):
         with self.destination() as qemu:
             sock = socket.create_connection(('127.0.0.1', qemu.listen()))
             conn = Connection(sock, Engine(Role.SOURCE))
-            send(conn, self.folder, DISKS)
+            main = send(conn, self.folder, DISKS)[0]
+            conn.wait(lambda: main.ended)
             self.assertFalse(qemu.qmp.cmd('query-status')['running'])
             conn.drop()
-            answer = qemu.wait_status('failed', 'completed')
+            answer = qemu.wait_end()
             self.assertEqual(answer['status'], 'failed')
+            self.assertIn('did not hand the guest over',
+                          answer['error-desc'])
             self.assertFalse(qemu.qmp.cmd('query-status')['running'])
 
 
@@ -265,7 +272,7 @@ class Refusals(QEMUTest):
                       scene.main):
             stage()
             with socket.create_connection(scene.address) as second:
-                second.settimeout(10)
+                second.settimeout(60)
                 try:
                     self.assertEqual(second.recv(1), b'')
                 except ConnectionResetError:
@@ -328,6 +335,7 @@ class Refusals(QEMUTest):
         stream.finish()
         scene.connection.wait(lambda: stream.reset)
         self.assertEqual(stream.reset[0], Code.ABORTED)
+        self.assertIn('disk0', goaway(scene.answers())[1])
         self.assert_failed(scene, 'disk0')
 
     def test_goaway_is_reported(self):

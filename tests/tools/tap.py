@@ -45,6 +45,7 @@ def main():
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module     # where unittest finds setUpModule()
     spec.loader.exec_module(module)
     tests = unittest.defaultTestLoader.loadTestsFromModule(module)
     print(f'1..{tests.countTestCases()}', flush=True)

@@ -38,7 +38,7 @@ class Recorder:
         conn = self.connection
         try:
             conn.wait(lambda: conn.streams)
-            conn.wait(lambda: conn.engine.all_retired or conn.error, 60)
+            conn.wait(lambda: conn.engine.all_retired or conn.error, 300)
             for worker in self._workers:
                 worker.join()
             if conn.error:
