@@ -411,7 +411,6 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
     g_autoptr(Error) err = NULL;
     QEMUFile *f;
 
-    g_clear_pointer(&s->mux_streams, qapi_free_MigrationStreamInfoList);
     s->mux = mux_outgoing_new(s, ioc, &err);
     if (!s->mux) {
         migration_connect(s, err);
@@ -485,6 +484,8 @@ void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
     if (s->mux) {
         mux_stream_info_report(info, qatomic_read(&s->mux->phase),
                                mux_outgoing_streams(s->mux));
+    } else if (migration_mux_outgoing(s) && migration_is_running()) {
+        mux_stream_info_report(info, MIGRATION_PHASE_CONNECT, NULL);
     } else {
         mux_stream_info_report_done(info, s->mux_streams);
     }

@@ -393,6 +393,73 @@ static void test_disks_job_complete_refused(void)
     mux_end(&t, true);
 }
 
+/* --- what query-migrate keeps --- */
+
+static void assert_not_multiplexed(QTestState *who, const char *status)
+{
+    QDict *info = migrate_query(who);
+
+    g_assert_cmpstr(qdict_get_try_str(info, "status"), ==, status);
+    g_assert(!qdict_haskey(info, "phase"));
+    g_assert(!qdict_haskey(info, "streams"));
+    qobject_unref(info);
+}
+
+static void migrate_plain_to_nobody(QTestState *who)
+{
+    g_autofree char *uri = g_strdup_printf("unix:%s/nobody", tmpfs);
+
+    migrate_qmp(who, NULL, uri, NULL, "{}");
+    wait_for_migration_status(who, "failed",
+                              (const char * []) { "completed", NULL });
+    assert_not_multiplexed(who, "failed");
+}
+
+/* Nothing of the last migration is left when the next one is another kind. */
+static void test_query_plain_migration(void)
+{
+    MuxTest t = { .bare = true, .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_ensure_non_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "precopy");
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    g_assert_cmpuint(mux_num_streams(t.from), ==, 1 + MUX_NUM_DISKS);
+    migrate_plain_to_nobody(t.from);
+
+    mux_replace_target(&t);
+    mux_listen(&t, "");
+    mux_migrate(&t, "");
+    mux_wait_status(&t, "active");
+    assert_not_multiplexed(t.from, "active");
+    migrate_cancel(t.from);
+    mux_wait_status(&t, "cancelled");
+    assert_not_multiplexed(t.from, "cancelled");
+    mux_end(&t, false);
+}
+
+/* The guest came with streams, and leaves without. */
+static void test_query_plain_onward(void)
+{
+    MuxTest t = { .bare = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    mux_wait_running(t.to);
+    g_assert_cmpuint(mux_num_streams(t.to), ==, 1 + MUX_NUM_DISKS);
+    migrate_plain_to_nobody(t.to);
+    mux_end(&t, true);
+}
+
 void migration_test_add_mux(MigrationTestEnv *env)
 {
     tmpfs = env->tmpfs;
@@ -419,4 +486,8 @@ void migration_test_add_mux(MigrationTestEnv *env)
                        test_disks_bandwidth_max);
     migration_test_add("/migration/mux/disks-job-complete-refused",
                        test_disks_job_complete_refused);
+    migration_test_add("/migration/mux/query-plain-migration",
+                       test_query_plain_migration);
+    migration_test_add("/migration/mux/query-plain-onward",
+                       test_query_plain_onward);
 }

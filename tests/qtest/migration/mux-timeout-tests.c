@@ -127,6 +127,7 @@ static void test_cancel_connect(void)
     migrate_to(&t, path);
     usleep(100 * 1000);
     mux_wait_status(&t, "setup");
+    mux_wait_phase(&t, "connect");
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
 

@@ -151,6 +151,7 @@ static void test_fail_tls_silent_handshake(void)
     g_assert(mux_relay_wait_fired(relay, 1, 10000));
     g_usleep(100 * 1000);
     /* Would not be answered */
+    mux_wait_phase(&t, "connect");
     g_assert(mux_is_running(t.from));
     g_assert(!mux_is_running(t.to));
     migrate_cancel(t.from);
