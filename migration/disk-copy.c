@@ -43,13 +43,9 @@ typedef enum DiskCopyState {
 struct DiskCopy {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
     bool freed;             /* the owner let go: no callback any more */
-    bool starting;          /* events may run while node and job are made */
     DiskCopyState state;    /* atomic: read by other threads */
 
-    char *disk;
-    char *id;               /* nbd-<disk>: the stream's and the job's name */
-    char *node_name;
-    MigrationDiskSync sync;
+    const MigrationDiskChannel *def;    /* its stream's name is the job's */
     int64_t speed;
     const DiskCopyOps *ops;
     void *opaque;
@@ -87,23 +83,16 @@ static void disk_copy_unref(DiskCopy *d)
     }
     timer_free(d->look);
     qemu_mutex_destroy(&d->job_lock);
-    g_free(d->disk);
-    g_free(d->id);
-    g_free(d->node_name);
     g_free(d);
 }
 
-DiskCopy *disk_copy_new(const char *disk, const char *node_name,
-                        MigrationDiskSync sync, int64_t speed,
+DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
                         const DiskCopyOps *ops, void *opaque)
 {
     DiskCopy *d = g_new0(DiskCopy, 1);
 
     d->refcount = 1;
-    d->disk = g_strdup(disk);
-    d->id = g_strdup_printf("nbd-%s", disk);
-    d->node_name = g_strdup(node_name);
-    d->sync = sync;
+    d->def = def;
     d->speed = speed;
     d->ops = ops;
     d->opaque = opaque;
@@ -113,7 +102,7 @@ DiskCopy *disk_copy_new(const char *disk, const char *node_name,
 
 const char *disk_copy_name(DiskCopy *d)
 {
-    return d->disk;
+    return d->def->disk;
 }
 
 QIOChannelMux *disk_copy_stream(DiskCopy *d)
@@ -123,7 +112,7 @@ QIOChannelMux *disk_copy_stream(DiskCopy *d)
 
 static void disk_copy_set_state(DiskCopy *d, DiskCopyState state)
 {
-    trace_migration_disk_copy_state(d->disk, d->state, state);
+    trace_migration_disk_copy_state(d->def->disk, d->state, state);
     qatomic_set(&d->state, state);
 }
 
@@ -139,7 +128,7 @@ static void disk_copy_fail(DiskCopy *d, Error *err)
     disk_copy_set_state(d, DISK_COPY_FAILED);
     cause = qio_channel_mux_get_error(d->ioc);
     if (!cause) {
-        error_prepend(&own, "stream '%s': ", d->id);
+        error_prepend(&own, "stream '%s': ", d->def->stream);
     }
     d->ops->failed(d, cause ?: own, d->opaque);
 }
@@ -197,13 +186,14 @@ static void disk_copy_disconnect(DiskCopy *d)
 }
 
 /*
- * Has the mirror come to an end of its own?  Then it may be halfway through its
- * finalization (which polls), and must be left alone; its last event follows.
+ * Is there no mirror, or has it come to an end of its own?  Then it may be
+ * halfway through its finalization (which polls), and must be left alone; its
+ * last event follows.
  */
 static bool disk_copy_job_over(DiskCopy *d)
 {
     JOB_LOCK_GUARD();
-    return job_is_completed_locked(d->job);
+    return !d->job || job_is_completed_locked(d->job);
 }
 
 /* Let go of all that @d holds; ends the job.  Events may run meanwhile. */
@@ -245,7 +235,12 @@ static void disk_copy_job_ended(DiskCopy *d)
     Error *err = NULL;
 
     WITH_JOB_LOCK_GUARD() {
-        if (d->job->ret < 0) {
+        /* A mirror that is in step, and is cancelled softly, succeeds */
+        if (job_is_cancelled_locked(d->job) ||
+            (d->job->ret == 0 && d->state != DISK_COPY_COMPLETING)) {
+            error_setg(&err, "job '%s' was ended by someone other than the "
+                       "migration", d->def->stream);
+        } else if (d->job->ret < 0) {
             error_setg(&err, "mirror failed: %s",
                        d->job->err ? error_get_pretty(d->job->err) :
                                      strerror(-d->job->ret));
@@ -254,10 +249,6 @@ static void disk_copy_job_ended(DiskCopy *d)
     disk_copy_release_job(d);
 
     if (err) {
-        disk_copy_fail(d, err);
-    } else if (d->state != DISK_COPY_COMPLETING) {
-        error_setg(&err, "job '%s' was ended by someone other than the "
-                   "migration", d->id);
         disk_copy_fail(d, err);
     } else {
         disk_copy_disconnect(d);
@@ -366,9 +357,9 @@ static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
     ERRP_GUARD();
     BlockJob *job;
 
-    qmp_blockdev_mirror(d->id, bdrv_get_node_name(d->bs),
+    qmp_blockdev_mirror(d->def->stream, bdrv_get_node_name(d->bs),
                         bdrv_get_node_name(d->target), NULL,
-                        d->sync == MIGRATION_DISK_SYNC_TOP ?
+                        d->def->sync == MIGRATION_DISK_SYNC_TOP ?
                         MIRROR_SYNC_MODE_TOP : MIRROR_SYNC_MODE_FULL,
                         d->speed > 0, d->speed, false, 0, false, 0,
                         true, BLOCKDEV_ON_ERROR_REPORT,
@@ -378,7 +369,7 @@ static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
     if (*errp) {
         return false;
     }
-    job = block_job_get(d->id);
+    job = block_job_get(d->def->stream);
     if (!job) {
         error_setg(errp, "mirror ended at once");
         return false;
@@ -392,7 +383,7 @@ static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
 void disk_copy_set_speed(DiskCopy *d, int64_t speed)
 {
     d->speed = speed;
-    if (d->job && !disk_copy_job_over(d)) {
+    if (!disk_copy_job_over(d)) {
         WITH_JOB_LOCK_GUARD() {
             block_job_set_speed_locked(container_of(d->job, BlockJob, job),
                                        speed, &error_abort);
@@ -402,19 +393,25 @@ void disk_copy_set_speed(DiskCopy *d, int64_t speed)
 
 /* --- the connection --- */
 
-static bool disk_copy_check_size(DiskCopy *d, const NBDExportInfo *info,
-                                 Error **errp)
+static bool disk_copy_check_export(DiskCopy *d, const NBDExportInfo *info,
+                                   Error **errp)
 {
     int64_t size = bdrv_getlength(d->bs);
 
     if (size < 0) {
         error_setg_errno(errp, -size, "cannot get the size of node '%s'",
-                         d->node_name);
+                         d->def->node_name);
         return false;
     }
     if (info->size != size) {
         error_setg(errp, "the destination's image has %" PRIu64 " bytes, the "
                    "source's has %" PRId64, info->size, size);
+        return false;
+    }
+    /* Else the NBD node would take each flush for done, and tell nobody */
+    if (!(info->flags & NBD_FLAG_SEND_FLUSH)) {
+        error_setg(errp, "the destination's export does not support "
+                   "NBD_CMD_FLUSH");
         return false;
     }
     return true;
@@ -426,15 +423,6 @@ static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
     d->mode = info->mode;
     d->target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info, NULL, errp);
     return d->target;
-}
-
-/* What began with d->starting = true is done. */
-static void disk_copy_started(DiskCopy *d)
-{
-    d->starting = false;
-    if (d->freed) {
-        disk_copy_release(d);
-    }
 }
 
 static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
@@ -452,15 +440,12 @@ static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
         disk_copy_fail(d, local_err);
         goto out;
     }
-    d->starting = true;
-    if (!disk_copy_check_size(d, info, &local_err) ||
+    if (!disk_copy_check_export(d, info, &local_err) ||
         !disk_copy_open_target(d, info, &local_err)) {
         disk_copy_fail(d, local_err);
-    } else {
+    } else if (d->state == DISK_COPY_HANDSHAKE) {
+        /* To open the node polls: the stream might have failed meanwhile */
         disk_copy_set_state(d, DISK_COPY_CONNECTED);
-    }
-    disk_copy_started(d);
-    if (!d->freed && d->state == DISK_COPY_CONNECTED) {
         d->ops->connected(d, d->opaque);
     }
 out:
@@ -474,31 +459,27 @@ void disk_copy_begin(DiskCopy *d)
     if (d->state != DISK_COPY_CONNECTED) {
         return;
     }
-    disk_copy_ref(d);
-    d->starting = true;
     disk_copy_set_state(d, DISK_COPY_FIRST_PASS);
     if (!disk_copy_start_mirror(d, &err)) {
         disk_copy_fail(d, err);
     }
-    disk_copy_started(d);
-    disk_copy_unref(d);
 }
 
 bool disk_copy_start(DiskCopy *d, MuxSession *session, Error **errp)
 {
-    d->bs = bdrv_lookup_bs(d->node_name, d->node_name, errp);
+    d->bs = bdrv_lookup_bs(d->def->node_name, d->def->node_name, errp);
     if (!d->bs) {
-        error_prepend(errp, "stream '%s': ", d->id);
+        error_prepend(errp, "stream '%s': ", d->def->stream);
         return false;
     }
     bdrv_ref(d->bs);
-    d->ioc = mux_session_open(session, d->id, errp);
+    d->ioc = mux_session_open(session, d->def->stream, errp);
     if (!d->ioc) {
         return false;
     }
     disk_copy_set_state(d, DISK_COPY_HANDSHAKE);
-    nbd_channel_negotiate(QIO_CHANNEL(d->ioc), d->disk, disk_copy_negotiated,
-                          disk_copy_ref(d));
+    nbd_channel_negotiate(QIO_CHANNEL(d->ioc), d->def->disk,
+                          disk_copy_negotiated, disk_copy_ref(d));
     return true;
 }
 
@@ -526,7 +507,7 @@ void disk_copy_stream_changed(DiskCopy *d)
 void disk_copy_converge(DiskCopy *d)
 {
     BlockJobChangeOptions opts = {
-        .id = d->id,
+        .id = d->def->stream,
         .type = JOB_TYPE_MIRROR,
         .u.mirror.copy_mode = MIRROR_COPY_MODE_WRITE_BLOCKING,
     };
@@ -655,8 +636,8 @@ bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp)
     const char *awaited = disk_copy_awaited(d);
 
     if (awaited) {
-        error_setg(errp, "stream '%s': %s did not come within %g s", d->id,
-                   awaited, ms / 1000.0);
+        error_setg(errp, "stream '%s': %s did not come within %g s",
+                   d->def->stream, awaited, ms / 1000.0);
     }
     return !awaited;
 }
@@ -665,7 +646,7 @@ bool disk_copy_untouched(DiskCopy *d, Error **errp)
 {
     if (d->bitmap && bdrv_get_dirty_count(d->bitmap)) {
         error_setg(errp, "stream '%s': node '%s' was written to after its copy "
-                   "was completed", d->id, d->node_name);
+                   "was completed", d->def->stream, d->def->node_name);
         return false;
     }
     return true;
@@ -686,9 +667,6 @@ void disk_copy_abort(DiskCopy *d, const Error *why)
 
 void disk_copy_free(DiskCopy *d)
 {
-    /* Else the stream's end makes disk_copy_negotiated() get to it soon. */
-    if (!d->starting) {
-        disk_copy_release(d);
-    }
+    disk_copy_release(d);
     disk_copy_unref(d);
 }

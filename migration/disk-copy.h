@@ -14,8 +14,8 @@
 #ifndef MIGRATION_DISK_COPY_H
 #define MIGRATION_DISK_COPY_H
 
+#include "disk-channel.h"
 #include "migration/mux/channel-mux.h"
-#include "qapi/qapi-types-migration-stream.h"
 
 typedef struct DiskCopy DiskCopy;
 
@@ -36,13 +36,12 @@ typedef struct DiskCopyOps {
 } DiskCopyOps;
 
 /*
- * Prepare to copy the node or device @node_name as disk @disk.  @speed is in
- * bytes per second, 0: no limit.
+ * Prepare to copy the disk of @def, which must live until disk_copy_free().
+ * @speed is in bytes per second, 0: no limit.
  *
  * Returns: the copy, to be given back with disk_copy_free()
  */
-DiskCopy *disk_copy_new(const char *disk, const char *node_name,
-                        MigrationDiskSync sync, int64_t speed,
+DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
                         const DiskCopyOps *ops, void *opaque);
 
 /*

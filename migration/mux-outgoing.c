@@ -277,8 +277,7 @@ static bool mux_outgoing_start_disks(MuxOutgoing *m, Error **errp)
     qio_channel_mux_set_weight(m->main, defs->len);
     for (guint i = 0; i < defs->len; i++) {
         MigrationDiskChannel *def = g_ptr_array_index(defs, i);
-        DiskCopy *d = disk_copy_new(def->disk, def->node_name, def->sync,
-                                    mux_outgoing_disk_speed(m),
+        DiskCopy *d = disk_copy_new(def, mux_outgoing_disk_speed(m),
                                     &mux_outgoing_disk_ops, m);
 
         WITH_QEMU_LOCK_GUARD(&m->lock) {

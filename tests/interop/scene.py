@@ -92,7 +92,7 @@ class Scene:
             client.disconnect()
             self.stream = client.stream
         else:
-            self._serve_disks()
+            self.serve_disks()
         self.connection.wait(lambda: self.stream.ended)
 
     def finished(self) -> None:
@@ -173,8 +173,11 @@ class Scene:
         return [stream for number, stream in self.connection.streams.items()
                 if number % 2 and stream.name != 'main']
 
-    def _serve_disks(self) -> None:
-        """Up to the end of the first one; main is read, too."""
+    def serve_disks(self, **how) -> None:
+        """
+        Be the server of all disks (as destination), up to the end of the
+        first one; main is read, too.
+        """
         conn, main = self.connection, self.stream
 
         def drain():
@@ -186,7 +189,8 @@ class Scene:
             for stream in self._disks():
                 conn.accept(stream)
                 name = stream.name.removeprefix('nbd-')
-                server = Server(stream, name, Path(folder, name), DISK_SIZE)
+                server = Server(stream, name, Path(folder, name), DISK_SIZE,
+                                **how)
                 conn.work(server.serve)
             self.stream = self._disks()[0]
             conn.wait(lambda: self.stream.ended)

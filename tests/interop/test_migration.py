@@ -16,6 +16,7 @@ from muxpeer import frames
 from muxpeer.connection import Connection, MuxError
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Frame, Hello, Role, Type
+from muxpeer.nbd import SEND_FLUSH, SERVED
 from muxpeer.record import DISK, Recorder, replay, send
 from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene, goaway
@@ -290,6 +291,12 @@ class Refusals(QEMUTest):
         self.assertEqual(code, Code.ABORTED)
         self.assertIn(stream.name, text)
         self.assert_failed(scene, 'there is no room')
+
+    def test_disk_that_cannot_be_flushed(self):
+        scene = self.to_qemu(Role.DESTINATION)
+        scene.main()
+        scene.serve_disks(flags=SERVED & ~SEND_FLUSH)
+        self.assert_failed(scene, 'does not support NBD_CMD_FLUSH')
 
     def test_main_that_is_refused(self):
         scene = self.to_qemu(Role.DESTINATION)

@@ -28,6 +28,7 @@ OPTION_REPLY = struct.Struct('>QIII')
 REQUEST = struct.Struct('>IHHQQI')
 REPLY = struct.Struct('>IIQ')
 PIECE = 1 << 20
+SERVED = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_WRITE_ZEROES
 
 
 class NBDError(Exception):
@@ -37,10 +38,12 @@ class NBDError(Exception):
 class Server:
     """Serves one image to one client; counts what it was asked."""
 
-    def __init__(self, stream, name: str, image: Path, size: int):
+    def __init__(self, stream, name: str, image: Path, size: int,
+                 flags: int = SERVED):
         self.stream = stream
         self.name = name
         self.size = size
+        self.flags = flags
         self.commands: dict[int, int] = {}
         self.image = open(image, 'w+b')
         self.image.truncate(size)
@@ -77,9 +80,8 @@ class Server:
         if data[4:4 + length].decode() != self.name:
             self._answer(option, REP_ERR_UNKNOWN)
             return False
-        flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_WRITE_ZEROES
         self._answer(option, REP_INFO,
-                     struct.pack('>HQH', INFO_EXPORT, self.size, flags))
+                     struct.pack('>HQH', INFO_EXPORT, self.size, self.flags))
         self._answer(option, REP_ACK)
         return True
 
