@@ -70,21 +70,6 @@ static bool check_mux(const MigrationChannels *channels, Error **errp)
     return true;
 }
 
-/* Does this go on with a paused migration that was multiplexed? */
-static bool was_mux(MigrationChannelsUse use)
-{
-    const MigrationIncomingState *mis = migration_incoming_get_current();
-    const MigrationChannels *channels = NULL;
-
-    if (use == MIGRATION_CHANNELS_RESUME) {
-        channels = migrate_get_current()->channels;
-    } else if (use == MIGRATION_CHANNELS_INCOMING &&
-               mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
-        channels = mis->channels;
-    }
-    return channels && channels->mux;
-}
-
 static QObject *addr_to_qobject(MigrationAddress *addr)
 {
     QObject *obj = NULL;
@@ -245,8 +230,7 @@ MigrationChannels *migration_channels_parse(const char *uri, bool has_channels,
         return NULL;
     }
 
-    channels->mux = channels->disks->len || migrate_channel_mux() ||
-                    was_mux(use);
+    channels->mux = channels->disks->len || migrate_channel_mux();
     if (channels->mux && !check_mux(channels, errp)) {
         return NULL;
     }

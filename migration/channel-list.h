@@ -13,8 +13,8 @@
 /**
  * MigrationChannelsUse:
  * @MIGRATION_CHANNELS_OUTGOING: the source starts a migration
- * @MIGRATION_CHANNELS_RESUME: the source resumes a paused one, whose disks
- *     were completed before it was paused
+ * @MIGRATION_CHANNELS_RESUME: the source resumes a paused one, which is one
+ *     with postcopy, and has no disks
  * @MIGRATION_CHANNELS_INCOMING: the destination waits for a source
  */
 typedef enum MigrationChannelsUse {
@@ -27,8 +27,7 @@ typedef enum MigrationChannelsUse {
  * MigrationChannels:
  * @main_addr: address of the connection
  * @cpr: the entry of type 'cpr', or NULL; only with mode cpr-transfer
- * @mux: whether the connection is multiplexed; always true with @disks,
- *     and when a migration goes on that was multiplexed before
+ * @mux: whether the connection is multiplexed; always true with @disks
  * @disks: a MigrationDiskChannel for each disk to copy, in the order that
  *     the user gave; may be empty
  *

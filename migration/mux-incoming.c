@@ -28,7 +28,6 @@
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
-#include "yank_functions.h"
 
 /*
  * What waits here to be loaded is downtime that the source cannot see.  At the

@@ -36,7 +36,6 @@
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
-#include "yank_functions.h"
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_OUTGOING_SETUP_MS 30000
@@ -416,7 +415,6 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
         return;
     }
     f = qemu_file_new_output(QIO_CHANNEL(s->mux->main));
-    migration_ioc_register_yank(QIO_CHANNEL(s->mux->main));
     WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
         s->to_dst_file = f;
     }
