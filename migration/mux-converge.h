@@ -34,6 +34,15 @@ void mux_converge_flushed(MuxConverge *c, DiskCopy *d);
 /* The disks are about to go; idempotent.  Main loop. */
 void mux_converge_stop(MuxConverge *c);
 
+/* End the wait below, for a reason of the caller's.  Any thread. */
+void mux_converge_wake(MuxConverge *c);
+
+/*
+ * Wait until the destination has answered once more since the last call, or
+ * mux_converge_wake() was called, but for @ms at most.  One thread.
+ */
+void mux_converge_wait(MuxConverge *c, int ms);
+
 /*
  * With @ram bytes not yet sent, and @disks bytes that the destination has not
  * confirmed, would the guest have to be stopped for no longer than the

@@ -20,9 +20,6 @@
 #include "options.h"
 #include "trace.h"
 
-/* How often the migration thread looks whether the disks are level */
-#define MUX_SWITCHOVER_POLL_US 1000
-
 /* Bytes of payload so far.  Any thread. */
 static uint64_t mux_switchover_sent_disks(MuxOutgoing *m)
 {
@@ -72,6 +69,7 @@ void mux_switchover_wake(MuxOutgoing *m)
 {
     qemu_sem_post(&m->switchover.completed);
     qemu_event_set(&m->switchover.loaded);
+    mux_converge_wake(m->switchover.converge);
     if (m->s->state == MIGRATION_STATUS_PRE_SWITCHOVER) {
         /* The guest is stopped: no use in waiting for migrate-continue */
         qemu_sem_post(&m->s->pause_sem);
@@ -161,7 +159,12 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
         mux_converge_fits(m->switchover.converge, ram_pending, pending)) {
         return true;
     }
-    g_usleep(MUX_SWITCHOVER_POLL_US);
+    /*
+     * When the destination has answered, least is under way.  A round without
+     * news costs a look at all of RAM, and sends what is written most again.
+     */
+    mux_converge_wait(m->switchover.converge,
+                      CLAMP(migrate_downtime_limit() / 10, 1, 10));
     return false;
 }
 
