@@ -58,7 +58,8 @@ void migration_mux_cancel(MigrationState *s);
 
 /*
  * Bytes per millisecond that went into disks since the last call, and that
- * will be free for RAM once the guest is stopped.  Migration thread.
+ * will be free for RAM once the guest is stopped; 0 at the first one.
+ * Migration thread.
  */
 double migration_mux_disk_bandwidth(MigrationState *s);
 

@@ -255,7 +255,10 @@ static const DiskCopyOps mux_outgoing_disk_ops = {
 /* The copies share the limit that the user set for the migration. */
 static int64_t mux_outgoing_disk_speed(MuxOutgoing *m)
 {
-    return MIN(migrate_max_bandwidth() / m->s->channels->disks->len, INT64_MAX);
+    uint64_t limit = migrate_max_bandwidth();
+
+    /* 0 is no limit */
+    return limit ? CLAMP(limit / m->s->channels->disks->len, 1, INT64_MAX) : 0;
 }
 
 void migration_mux_bandwidth_changed(MigrationState *s)

@@ -19,8 +19,9 @@
 /* Belongs to mux-switchover.c. */
 typedef struct MuxSwitchover {
     MuxConverge *converge;
-    uint64_t disks_sent;        /* when migration_mux_disk_bandwidth() ... */
-    int64_t disks_sent_at;      /* ... was called last; migration thread */
+    /* The last call of migration_mux_disk_bandwidth(), in its thread */
+    uint64_t disks_sent;
+    int64_t disks_sent_at;      /* 0: there was none yet */
     unsigned pending;           /* disks not completed yet; BQL */
     QemuSemaphore completed;    /* all disks are, or the migration failed */
     QemuEvent loaded;           /* the destination has, or as above */

@@ -87,16 +87,18 @@ double migration_mux_disk_bandwidth(MigrationState *s)
 {
     int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     MuxSwitchover *sw;
+    double bandwidth = 0;
     uint64_t sent;
-    double bandwidth;
 
     if (!s->mux) {
         return 0;
     }
     sw = &s->mux->switchover;
     sent = mux_switchover_sent_disks(s->mux);
-    bandwidth = (double)(sent - sw->disks_sent) * SCALE_MS /
-                MAX(now - sw->disks_sent_at, 1);
+    if (sw->disks_sent_at) {
+        bandwidth = (double)(sent - sw->disks_sent) * SCALE_MS /
+                    MAX(now - sw->disks_sent_at, 1);
+    }
     sw->disks_sent = sent;
     sw->disks_sent_at = now;
     return bandwidth;

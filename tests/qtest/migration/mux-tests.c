@@ -338,6 +338,9 @@ static void test_disks_bandwidth(void)
     mux_wait_phase(&t, "disks");
     mux_wait_jobs(&t);
     assert_job_speed(&t, MiB / MUX_NUM_DISKS);
+    /* Too little to divide, but a limit still */
+    migrate_set_parameter_int(t.from, "max-bandwidth", 1);
+    assert_job_speed(&t, 1);
     migrate_set_parameter_int(t.from, "max-bandwidth", 1024 * MiB);
     assert_job_speed(&t, 1024 * MiB / MUX_NUM_DISKS);
     mux_complete(&t);
