@@ -61,6 +61,18 @@ void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase)
     qatomic_set(&m->phase, phase);
 }
 
+const Error *mux_outgoing_cause(MuxOutgoing *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    return m->cause;
+}
+
+bool mux_outgoing_over(MuxOutgoing *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    return m->ended || m->cause;
+}
+
 static bool mux_outgoing_has_thread(MuxOutgoing *m)
 {
     return m->phase >= MIGRATION_PHASE_PRECOPY;
@@ -108,12 +120,17 @@ static void mux_outgoing_finish_bh(void *opaque)
  */
 static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
 {
-    if (m->committed || qatomic_xchg(&m->failed, true)) {
+    if (m->committed) {
         return;
+    }
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (m->cause || m->ended) {
+            return;
+        }
+        m->cause = error_copy(cause);
     }
     trace_migration_mux_outgoing_abort(MigrationPhase_str(m->phase),
                                        error_get_pretty(cause));
-    m->cause = error_copy(cause);
     qio_channel_mux_abort(m->main, cause);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         /* Now, so that nobody has to wait for the peer any more */
@@ -134,7 +151,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
 
 void mux_outgoing_fail(MuxOutgoing *m, const Error *err)
 {
-    if (!m->committed && !qatomic_read(&m->failed)) {
+    if (!m->committed && !mux_outgoing_over(m)) {
         migrate_set_error(m->s, err);
     }
     mux_outgoing_abort(m, err);
@@ -202,7 +219,7 @@ static void mux_outgoing_begin_disks(MuxOutgoing *m)
 {
     m->pending = m->disks->len;
     bdrv_drain_all_begin();
-    for (guint i = 0; i < m->disks->len && !qatomic_read(&m->failed); i++) {
+    for (guint i = 0; i < m->disks->len && !mux_outgoing_over(m); i++) {
         disk_copy_begin(g_ptr_array_index(m->disks, i));
     }
     bdrv_drain_all_end();
@@ -212,7 +229,7 @@ static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (!qatomic_read(&m->failed) && !--m->pending) {
+    if (!mux_outgoing_over(m) && !--m->pending) {
         mux_outgoing_begin_disks(m);
     }
 }
@@ -221,7 +238,7 @@ static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (qatomic_read(&m->failed) || --m->pending) {
+    if (mux_outgoing_over(m) || --m->pending) {
         return;
     }
     mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
@@ -339,7 +356,7 @@ static void mux_outgoing_changed(MuxSession *session, QIOChannelMux *ioc,
 {
     MuxOutgoing *m = opaque;
 
-    if (qatomic_read(&m->failed)) {
+    if (mux_outgoing_over(m)) {
         return;
     }
     if (ioc == m->main) {
@@ -426,7 +443,6 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
 void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque)
 {
-    g_autoptr(Error) failed = NULL;
     MuxOutgoing *m = s->mux;
     Error *err = NULL;
     QIOChannelMux *ioc = mux_session_open(m->session, name, &err);
@@ -435,9 +451,8 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
     if (ioc) {
         QEMU_LOCK_GUARD(&m->lock);
         g_ptr_array_add(m->channels, object_ref(OBJECT(ioc)));
-        if (qatomic_read(&m->failed)) {
-            error_setg(&failed, "the migration failed at the source");
-            qio_channel_mux_abort(ioc, failed);
+        if (m->cause) {
+            qio_channel_mux_abort(ioc, m->cause);
         }
     } else {
         qio_task_set_error(task, err);
@@ -542,7 +557,9 @@ void migration_mux_cleanup(MigrationState *s)
     }
     mux_outgoing_set_phase(m, MIGRATION_PHASE_DONE);
     /* What the disks may tell while the polls below wait for them is late */
-    qatomic_set(&m->failed, true);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->ended = true;
+    }
     mux_session_detach(m->session);
     mux_outgoing_abort_disks(m);
     s->mux_streams = mux_outgoing_streams(m);

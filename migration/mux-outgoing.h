@@ -31,13 +31,13 @@ typedef struct MuxOutgoing {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
-    bool failed;                /* atomic; the cause is in s->error */
     bool exiting;               /* the process: @s may be gone before a BH */
-    Error *cause;               /* what the destination is told */
     MuxSession *session;
     QIOChannelMux *main;
-    /* The migration thread uses the two lists without the BQL. */
+    /* The migration thread uses these four without the BQL. */
     QemuMutex lock;
+    Error *cause;               /* why it failed; set once */
+    bool ended;                 /* well, or with @cause */
     GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     unsigned pending;           /* disks not connected, then not ready yet */
@@ -52,6 +52,12 @@ typedef struct MuxOutgoing {
 
 MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m);
 void mux_outgoing_unref(MuxOutgoing *m);
+
+/* Has it failed or ended, so that what comes is late?  Any thread. */
+bool mux_outgoing_over(MuxOutgoing *m);
+
+/* Why has it failed, NULL: it has not.  Stays valid.  Any thread. */
+const Error *mux_outgoing_cause(MuxOutgoing *m);
 
 void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
 

@@ -108,7 +108,7 @@ static void mux_switchover_converge_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (!qatomic_read(&m->failed)) {
+    if (!mux_outgoing_over(m)) {
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
         mux_converge_start(m->switchover.converge, m->disks);
@@ -206,7 +206,7 @@ static void mux_switchover_complete_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (!qatomic_read(&m->failed)) {
+    if (!mux_outgoing_over(m)) {
         g_ptr_array_foreach(m->disks, (GFunc)disk_copy_complete, NULL);
     }
     mux_outgoing_unref(m);
@@ -256,7 +256,7 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
         return true;
     }
     mux_switchover_end_step(m);
-    if (m->disks->len && !m->failed) {
+    if (m->disks->len && !mux_outgoing_cause(m)) {
         m->switchover.pending = m->disks->len;
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,
@@ -265,8 +265,8 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
         mux_switchover_wait_disks(m);
         bql_lock();
     }
-    if (m->failed) {
-        error_propagate(errp, error_copy(m->cause));
+    if (mux_outgoing_cause(m)) {
+        error_propagate(errp, error_copy(mux_outgoing_cause(m)));
         return false;
     }
     return true;
@@ -277,8 +277,8 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
     MuxOutgoing *m = s->mux;
     Error *err = NULL;
 
-    if (m && m->failed) {
-        error_propagate(errp, error_copy(m->cause));
+    if (m && mux_outgoing_cause(m)) {
+        error_propagate(errp, error_copy(mux_outgoing_cause(m)));
         return false;
     }
     for (guint i = 0; m && i < m->disks->len; i++) {
@@ -322,7 +322,7 @@ bool migration_mux_guest_loaded(MigrationState *s)
     if (err) {
         mux_outgoing_fail(m, err);
     }
-    m->committed = !m->failed;
+    m->committed = !mux_outgoing_cause(m);
     if (m->committed) {
         qio_channel_mux_fin_ok(m->main);
     }
