@@ -234,15 +234,32 @@ static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
     }
 }
 
+static void mux_outgoing_precopy_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!m->exiting && m->s->mux == m && !mux_outgoing_over(m)) {
+        mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
+        migration_connect(m->s, NULL);
+    }
+    mux_outgoing_unref(m);
+}
+
+/* All disks were copied once: start the migration thread */
+static void mux_outgoing_start_precopy(MuxOutgoing *m)
+{
+    /* Not in a nested aio_poll(), which may be where a mirror gets ready */
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                            mux_outgoing_precopy_bh, mux_outgoing_ref(m));
+}
+
 static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (mux_outgoing_over(m) || --m->pending) {
-        return;
+    if (!mux_outgoing_over(m) && !--m->pending) {
+        mux_outgoing_start_precopy(m);
     }
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
-    migration_connect(m->s, NULL);
 }
 
 static void mux_outgoing_disk_flushed(DiskCopy *d, void *opaque)
@@ -313,13 +330,12 @@ static void mux_outgoing_main_open(MuxOutgoing *m)
 {
     g_autoptr(Error) err = NULL;
 
+    mux_outgoing_set_phase(m, MIGRATION_PHASE_DISKS);
     m->pending = m->s->channels->disks->len;
     if (!m->pending) {
-        mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
-        migration_connect(m->s, NULL);
+        mux_outgoing_start_precopy(m);
         return;
     }
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_DISKS);
     mux_outgoing_start_setup_timer(m);
     if (!mux_outgoing_start_disks(m, &err)) {
         mux_outgoing_fail(m, err);
