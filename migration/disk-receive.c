@@ -12,6 +12,7 @@
 #include "block/block.h"
 #include "block/nbd-channel.h"
 #include "qemu/main-loop.h"
+#include "system/block-backend.h"
 #include "disk-receive.h"
 #include "trace.h"
 
@@ -25,7 +26,7 @@ struct DiskReceive {
     void *opaque;
     QIOChannelMux *ioc;
     NBDPrivateExport *export;   /* NULL again when it is gone */
-    BlockDriverState *bs;       /* while it is being flushed */
+    BlockBackend *blk;          /* while it is being flushed */
     int flush_ret;
     QEMUTimer *end_timer;       /* NULL before the end, or without a limit */
     uint32_t end_ms;
@@ -91,7 +92,7 @@ static void disk_receive_flushed_bh(void *opaque)
     DiskReceive *d = opaque;
     Error *err = NULL;
 
-    bdrv_unref(g_steal_pointer(&d->bs));
+    blk_unref(g_steal_pointer(&d->blk));
     if (d->flush_ret < 0) {
         error_setg_errno(&err, -d->flush_ret, "cannot flush node '%s'",
                          d->def->node_name);
@@ -111,27 +112,29 @@ static void coroutine_fn disk_receive_flush_co(void *opaque)
 {
     DiskReceive *d = opaque;
 
-    WITH_GRAPH_RDLOCK_GUARD() {
-        d->flush_ret = bdrv_co_flush(d->bs);
-    }
+    d->flush_ret = blk_co_flush(d->blk);
     aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_receive_flushed_bh, d);
 }
 
 static void disk_receive_flush(DiskReceive *d)
 {
     const char *node_name = d->def->node_name;
+    BlockDriverState *bs;
     Error *err = NULL;
     Coroutine *co;
 
-    d->bs = bdrv_lookup_bs(node_name, node_name, &err);
-    if (!d->bs) {
+    bs = bdrv_lookup_bs(node_name, node_name, &err);
+    if (bs) {
+        /* A node flushes those below only if somebody may write to it. */
+        d->blk = blk_new_with_bs(bs, BLK_PERM_WRITE, BLK_PERM_ALL, &err);
+    }
+    if (!d->blk) {
         disk_receive_fail(d, err);
         return;
     }
-    bdrv_ref(d->bs);
     d->refcount++;
     co = qemu_coroutine_create(disk_receive_flush_co, d);
-    aio_co_enter(bdrv_get_aio_context(d->bs), co);
+    aio_co_enter(bdrv_get_aio_context(bs), co);
 }
 
 static void disk_receive_export_closed(void *opaque, const Error *why)

@@ -16,7 +16,7 @@
 #include "system/block-backend.h"
 #include "system/runstate.h"
 
-#define LIMIT_MS 50
+#define LIMIT_MS 500
 
 typedef struct Disk {
     Pair *pair;
@@ -47,7 +47,7 @@ static void disk_failed(DiskReceive *d, const Error *err, void *opaque)
     disk->error = g_strdup(error_get_pretty(err));
 }
 
-static BlockDriverState *open_node(void)
+static BlockDriverState *open_node(bool failing_flush)
 {
     QDict *options = qdict_new();
 
@@ -56,17 +56,21 @@ static BlockDriverState *open_node(void)
     qdict_put_str(options, "file.driver", "blkdebug");
     qdict_put_str(options, "file.image.driver", "null-co");
     qdict_put_bool(options, "file.image.read-zeroes", true);
+    if (failing_flush) {
+        qdict_put_str(options, "file.inject-error.0.event", "flush_to_disk");
+        qdict_put_int(options, "file.inject-error.0.errno", EIO);
+    }
     return bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 }
 
 /* Until NBD is negotiated */
-static void disk_start(Disk *disk)
+static void disk_start_on(Disk *disk, BlockDriverState *bs)
 {
     *disk = (Disk) {
         .pair = pair_new(0),
         .def = { .disk = (char *)"disk", .stream = (char *)"nbd-disk",
                  .node_name = (char *)"node" },
-        .bs = open_node(),
+        .bs = bs,
     };
     disk->pair->dst.defer = true;
     disk->stream = mux_session_open(disk->pair->src.session, "nbd-disk",
@@ -78,6 +82,11 @@ static void disk_start(Disk *disk)
     nbd_channel_negotiate(QIO_CHANNEL(disk->stream), "disk", disk_negotiated,
                           disk);
     WAIT_FOR(disk->negotiated);
+}
+
+static void disk_start(Disk *disk)
+{
+    disk_start_on(disk, open_node(false));
 }
 
 /* NBD_CMD_DISC and FIN, as after a mirror */
@@ -125,6 +134,30 @@ static void test_good_end(void)
     disk_end(&disk);
 }
 
+/* There has to be something to flush. */
+static void write_to(BlockDriverState *bs)
+{
+    static char buf[512];
+    BlockBackend *blk = blk_new_with_bs(bs, BLK_PERM_WRITE, BLK_PERM_ALL,
+                                        &error_abort);
+
+    g_assert_cmpint(blk_pwrite(blk, 0, sizeof(buf), buf, 0), ==, 0);
+    blk_unref(blk);
+}
+
+static void test_flush_fails(void)
+{
+    BlockDriverState *bs = open_node(true);
+    Disk disk;
+
+    write_to(bs);
+    disk_start_on(&disk, bs);
+    disk_disconnect(&disk);
+    disk_receive_end(disk.receive, LIMIT_MS * 100);
+    disk_assert_lost(&disk, "cannot flush node 'node': Input/output error");
+    disk_end(&disk);
+}
+
 static void test_flush_hangs(void)
 {
     Disk disk;
@@ -134,7 +167,7 @@ static void test_flush_hangs(void)
     disk_disconnect(&disk);
     disk_receive_end(disk.receive, LIMIT_MS);
     disk_assert_lost(&disk, "the last flush of node 'node' was not over within "
-                     "0.05 s");
+                     "0.5 s");
     bdrv_debug_resume(disk.bs, "flush");
     disk_end(&disk);
 }
@@ -169,7 +202,7 @@ static void test_request_hangs(void)
 
     disk_receive_end(disk.receive, LIMIT_MS);
     disk_assert_lost(&disk, "requests of the source were still in flight "
-                     "0.05 s after its end");
+                     "0.5 s after its end");
     WAIT_FOR(done);
     bdrv_debug_resume(disk.bs, "write");
     blk_unref(blk);
@@ -191,6 +224,7 @@ int main(int argc, char **argv)
     bdrv_init();
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/disk-receive/good-end", test_good_end);
+    g_test_add_func("/disk-receive/flush-fails", test_flush_fails);
     g_test_add_func("/disk-receive/flush-hangs", test_flush_hangs);
     g_test_add_func("/disk-receive/request-hangs", test_request_hangs);
     return g_test_run();
