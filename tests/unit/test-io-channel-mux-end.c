@@ -406,9 +406,9 @@ static void test_deadline(void)
     char byte = 1;
 
     a = open_stream(p, "main", &b);
-    mux_session_set_deadline(p->src.session, 20, "called off");
+    mux_session_set_deadline(p->src.session, 1000, "called off");
     mux_session_set_deadline(p->src.session, 0, NULL);
-    g_usleep(60 * 1000);
+    g_usleep(1300 * 1000);
     qio_channel_write_all(b, &byte, 1, &error_abort);
     qio_channel_read_all(a, &byte, 1, &error_abort);
 
@@ -429,9 +429,9 @@ static void test_idle_is_not_silent(void)
     char byte = 1;
 
     a = open_stream(p, "main", &b);
-    mux_session_set_silence(p->src.session, 300);
-    mux_session_set_silence(p->dst.session, 300);
-    g_usleep(900 * 1000);
+    mux_session_set_silence(p->src.session, 1500);
+    mux_session_set_silence(p->dst.session, 1500);
+    g_usleep(3500 * 1000);
     qio_channel_write_all(b, &byte, 1, &error_abort);
     qio_channel_read_all(a, &byte, 1, &error_abort);
     streams_free(a, b);

@@ -581,6 +581,9 @@ static bool sweep_allowed(SweepState state, uint8_t type, uint32_t len)
     bool retired = state == SWEEP_RESET || state == SWEEP_FINISHED;
 
     switch (type) {
+    case MUX_FRAME_OPEN:
+        return len > MUX_OPEN_SIZE && len <= MUX_OPEN_SIZE + MUX_NAME_MAX &&
+               state == SWEEP_UNKNOWN;
     case MUX_FRAME_DATA:
         return len >= 1 && len <= 100 &&
                (state == SWEEP_OPEN || state == SWEEP_OUR_FIN);
@@ -600,6 +603,21 @@ static bool sweep_allowed(SweepState state, uint8_t type, uint32_t len)
     }
 }
 
+/* The code of the GOAWAY if that ends it */
+static uint32_t sweep_code(SweepState state, uint8_t type, uint32_t len)
+{
+    /* There are 100 bytes of credit, none on an id that is done with */
+    bool beyond_credit =
+        ((state == SWEEP_OPEN || state == SWEEP_OUR_FIN) && len > 100) ||
+        (state >= SWEEP_RESET && len);
+
+    if (type == MUX_FRAME_DATA) {
+        return len > 256 * 1024 || beyond_credit ? MUX_CODE_LIMIT
+                                                 : MUX_CODE_PROTOCOL;
+    }
+    return type >= MUX_TYPE_SKIPPABLE ? MUX_CODE_LIMIT : MUX_CODE_PROTOCOL;
+}
+
 static void sweep_one(SweepState state, uint8_t type, uint32_t len)
 {
     MuxEngine *e = sweep_engine(state);
@@ -609,6 +627,11 @@ static void sweep_one(SweepState state, uint8_t type, uint32_t len)
     uint8_t header[MUX_HEADER_SIZE];
     bool allowed = sweep_allowed(state, type, len);
 
+    if (type == MUX_FRAME_OPEN && len > MUX_OPEN_SIZE) {
+        stw_be_p(payload + 8, len - MUX_OPEN_SIZE);
+        memset(payload + MUX_OPEN_SIZE, 'a',
+               MIN(len, 512 * 1024) - MUX_OPEN_SIZE);
+    }
     mux_header_encode(&h, header);
     mux_feed(e, header, sizeof(header), 0);
     mux_feed(e, payload, MIN(len, 512 * 1024), 0);
@@ -619,6 +642,7 @@ static void sweep_one(SweepState state, uint8_t type, uint32_t len)
     }
     if (!allowed) {
         g_assert_nonnull(strstr(mux_engine_error(e), "source sent "));
+        expect_goaway(e, sweep_code(state, type, len), mux_engine_error(e));
     }
     mux_drain(e, out, 0);
     mux_engine_free(e);
@@ -627,12 +651,13 @@ static void sweep_one(SweepState state, uint8_t type, uint32_t len)
 static void test_every_type_state_and_length(void)
 {
     static const uint8_t type[] = {
-        0, MUX_FRAME_OPEN_OK, MUX_FRAME_DATA, MUX_FRAME_WINDOW, MUX_FRAME_FIN,
-        MUX_FRAME_FIN_OK, MUX_FRAME_RESET, MUX_FRAME_PING, MUX_FRAME_PONG,
-        MUX_FRAME_GOAWAY, 0x7f, 0x80, 0xff,
+        0, MUX_FRAME_OPEN, MUX_FRAME_OPEN_OK, MUX_FRAME_DATA, MUX_FRAME_WINDOW,
+        MUX_FRAME_FIN, MUX_FRAME_FIN_OK, MUX_FRAME_RESET, MUX_FRAME_PING,
+        MUX_FRAME_PONG, MUX_FRAME_GOAWAY, 0x7f, 0x80, 0xff,
     };
     static const uint32_t length[] = {
-        0, 1, 7, 8, 9, 100, 101, 1024, 1025, 4096, 4097, 256 * 1024,
+        0, 1, 7, 8, 9, 12, 13, 100, 101, 267, 268, 1024, 1025, 4096, 4097,
+        256 * 1024,
         256 * 1024 + 1, INT32_MAX, UINT32_MAX,
     };
 
