@@ -144,6 +144,26 @@ static void test_multifd_too_many(void)
     mux_end_after_failure(&t);
 }
 
+static void test_multifd_lacking(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    set_multifd(t.from, true, 2);
+    migrate_both(&t);
+    wait_for_failure(&t);
+    mux_assert_error(t.from, "migration failed in phase ", "stream "
+                     "'multifd-", "aborted by the destination: the "
+                     "destination lacks the capability 'multifd'");
+    mux_assert_error(t.to, "migration failed in phase ", "aborted by the "
+                     "destination: the destination lacks the capability "
+                     "'multifd'");
+    set_multifd(t.from, false, 2);
+    mux_end_after_failure(&t);
+}
+
 /* --- ended by someone else --- */
 
 static void yank(MuxTest *t)
@@ -296,7 +316,7 @@ static void test_write_error(void)
     MuxTest t = {
         .to_protocol = "driver=blkdebug,inject-error.0.event=write_aio,"
                        "inject-error.0.errno=28,image.driver=file,"
-                       "image.filename=",
+                       "image.cache.no-flush=on,image.filename=",
     };
 
     if (!start(&t)) {
@@ -510,6 +530,8 @@ void migration_test_add_mux_failure(MigrationTestEnv *env)
                        test_cancel_multifd_mute);
     migration_test_add("/migration/mux/fail-multifd-too-many",
                        test_multifd_too_many);
+    migration_test_add("/migration/mux/fail-multifd-lacking",
+                       test_multifd_lacking);
     migration_test_add("/migration/mux/fail-yank", test_yank);
     migration_test_add("/migration/mux/fail-yank-pre-switchover",
                        test_yank_pre_switchover);

@@ -40,7 +40,7 @@ typedef enum FaultEnd {
 /* What is left of the destination if the migration has not completed */
 typedef enum FaultTarget {
     TARGET_SAYS_WHY,            /* it has failed, and says why */
-    TARGET_WAITS,               /* it never heard of the source */
+    TARGET_CUT_OFF,             /* the same, but only when the relay has gone */
     TARGET_GONE,
 } FaultTarget;
 
@@ -102,6 +102,11 @@ static const PhaseInfo phases[PHASE__MAX] = {
 #define IN(phase) (1u << PHASE_##phase)
 #define IN_ALL ((1u << PHASE__MAX) - 1)
 
+/* Parts of the messages of both sides; "A|B" is either of the two. */
+typedef struct FaultTexts {
+    const char *from, *to;
+} FaultTexts;
+
 typedef struct Fault {
     const char *name;
     unsigned phases;            /* those in which it can happen */
@@ -116,9 +121,10 @@ typedef struct Fault {
     void (*then)(MuxTest *t);   /* when the relay has gone on */
     FaultEnd end;
     FaultTarget target;
-    const char *from_says, *to_says;    /* part of their messages */
+    FaultTexts says;
+    FaultTexts says_in[PHASE__MAX];     /* where it is not @says */
     bool late;                  /* the phase that they name may be the next */
-    bool local;                 /* they need not name a stream */
+    bool slow;                  /* answers take a while when it has gone on */
     /* Instead of files, below disk0 at the source and at the destination */
     const char *from_protocol, *to_protocol;
 } Fault;
@@ -193,7 +199,7 @@ static void limit_silence(MuxTest *t)
 /* What the stopped guest waits for is given up soon. */
 static void limit_stop(MuxTest *t)
 {
-    migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 2000);
+    migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 3000);
 }
 
 static void cancel_job(MuxTest *t)
@@ -233,6 +239,14 @@ static void resume_job(MuxTest *t)
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
+/* The migration may have ended the job, which makes it go on. */
+static void resume_ending_job(MuxTest *t)
+{
+    usleep(200 * 1000);
+    qobject_unref(qtest_qmp(t->from, "{ 'execute': 'block-job-resume',"
+                            "  'arguments': { 'device': 'nbd-disk0' } }"));
+}
+
 static void assert_refused(QTestState *who, const char *command,
                            const char *arguments, const char *text)
 {
@@ -246,10 +260,16 @@ static void assert_refused(QTestState *who, const char *command,
     qobject_unref(err);
 }
 
+static void complete_unready_job(MuxTest *t)
+{
+    assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
+                   "cannot accept command verb 'complete'");
+}
+
 static void complete_job(MuxTest *t)
 {
     assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
-                   "complete");
+                   "the migration that started it will end it");
 }
 
 static void unplug_disk(MuxTest *t)
@@ -258,14 +278,16 @@ static void unplug_disk(MuxTest *t)
                    "not allowed while migrating");
 }
 
+/* What is done in then() lets it go on. */
+static void keep_in_precopy(MuxTest *t)
+{
+    migrate_ensure_non_converge(t->from);
+}
+
 static void reset_guest(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'system_reset' }");
-}
-
-static void powerdown_guest(MuxTest *t)
-{
-    qtest_qmp_assert_success(t->from, "{ 'execute': 'system_powerdown' }");
+    migrate_ensure_converge(t->from);
 }
 
 /* Only the device could do it. */
@@ -277,14 +299,25 @@ static void move_disk_to_iothread(MuxTest *t)
     assert_refused(t->from, "x-blockdev-set-iothread",
                    "'node-name': 'disk0', 'iothread': 'iothread0'",
                    "Cannot change iothread of active block backend");
+    migrate_ensure_converge(t->from);
 }
 
 /* --- errors of the images --- */
 
 #define BAD_OFFSET (10 * MiB)       /* sector 20480 */
-#define BLKDEBUG "driver=blkdebug,image.driver=file,inject-error.0."
+#define BLKDEBUG \
+    "driver=blkdebug,image.driver=file,image.cache.no-flush=on,inject-error.0."
 #define AT_BAD_SECTOR "event=none,inject-error.0.sector=20480,"
 #define IMAGE "image.filename="
+#define FAILING_WRITE(error) \
+    BLKDEBUG "errno=" error ",inject-error.0." AT_BAD_SECTOR \
+    "inject-error.0.iotype=write," IMAGE
+#define FAILING_READ \
+    BLKDEBUG "once=on,inject-error.0." AT_BAD_SECTOR \
+    "inject-error.0.iotype=read," IMAGE
+#define FAILING_FLUSH \
+    BLKDEBUG "once=on,inject-error.0.event=none,inject-error.0.iotype=flush," \
+    IMAGE
 /* The mirror flushes when it is in step; then comes the phase "converge". */
 #define SECOND_FLUSH \
     "event=flush_to_disk,inject-error.0.state=2,inject-error.0.errno=5," \
@@ -327,110 +360,172 @@ static void unlimit_descriptors(QTestState *who)
     g_assert(!prlimit(qtest_pid(who), RLIMIT_NOFILE, &limit, NULL));
 }
 
+#define CLOSED "closed the connection"
+#define RESET "Connection reset by peer|Broken pipe"
+#define YANKED \
+    "connection with the destination failed: the connection was yanked"
+#define CANCELLED "the migration was cancelled at the source"
+#define NOT_HANDED_OVER \
+    "everything was loaded, but the source did not hand the guest over: "
+#define CLOSED_AFTER_LOAD \
+    [PHASE_HANDOVER].to = \
+        NOT_HANDED_OVER "all streams: source closed the connection"
+/* The source may have said nothing but that it ends. */
+#define CLOSED_BEFORE_MAIN \
+    [PHASE_CONNECT].to = "the source ended the connection early|" CLOSED, \
+    [PHASE_HELLO].to = "the source ended the connection early|" CLOSED
+#define UNKNOWN_FLAGS "with unknown flags 0x01"
+#define BAD_OFFSET_OF(stream) "DATA on stream '" stream ") with offset 0x"
+#define NO_STREAM "on stream id 2 which was never opened|without a stream id"
+#define BAD_LENGTH "with a bad length of |sent a frame of unknown type 0x"
+#define MIRROR_FAILED(why) "stream 'nbd-disk0': mirror failed: " why
+#define MIRROR_FAILED_BOTH(why) { MIRROR_FAILED(why), MIRROR_FAILED(why) }
+#define JOB_ENDED \
+    "stream 'nbd-disk0': job 'nbd-disk0' was ended by someone other than the " \
+    "migration"
+
 static const Fault faults[] = {
+    /* What it has not read turns its end into a reset. */
     { "kill", IN_ALL, .act = kill_target, .target = TARGET_GONE,
-      .from_says = "all streams: " },
-    { "reset", IN_ALL, "reset", .from_says = "all streams: ",
-      .to_says = "all streams: " },
-    { "cut", IN_ALL, "cut", .from_says = "all streams: ",
-      .to_says = "all streams: " },
+      .says.from = CLOSED "|" RESET },
+    { "reset", IN_ALL, "reset", .says = { RESET, RESET } },
+    { "cut", IN_ALL, "cut", .says = { CLOSED, CLOSED },
+      .says_in = { CLOSED_AFTER_LOAD } },
     { "half-close-to", IN_ALL, "half-close,dir=to",
-      .from_says = "all streams: ", .to_says = "all streams: ", .late = true },
+      .says = { CLOSED, CLOSED }, .says_in = { CLOSED_AFTER_LOAD },
+      .late = true },
     { "half-close-from", IN_ALL, "half-close,dir=from",
-      .from_says = "all streams: ", .to_says = "all streams: ", .late = true },
+      .says = { CLOSED, CLOSED }, .says_in = { CLOSED_BEFORE_MAIN },
+      .late = true },
     { "silence-yank", IN_ALL, "silence", .then = yank_source,
-      .target = TARGET_WAITS, .from_says = "" },
+      .target = TARGET_CUT_OFF, .says = { YANKED, CLOSED },
+      .says_in = { CLOSED_AFTER_LOAD } },
     { "silence-cancel", IN_ALL & ~IN(STOPPING), "silence",
-      .then = cancel_source, .end = ENDS_CANCELLED, .target = TARGET_WAITS },
+      .then = cancel_source, .end = ENDS_CANCELLED, .target = TARGET_CUT_OFF,
+      .says.to = CLOSED, .says_in = { CLOSED_AFTER_LOAD } },
     /* QMP waits for the guest to be stopped, which is given up after a time. */
     { "silence-cancel", IN(STOPPING), "silence", .before = limit_stop,
-      .then = cancel_source,
-      .end = ENDS_GIVEN_UP, .target = TARGET_WAITS },
+      .then = cancel_source, .end = ENDS_GIVEN_UP, .target = TARGET_CUT_OFF,
+      .says = { "the end and the flush of the guest's writes did not come "
+                "within 3 s", CLOSED } },
     { "silence", IN(STOPPING) | IN(COMPLETION) | IN(DEVICE) |
       IN(HANDOVER), "silence", .before = limit_stop,
-      .target = TARGET_WAITS, .from_says = "" },
+      .target = TARGET_CUT_OFF,
+      .says = { "the confirmation of the device state did not come within 3.",
+                CLOSED },
+      .says_in = {
+          [PHASE_STOPPING].from = "the end and the flush of the guest's writes "
+                                  "did not come within 3 s",
+          [PHASE_COMPLETION].from = "stream 'nbd-disk0': the destination's "
+                                    "confirmation did not come within 3 s",
+          CLOSED_AFTER_LOAD } },
     { "silence-timeout",
       IN(CONNECT) | IN(HELLO) | IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      "silence", .before = limit_silence, .target = TARGET_WAITS,
-      .from_says = "1.5 s", .late = true },
+      "silence", .before = limit_silence, .target = TARGET_CUT_OFF,
+      .says = { "no byte from the destination for 1.5 s", CLOSED },
+      .says_in[PHASE_HELLO].from =
+          "no byte from the destination for 1.5 s|"
+          "stream 'main': the destination did not accept it within 1.5 s",
+      .late = true },
     { "stop-continue", IN_ALL, .act = stop_target, .then = continue_target,
       .end = ENDS_COMPLETED },
     { "stop-yank", IN_ALL, .act = stop_target, .then = yank_source,
-      .target = TARGET_WAITS, .from_says = "" },
+      .says = { YANKED, CLOSED }, .says_in = { CLOSED_BEFORE_MAIN },
+      .late = true },
     { "stop-cancel", IN_ALL & ~IN(STOPPING), .act = stop_target,
-      .then = cancel_source, .end = ENDS_CANCELLED, .target = TARGET_WAITS },
+      .then = cancel_source, .end = ENDS_CANCELLED, .says.to = CANCELLED,
+      .late = true },
     { "stop-cancel", IN(STOPPING), .before = limit_stop,
-      .act = stop_target, .then = cancel_source,
-      .end = ENDS_GIVEN_UP, .target = TARGET_WAITS },
-    { "flip-flags", IN_ALL & ~IN(CONNECT), "flip,byte=1", .from_says = "",
-      .to_says = "" },
+      .act = stop_target, .then = cancel_source, .end = ENDS_GIVEN_UP,
+      .says = { "the end and the flush of the guest's writes did not come "
+                "within 3 s", "did not come within 3 s|" CANCELLED } },
+    { "flip-flags", IN_ALL & ~IN(CONNECT), "flip,byte=1",
+      .says = { UNKNOWN_FLAGS, UNKNOWN_FLAGS }, .says_in = {
+          [PHASE_HELLO] = { "does not speak the migration multiplexer",
+                            "does not speak the migration multiplexer" },
+          [PHASE_HANDOVER].to = NOT_HANDED_OVER "all streams: source sent FIN "
+                                "on stream 'main' (id 1) " UNKNOWN_FLAGS } },
     { "flip-stream", IN_ALL & ~IN(CONNECT) & ~IN(HELLO), "flip,byte=7",
-      .from_says = "", .to_says = "" },
-    { "flip-length", IN_ALL & ~IN(CONNECT), "flip,byte=11", .from_says = "",
-      .to_says = "" },
-    { "flip-offset", IN_ALL & ~IN(CONNECT) & ~IN(HELLO) & ~IN(COMPLETION) &
-      ~IN(HANDOVER), "flip,byte=15", .from_says = "", .to_says = "" },
+      .says = { NO_STREAM, NO_STREAM } },
+    { "flip-length", IN_ALL & ~IN(CONNECT), "flip,byte=11",
+      .says = { BAD_LENGTH, BAD_LENGTH },
+      /* What the last byte of its DATA is as a type */
+      .says_in[PHASE_DEVICE] = { "source sent ", "source sent " } },
+    { "flip-offset", IN(DISKS) | IN(CONVERGE) | IN(STOPPING), "flip,byte=15",
+      .says = { BAD_OFFSET_OF("nbd-disk0' (id 3"),
+                BAD_OFFSET_OF("nbd-disk0' (id 3") } },
+    { "flip-offset", IN(PRECOPY) | IN(DEVICE), "flip,byte=15",
+      .says = { BAD_OFFSET_OF("main' (id 1"), BAD_OFFSET_OF("main' (id 1") } },
     { "flip-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE),
-      .relay_back = "flip,byte=1", .from_says = "", .to_says = "" },
+      .relay_back = "flip,byte=1", .says = { UNKNOWN_FLAGS, UNKNOWN_FLAGS },
+      .says_in = {
+          [PHASE_HELLO] = { "got 0x514c5558", "got 0x514c5558" },
+          [PHASE_HANDOVER].to = NOT_HANDED_OVER "all streams: source ended the "
+                                "connection: destination sent FIN_OK on stream "
+                                "'main' (id 1) " UNKNOWN_FLAGS } },
     { "cut-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE), .relay_back = "cut",
-      .from_says = "", .to_says = "" },
+      .says = { CLOSED, CLOSED },
+      .says_in = { CLOSED_BEFORE_MAIN, CLOSED_AFTER_LOAD } },
     { "quit-target",
-      IN_ALL & ~IN(CONNECT) & ~IN(DEVICE) & ~IN(HANDOVER),
-      .then = quit_target, .target = TARGET_GONE,
-      .from_says = "the destination was shut down", .late = true },
-    /* Else it is over by then */
-    { "quit-target", IN(DEVICE), .act = quit_target,
-      .target = TARGET_GONE, .from_says = "the destination was shut down" },
-    { "quit-source", IN_ALL & ~IN(DEVICE) & ~IN(HANDOVER) & ~IN(CONNECT),
-      .then = quit_source,
-      .end = ENDS_WITHOUT_SOURCE, .late = true,
-      .to_says = "the migration was cancelled at the source" },
+      IN(HELLO) | IN(DISKS) | IN(PRECOPY) | IN(CONVERGE) | IN(STOPPING),
+      .then = quit_target, .target = TARGET_GONE, .slow = true,
+      .says.from = "the destination was shut down", .late = true },
+    { "quit-target", IN(COMPLETION) | IN(DEVICE) | IN(HANDOVER),
+      .act = quit_target, .target = TARGET_GONE,
+      .says.from = "the destination was shut down" },
+    { "quit-source", IN_ALL & ~IN(CONNECT), .then = quit_source, .slow = true,
+      .end = ENDS_WITHOUT_SOURCE, .late = true, .says.to = CANCELLED },
     { "quit-source", IN(CONNECT), .then = quit_source,
-      .end = ENDS_WITHOUT_SOURCE, .to_says = "all streams: " },
+      .end = ENDS_WITHOUT_SOURCE, .says.to = CLOSED "|" CANCELLED },
     { "job-cancel", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = cancel_job,
-      .from_says = "stream 'nbd-disk0': job 'nbd-disk0' was ended by someone",
-      .to_says = "nbd-disk0", .late = true },
+      .act = cancel_job, .says = { JOB_ENDED, JOB_ENDED }, .late = true },
     { "job-kill", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = kill_job,
-      .from_says = "stream 'nbd-disk0': job 'nbd-disk0' was ended by someone",
-      .to_says = "nbd-disk0" },
+      .act = kill_job, .says = { JOB_ENDED, JOB_ENDED } },
     { "job-pause", IN(DISKS), .act = pause_job, .then = resume_job,
+      .end = ENDS_COMPLETED },
+    { "job-pause", IN(CONVERGE), .act = pause_job, .then = resume_ending_job,
       .end = ENDS_COMPLETED },
     { "job-pause-behind", IN(PRECOPY), .act = pause_job_and_write,
       .then = resume_job, .end = ENDS_COMPLETED },
-    { "job-complete", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = complete_job, .end = ENDS_COMPLETED },
+    { "job-complete", IN(DISKS), .act = complete_unready_job,
+      .end = ENDS_COMPLETED },
+    { "job-complete", IN(PRECOPY) | IN(CONVERGE), .act = complete_job,
+      .end = ENDS_COMPLETED },
     { "unplug", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
       .act = unplug_disk, .end = ENDS_COMPLETED },
-    { "powerdown", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = powerdown_guest, .end = ENDS_COMPLETED },
-    { "guest-reset", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
+    { "guest-reset", IN(DISKS) | IN(PRECOPY), .before = keep_in_precopy,
       .then = reset_guest, .end = ENDS_COMPLETED },
-    { "iothread", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
+    { "guest-reset", IN(CONVERGE), .then = reset_guest, .slow = true,
+      .end = ENDS_COMPLETED },
+    { "iothread", IN(DISKS) | IN(PRECOPY), .before = keep_in_precopy,
       .then = move_disk_to_iothread, .end = ENDS_COMPLETED },
+    { "iothread", IN(CONVERGE), .then = move_disk_to_iothread, .slow = true,
+      .end = ENDS_COMPLETED },
     { "target-full", IN(DISKS) | IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = BLKDEBUG "errno=28,inject-error.0." AT_BAD_SECTOR
-                     "inject-error.0.iotype=write," IMAGE,
-      .from_says = "No space left on device",
-      .to_says = "No space left on device", .late = true },
+      .to_protocol = FAILING_WRITE("28"), .late = true,
+      .says = MIRROR_FAILED_BOTH("No space left on device") },
+    /* From here on the guest's write waits for that of the destination. */
+    { "target-full", IN(CONVERGE), .then = write_bad_sector, .slow = true,
+      .to_protocol = FAILING_WRITE("28"), .late = true,
+      .says = MIRROR_FAILED_BOTH("No space left on device") },
     { "target-eio", IN(DISKS) | IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = BLKDEBUG "errno=5,inject-error.0." AT_BAD_SECTOR
-                     "inject-error.0.iotype=write," IMAGE,
-      .from_says = "Input/output error",
-      .to_says = "Input/output error", .late = true },
+      .to_protocol = FAILING_WRITE("5"), .late = true,
+      .says = MIRROR_FAILED_BOTH("Input/output error") },
+    { "target-eio", IN(CONVERGE), .then = write_bad_sector, .slow = true,
+      .to_protocol = FAILING_WRITE("5"), .late = true,
+      .says = MIRROR_FAILED_BOTH("Input/output error") },
     { "target-flush-eio", IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = BLKDEBUG SECOND_FLUSH IMAGE,
-      .from_says = "Input/output error", .to_says = "Input/output error",
-      .late = true, .local = true },
+      .to_protocol = BLKDEBUG SECOND_FLUSH IMAGE, .late = true,
+      .says = { "stream 'nbd-disk0': cannot flush the destination's disk: "
+                "Input/output error",
+                "stream 'nbd-disk0': cannot flush the destination's disk: "
+                "Input/output error" } },
     { "source-eio", IN(DISKS), .before = write_bad_sector,
-      .from_protocol = BLKDEBUG "once=on,inject-error.0." AT_BAD_SECTOR
-                       "inject-error.0.iotype=read," IMAGE,
-      .from_says = "Input/output error", .to_says = "Input/output error" },
-    { "source-flush-eio", IN(CONVERGE),
-      .from_protocol = BLKDEBUG "once=on,inject-error.0.event=none,"
-                       "inject-error.0.iotype=flush," IMAGE,
-      .from_says = "", .to_says = "", .late = true, .local = true },
+      .from_protocol = FAILING_READ,
+      .says = MIRROR_FAILED_BOTH("Input/output error") },
+    { "source-eio", IN(PRECOPY), .act = write_bad_sector,
+      .from_protocol = FAILING_READ, .late = true,
+      .says = MIRROR_FAILED_BOTH("Input/output error") },
 };
 
 /* --- a cell of the table --- */
@@ -473,24 +568,63 @@ static bool phase_fits(const char *phase, const char *expected, bool late)
     return true;
 }
 
-/* One message, that names phase, stream and cause */
-static void assert_says(QTestState *who, const Fault *f, const char *phase,
-                        bool late, const char *text)
+/* Returns: the error-desc of @who, with one of @texts in it; to be freed */
+static char *assert_has_one_of(QTestState *who, const char *texts)
 {
-    static const char start[] = "migration failed in phase '";
+    g_auto(GStrv) alternatives = g_strsplit(texts, "|", -1);
     QDict *info = migrate_query(who);
-    const char *desc = qdict_get_try_str(info, "error-desc");
-    g_auto(GStrv) parts = NULL;
+    char *desc = g_strdup(qdict_get_try_str(info, "error-desc"));
+    bool found = false;
 
     g_test_message("error-desc: %s", desc);
+    g_test_message("expected: %s", texts);
     g_assert(desc);
-    g_test_message("expected: phase '%s'%s, %s", phase, late ? " or later" : "",
-                   text);
+    for (unsigned i = 0; alternatives[i]; i++) {
+        found |= strstr(desc, alternatives[i]) != NULL;
+    }
+    g_assert(found);
+    qobject_unref(info);
+    return desc;
+}
+
+/* One message, that names phase, stream and cause */
+static void assert_says(QTestState *who, const char *phase, bool late,
+                        const char *texts)
+{
+    static const char start[] = "migration failed in phase '";
+    g_autofree char *desc = assert_has_one_of(who, texts);
+    g_auto(GStrv) parts = NULL;
+
+    g_test_message("expected: phase '%s'%s", phase, late ? " or later" : "");
     g_assert(g_str_has_prefix(desc, start));
     parts = g_strsplit(desc + strlen(start), "'", 2);
     g_assert(phase_fits(parts[0], phase, late));
-    g_assert(strstr(desc, "stream") || f->local);
-    g_assert(strstr(desc, text));
+    g_assert(strstr(desc, "stream"));
+}
+
+static void assert_source_says(MuxTest *t, const Cell *c)
+{
+    const Fault *f = c->fault;
+    const char *texts = f->says_in[c->phase - phases].from ?: f->says.from;
+
+    assert_says(t->from, c->phase->from_phase, f->late, texts);
+}
+
+static void assert_target_says(MuxTest *t, const Cell *c)
+{
+    const Fault *f = c->fault;
+    const char *texts = f->says_in[c->phase - phases].to ?: f->says.to;
+
+    mux_wait_target_status(t, "failed");
+    assert_says(t->to, c->phase->to_phase, f->late || c->phase->to_late, texts);
+}
+
+/* Somebody asked for it: no error. */
+static void assert_says_nothing(QTestState *who)
+{
+    QDict *info = migrate_query(who);
+
+    g_assert_null(qdict_get_try_str(info, "error-desc"));
     qobject_unref(info);
 }
 
@@ -514,14 +648,22 @@ static void wait_for_end(MuxTest *t, const Cell *c)
 {
     g_autofree char *status = wait_for_status(t);
 
-    if (c->fault->end == ENDS_FAILED) {
-        assert_says(t->from, c->fault, c->phase->from_phase, c->fault->late,
-                    c->fault->from_says);
-    }
-    if (c->fault->end == ENDS_GIVEN_UP) {
-        g_assert_cmpstr(status, !=, "completed");
-    } else {
+    if (c->fault->end != ENDS_GIVEN_UP) {
         g_assert_cmpstr(status, ==, end_status[c->fault->end]);
+    }
+    switch (c->fault->end) {
+    case ENDS_FAILED:
+        assert_source_says(t, c);
+        break;
+    case ENDS_CANCELLED:
+        assert_says_nothing(t->from);
+        break;
+    case ENDS_GIVEN_UP:
+        g_assert_cmpstr(status, !=, "completed");
+        assert_source_says(t, c);
+        break;
+    default:
+        break;
     }
 }
 
@@ -530,17 +672,15 @@ static void check_target(MuxTest *t, const Cell *c)
     kill(qtest_pid(t->to), SIGCONT);
     if (c->fault->end == ENDS_COMPLETED) {
         mux_wait_target_status(t, "completed");
-    } else if (c->fault->target == TARGET_SAYS_WHY) {
-        mux_wait_target_status(t, "failed");
-        assert_says(t->to, c->fault, c->phase->to_phase,
-                    c->fault->late || c->phase->to_late, c->fault->to_says);
+    } else {
+        assert_target_says(t, c);
     }
 }
 
 /* From "converge" on everything takes long enough to see the guest stop. */
 static void wait_until_stopped(MuxTest *t, MuxRelay *relay)
 {
-    add_fault(relay, "delay=50", phases[PHASE_CONVERGE].place);
+    add_fault(relay, "delay=200", phases[PHASE_CONVERGE].place);
     migrate_ensure_converge(t->from);
     mux_migrate(t, MUX_BOTH_DISKS);
     g_assert(mux_relay_wait_fired(relay, 1, FIRE_TIMEOUT_MS));
@@ -571,8 +711,11 @@ static void do_harm(MuxTest *t, MuxRelay *relay, const Cell *c)
     if (c->fault->act) {
         c->fault->act(t);
     }
+    if (c->fault->slow) {
+        add_fault(relay, "delay=300,dir=from", "");
+    }
     if (!c->fault->relay && !c->fault->relay_back) {
-        add_fault(relay, "heal", "");
+        add_fault(relay, "heal,dir=to", "");
     }
     if (c->fault->then) {
         c->fault->then(t);
@@ -603,10 +746,13 @@ static void run_cell(const void *opaque)
     if (t.from) {
         wait_for_end(&t, c);
     }
+    if (c->fault->target == TARGET_CUT_OFF) {
+        g_clear_pointer(&relay, mux_relay_free);
+    }
     if (t.to) {
         check_target(&t, c);
     }
-    mux_relay_free(relay);
+    g_clear_pointer(&relay, mux_relay_free);
     if (c->fault->end <= ENDS_GIVEN_UP) {
         mux_end_after_failure(&t);
     } else {
@@ -614,11 +760,99 @@ static void run_cell(const void *opaque)
     }
 }
 
+/* The guest is stopped, which flushes its disks. */
+static void test_source_flush_eio(void)
+{
+    MuxTest t = {
+        .bare = true,
+        .keep_target = true,
+        .from_protocol = FAILING_FLUSH,
+    };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_ensure_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "migration failed in phase 'switchover': Error in "
+                     "migration completion: Input/output error");
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': stream "
+                     "'main': aborted by the source: Error in migration "
+                     "completion: Input/output error");
+    mux_end_after_failure(&t);
+}
+
+/* --- each step of the completion --- */
+
+#define STEP(what) "stream 'nbd-disk0': " what " did not come within 3 s"
+
+/*
+ * The source hears nothing any more from frame @nth on that it sends for disk0
+ * with the guest stopped.  Which of them is what varies by one.
+ */
+static void run_silent_step(unsigned nth, const char *from_says)
+{
+    MuxTest t = { .bare = true, .inet = true, .keep_target = true };
+    g_autofree char *fault = g_strdup_printf(
+        "silence,frame=DATA:nbd-disk0,nth=%u", nth);
+    g_autofree char *status = NULL;
+    MuxRelay *relay;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    limit_stop(&t);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    relay = mux_start_relay(&t);
+    wait_until_stopped(&t, relay);
+    mux_relay_add_fault(relay, fault, &error_abort);
+    status = wait_for_status(&t);
+    g_assert_cmpstr(status, ==, "failed");
+    assert_says(t.from, "switchover", false, from_says);
+    mux_relay_free(relay);
+    mux_wait_target_status(&t, "failed");
+    assert_says(t.to, "precopy", true, CLOSED);
+    mux_end_after_failure(&t);
+}
+
+static void test_silence_job_end(void)
+{
+    run_silent_step(3, STEP("the end of the mirror job") "|"
+                    STEP("the mirror's last flush"));
+}
+
+static void test_silence_last_flush(void)
+{
+    run_silent_step(4, STEP("the end of the mirror job") "|"
+                    STEP("the mirror's last flush") "|"
+                    STEP("the destination's confirmation"));
+}
+
+/* Who lacks them says so, and its peer, too, if they talked by then. */
+static void assert_descriptors_missed(MuxTest *t, bool at_source,
+                                      unsigned spare)
+{
+    static const char cause[] = "Too many open files";
+    static const char unheard[] =
+        "Too many open files|closed the connection before its HELLO|"
+        "no byte from the destination for 1.5 s";
+
+    g_free(assert_has_one_of(t->from, at_source ? cause : unheard));
+    /* With none at all, either of the two has not noticed anything. */
+    if (spare) {
+        mux_wait_target_status(t, "failed");
+        g_free(assert_has_one_of(t->to, at_source ? unheard : cause));
+    }
+}
+
 /*
  * Fewer descriptors than a migration needs: it fails, until there are enough.
- * Nobody dies, and what was opened is closed.
+ * Nobody dies, and what was opened at the source is closed.
  */
-static void test_out_of_descriptors(void)
+static void run_out_of_descriptors(bool at_source)
 {
     MuxTest t = { .bare = true, .inet = true, .keep_target = true };
     g_autofree char *status = g_strdup("");
@@ -626,22 +860,40 @@ static void test_out_of_descriptors(void)
     if (!mux_start(&t)) {
         return;
     }
+    /* A destination that cannot even accept the connection is mute. */
+    limit_silence(&t);
     for (unsigned spare = 0; !g_str_equal(status, "completed"); spare++) {
+        QTestState *who;
+
         g_assert_cmpuint(spare, <, MAX_SPARE_DESCRIPTORS);
         if (spare) {
             mux_assert_nothing_left(&t);
             mux_replace_target(&t);
         }
         mux_listen(&t, MUX_BOTH_DISKS);
-        limit_descriptors(t.from, spare);
+        who = at_source ? t.from : t.to;
+        limit_descriptors(who, spare);
         mux_migrate(&t, MUX_BOTH_DISKS);
         g_free(status);
         status = wait_for_status(&t);
-        unlimit_descriptors(t.from);
+        unlimit_descriptors(who);
         g_test_message("%u spare: %s", spare, status);
         g_assert(spare || g_str_equal(status, "failed"));
+        if (g_str_equal(status, "failed")) {
+            assert_descriptors_missed(&t, at_source, spare);
+        }
     }
     mux_end(&t, true);
+}
+
+static void test_source_out_of_descriptors(void)
+{
+    run_out_of_descriptors(true);
+}
+
+static void test_target_out_of_descriptors(void)
+{
+    run_out_of_descriptors(false);
 }
 
 static void add_cell(const PhaseInfo *phase, const Fault *fault)
@@ -661,8 +913,16 @@ void migration_test_add_mux_fault(MigrationTestEnv *env)
     if (!env->is_x86) {
         return;
     }
-    migration_test_add("/migration/mux/fault/connect/out-of-descriptors",
-                       test_out_of_descriptors);
+    migration_test_add("/migration/mux/fault/source-out-of-descriptors",
+                       test_source_out_of_descriptors);
+    migration_test_add("/migration/mux/fault/target-out-of-descriptors",
+                       test_target_out_of_descriptors);
+    migration_test_add("/migration/mux/fault/completion/silence-job-end",
+                       test_silence_job_end);
+    migration_test_add("/migration/mux/fault/completion/silence-last-flush",
+                       test_silence_last_flush);
+    migration_test_add("/migration/mux/fault/stopping/source-flush-eio",
+                       test_source_flush_eio);
     for (unsigned p = 0; p < PHASE__MAX; p++) {
         for (unsigned f = 0; f < ARRAY_SIZE(faults); f++) {
             if (faults[f].phases & (1u << p)) {

@@ -5,14 +5,19 @@
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "libqtest.h"
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
 #include "migration/mux-relay.h"
 #include "migration/mux-util.h"
+#include "migration/mux/engine.h"
+#include "migration/mux/frame.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/sockets.h"
+#include "qemu/units.h"
 #include "qobject/qjson.h"
 
 static char *tmpfs;
@@ -25,11 +30,19 @@ static bool start(MuxTest *t)
 
 /* --- no answer --- */
 
-static void assert_hmp(MuxTest *t, const char *command, const char *output)
+static void set_parameter_hmp(MuxTest *t, const char *name_and_value)
 {
-    g_autofree char *out = qtest_hmp(t->from, "%s", command);
+    g_autofree char *out = qtest_hmp(t->from, "migrate_set_parameter %s",
+                                     name_and_value);
 
-    g_assert(strstr(out, output));
+    g_assert_cmpstr(out, ==, "");
+}
+
+static void assert_parameters_hmp(MuxTest *t, const char *line)
+{
+    g_autofree char *out = qtest_hmp(t->from, "info migrate_parameters");
+
+    g_assert(strstr(out, line));
 }
 
 static void test_parameters(void)
@@ -39,14 +52,12 @@ static void test_parameters(void)
     if (!start(&t)) {
         return;
     }
-    assert_hmp(&t, "info migrate_parameters", "channel-mux-timeout: 0 ms");
-    assert_hmp(&t, "info migrate_parameters",
-               "channel-mux-stop-timeout: 10000 ms");
-    assert_hmp(&t, "migrate_set_parameter channel-mux-timeout 1500", "");
-    assert_hmp(&t, "migrate_set_parameter channel-mux-stop-timeout 0", "");
-    assert_hmp(&t, "info migrate_parameters", "channel-mux-timeout: 1500 ms");
-    assert_hmp(&t, "info migrate_parameters",
-               "channel-mux-stop-timeout: 0 ms");
+    assert_parameters_hmp(&t, "channel-mux-timeout: 0 ms");
+    assert_parameters_hmp(&t, "channel-mux-stop-timeout: 10000 ms");
+    set_parameter_hmp(&t, "channel-mux-timeout 1500");
+    set_parameter_hmp(&t, "channel-mux-stop-timeout 0");
+    assert_parameters_hmp(&t, "channel-mux-timeout: 1500 ms");
+    assert_parameters_hmp(&t, "channel-mux-stop-timeout: 0 ms");
     mux_end(&t, false);
 }
 
@@ -153,24 +164,238 @@ static void test_silence(void)
     if (!start(&t)) {
         return;
     }
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", 600);
-    migrate_set_parameter_int(t.to, "channel-mux-timeout", 600);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 1500);
+    migrate_set_parameter_int(t.to, "channel-mux-timeout", 1500);
     migrate_ensure_non_converge(t.from);
     mux_listen(&t, MUX_BOTH_DISKS);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_phase(&t, "precopy");
     /* With nothing to send, both sides are there all the same. */
-    usleep(1500 * 1000);
+    usleep(3500 * 1000);
     mux_wait_status(&t, "active");
 
     stopped = g_steal_pointer(&t.to);
     kill(qtest_pid(stopped), SIGSTOP);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'precopy': all "
-                     "streams: no byte from the destination for 0.6 s");
+                     "streams: no byte from the destination for 1.5 s");
     kill(qtest_pid(stopped), SIGCONT);
     t.to = stopped;
     migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    mux_end_after_failure(&t);
+}
+
+static void test_silence_of_source(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    migrate_set_parameter_int(t.to, "channel-mux-timeout", 1500);
+    migrate_ensure_non_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "precopy");
+    mux_wait_status(&t, "active");
+    kill(qtest_pid(t.from), SIGSTOP);
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "migration failed in phase 'precopy': all streams: "
+                     "no byte from the source for 1.5 s");
+    kill(qtest_pid(t.from), SIGCONT);
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "all streams: destination ended the connection: "
+                     "no byte from the source for 1.5 s");
+    mux_end_after_failure(&t);
+}
+
+/* --- a destination that is there, but does not do its part --- */
+
+#define MOCK_PING_MS 200
+
+typedef struct Mock {
+    int fd;
+    bool accepts;               /* streams */
+    bool garbage;               /* on the streams, instead of nothing */
+} Mock;
+
+static void mock_send(Mock *mock, MuxFrameType type, uint32_t stream,
+                      const void *payload, uint32_t len)
+{
+    MuxHeader h = { .type = type, .stream = stream, .length = len };
+    uint8_t header[MUX_HEADER_SIZE];
+
+    mux_header_encode(&h, header);
+    send(mock->fd, header, sizeof(header), MSG_NOSIGNAL);
+    send(mock->fd, payload, len, MSG_NOSIGNAL);
+}
+
+static void mock_hello(Mock *mock)
+{
+    MuxHello hello = {
+        .magic = MUX_MAGIC,
+        .version_min = 1,
+        .version_max = 1,
+        .length = MUX_HELLO_SIZE,
+        .max_frame = 64 * KiB,
+        .max_streams = 16,
+        .role = MUX_ROLE_DESTINATION,
+    };
+    uint8_t buf[MUX_HELLO_SIZE];
+
+    mux_hello_encode(&hello, buf);
+    send(mock->fd, buf, sizeof(buf), MSG_NOSIGNAL);
+    g_assert_cmpint(recv(mock->fd, buf, sizeof(buf), MSG_WAITALL), ==,
+                    sizeof(buf));
+    mux_hello_decode(buf, &hello);
+    g_assert_cmpuint(hello.length, ==, sizeof(buf));
+}
+
+/* Returns whether there was a frame; it has been answered. */
+static bool mock_answer(Mock *mock)
+{
+    static const char garbage[32] = "this is not an NBD server";
+    uint8_t header[MUX_HEADER_SIZE], limit[8];
+    g_autofree uint8_t *payload = NULL;
+    MuxHeader h;
+
+    if (recv(mock->fd, header, sizeof(header), MSG_WAITALL) !=
+        sizeof(header)) {
+        return false;
+    }
+    mux_header_decode(header, &h);
+    payload = g_malloc(h.length);
+    recv(mock->fd, payload, h.length, MSG_WAITALL);
+    if (h.type == MUX_FRAME_OPEN && mock->accepts) {
+        stq_be_p(limit, MiB);
+        mock_send(mock, MUX_FRAME_OPEN_OK, h.stream, limit, sizeof(limit));
+        if (mock->garbage && h.stream != 1) {
+            mock_send(mock, MUX_FRAME_DATA, h.stream, garbage,
+                      sizeof(garbage));
+        }
+    }
+    return true;
+}
+
+/* With PINGs: whatever fails, it is not for silence. */
+static void mock_run_until_failed(Mock *mock, MuxTest *t)
+{
+    g_autofree char *status = migrate_query_status(t->from);
+    uint64_t number = 0;
+
+    g_test_timer_start();
+    while (!g_str_equal(status, "failed")) {
+        struct pollfd pfd = { .fd = mock->fd, .events = POLLIN };
+        uint8_t ping[8];
+
+        g_assert(g_test_timer_elapsed() < 60);
+        if (poll(&pfd, 1, MOCK_PING_MS) > 0) {
+            if (!mock_answer(mock)) {
+                g_usleep(MOCK_PING_MS * 1000);
+            }
+        } else {
+            stq_be_p(ping, ++number);
+            mock_send(mock, MUX_FRAME_PING, 0, ping, sizeof(ping));
+        }
+        g_free(status);
+        status = migrate_query_status(t->from);
+    }
+}
+
+static void run_mock(Mock *mock, const char *error)
+{
+    g_autofree char *path = g_strdup_printf("%s/migsocket", tmpfs);
+    MuxTest t = {};
+    int listener;
+
+    if (!start(&t)) {
+        return;
+    }
+    listener = unix_listen(path, &error_abort);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 2000);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mock->fd = accept(listener, NULL, NULL);
+    g_assert_cmpint(mock->fd, >=, 0);
+    mock_hello(mock);
+    mock_run_until_failed(mock, &t);
+    mux_assert_error(t.from, error);
+    close(mock->fd);
+    close(listener);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    mux_end_after_failure(&t);
+}
+
+static void test_main_not_accepted(void)
+{
+    run_mock(&(Mock) {}, "migration failed in phase 'connect': stream 'main': "
+             "the destination did not accept it within 2 s");
+}
+
+static void test_no_nbd_handshake(void)
+{
+    run_mock(&(Mock) { .accepts = true },
+             "migration failed in phase 'disks': stream 'nbd-disk0': the NBD "
+             "handshake did not come within 2 s");
+}
+
+static void test_bad_nbd_handshake(void)
+{
+    run_mock(&(Mock) { .accepts = true, .garbage = true },
+             "migration failed in phase 'disks': stream 'nbd-disk0': NBD "
+             "handshake failed: ");
+}
+
+/* --- a process that ends --- */
+
+/* What it waits for its peer, and a slow machine */
+#define QUIT_TIMEOUT_S (5 + 5)
+
+static void start_and_stop(MuxTest *t, QTestState *stopped)
+{
+    migrate_set_parameter_int(t->from, "max-bandwidth", MiB);
+    mux_listen(t, MUX_BOTH_DISKS);
+    mux_migrate(t, MUX_BOTH_DISKS);
+    mux_wait_phase(t, "disks");
+    mux_wait_jobs(t);
+    kill(qtest_pid(stopped), SIGSTOP);
+}
+
+static void quit_in_time(QTestState **who)
+{
+    g_test_timer_start();
+    qtest_quit(g_steal_pointer(who));
+    g_assert(g_test_timer_elapsed() < QUIT_TIMEOUT_S);
+}
+
+static void test_quit_source(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    start_and_stop(&t, t.to);
+    quit_in_time(&t.from);
+    kill(qtest_pid(t.to), SIGCONT);
+    mux_wait_target_status(&t, "failed");
+    mux_assert_error(t.to, "migration failed in phase 'disks': ",
+                     "the migration was cancelled at the source");
+    mux_end(&t, false);
+}
+
+static void test_quit_destination(void)
+{
+    MuxTest t = {};
+
+    if (!start(&t)) {
+        return;
+    }
+    start_and_stop(&t, t.from);
+    quit_in_time(&t.to);
+    kill(qtest_pid(t.from), SIGCONT);
+    mux_wait_status(&t, "failed");
+    mux_assert_error(t.from, "migration failed in phase 'disks': ",
+                     "the destination was shut down");
     mux_end_after_failure(&t);
 }
 
@@ -198,16 +423,16 @@ static void test_completion(void)
     if (!start(&t)) {
         return;
     }
-    migrate_set_parameter_int(t.from, "channel-mux-stop-timeout", 500);
+    migrate_set_parameter_int(t.from, "channel-mux-stop-timeout", 3000);
     migrate_without_end_of_disk0(&t, &relay);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'switchover': stream "
                      "'nbd-disk0': the destination's confirmation did not "
-                     "come within 0.5 s");
+                     "come within 3 s");
     mux_relay_add_fault(relay, "heal", &error_abort);
     mux_wait_target_status(&t, "failed");
     mux_assert_error(t.to, "stream 'nbd-disk0': ", "aborted by the source: ",
-                     "confirmation did not come within 0.5 s");
+                     "confirmation did not come within 3 s");
     mux_relay_free(relay);
     mux_end_after_failure(&t);
 }
@@ -224,5 +449,16 @@ void migration_test_add_mux_timeout(MigrationTestEnv *env)
     migration_test_add("/migration/mux/timeout-cancel-connect",
                        test_cancel_connect);
     migration_test_add("/migration/mux/timeout-silence", test_silence);
+    migration_test_add("/migration/mux/timeout-silence-of-source",
+                       test_silence_of_source);
+    migration_test_add("/migration/mux/timeout-main-not-accepted",
+                       test_main_not_accepted);
+    migration_test_add("/migration/mux/timeout-no-nbd-handshake",
+                       test_no_nbd_handshake);
+    migration_test_add("/migration/mux/fail-nbd-handshake",
+                       test_bad_nbd_handshake);
+    migration_test_add("/migration/mux/timeout-quit-source", test_quit_source);
+    migration_test_add("/migration/mux/timeout-quit-destination",
+                       test_quit_destination);
     migration_test_add("/migration/mux/timeout-completion", test_completion);
 }

@@ -87,7 +87,8 @@ static void test_fail_source_without_tls(void)
     mux_listen(&t, MUX_BOTH_DISKS);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_status(&t, "failed");
-    mux_assert_error(t.from, "destination");
+    mux_assert_error(t.from, "migration failed in phase 'connect': all "
+                     "streams: ");
     mux_assert_no_jobs(&t);
     g_assert(mux_is_running(t.from));
     mux_end(&t, false);
@@ -99,8 +100,20 @@ static void test_fail_source_without_tls(void)
 static void test_fail_tls_bit_flipped(void)
 {
     /* In the handshake, in the first pass of the disks, in RAM */
-    static const char *const faults[] = {
-        "flip,at=30", "flip,at=700000", "flip,at=9000000",
+    static const struct {
+        const char *fault;
+        const char *from_says, *to_says;
+    } flips[] = {
+        { "flip,at=30",
+          "migration failed in phase 'connect': TLS handshake failed: " },
+        { "flip,at=700000",
+          "migration failed in phase 'disks': all streams: ",
+          "migration failed in phase 'disks': all streams: connection with "
+          "the source failed: Cannot read from TLS channel" },
+        { "flip,at=9000000",
+          "migration failed in phase 'precopy': all streams: ",
+          "migration failed in phase 'precopy': all streams: connection with "
+          "the source failed: Cannot read from TLS channel" },
     };
     MuxTest t = { .bare = true, .inet = true, .keep_target = true };
 
@@ -109,7 +122,7 @@ static void test_fail_tls_bit_flipped(void)
     }
     make_keys();
     set_tls_client(t.from);
-    for (unsigned i = 0; i < ARRAY_SIZE(faults); i++) {
+    for (unsigned i = 0; i < ARRAY_SIZE(flips); i++) {
         MuxRelay *relay;
 
         if (i) {
@@ -118,12 +131,18 @@ static void test_fail_tls_bit_flipped(void)
         set_tls_server(t.to);
         mux_listen(&t, MUX_BOTH_DISKS);
         relay = mux_start_relay(&t);
-        mux_relay_add_fault(relay, faults[i], &error_abort);
+        mux_relay_add_fault(relay, flips[i].fault, &error_abort);
         mux_migrate(&t, MUX_BOTH_DISKS);
         wait_for_migration_status(t.from, "failed",
                                   (const char * []) { "completed", NULL });
+        mux_assert_error(t.from, flips[i].from_says);
         g_assert(mux_relay_wait_fired(relay, 1, 0));
         mux_relay_free(relay);
+        /* One whose handshake fails was not the source: it goes on waiting. */
+        mux_wait_target_status(&t, flips[i].to_says ? "failed" : "setup");
+        if (flips[i].to_says) {
+            mux_assert_error(t.to, flips[i].to_says);
+        }
         g_assert(mux_is_running(t.from));
         mux_assert_nothing_left(&t);
     }

@@ -109,6 +109,9 @@ static void assert_image_as_expected(const char *side, unsigned disk)
 
 /* --- both sides --- */
 
+/* Nothing waits for the machine's disk; who flushes is not told. */
+#define FILE_PROTOCOL "driver=file,cache.no-flush=on,filename="
+
 static char *disk_options(const char *side, unsigned disk, const char *node,
                           const char *protocol)
 {
@@ -124,10 +127,9 @@ static char *disk_options(const char *side, unsigned disk, const char *node,
 static char *side_options(MuxTest *t, const char *side, const char *node,
                           const char *protocol0)
 {
-    const char *protocol = "driver=file,filename=";
     g_autofree char *disk0 = disk_options(side, 0, node,
-                                          protocol0 ?: protocol);
-    g_autofree char *disk1 = disk_options(side, 1, node, protocol);
+                                          protocol0 ?: FILE_PROTOCOL);
+    g_autofree char *disk1 = disk_options(side, 1, node, FILE_PROTOCOL);
     /* The guest's program is in the framework's own disk. */
     const char *boot = mux_env->is_x86 && !t->bare ?
                        "-global ide-hd.bootindex=1" : "";
