@@ -543,8 +543,11 @@ function qmux.dissector(tvb, pinfo, tree)
             break
         end
         local message = tvb(offset, size)
-        local key = string.format("%d %d %d %s", pinfo.number, whole, offset,
-                                  message(0, 16):bytes():tohex())
+        -- Not with `whole`: later, less of the same segment may be here.
+        -- What is here twice, in two calls for one packet, differs in the
+        -- header or in the number behind it.
+        local key = string.format("%d %d %s", pinfo.number, offset,
+            message(0, math.min(size, HEADER_SIZE + 8)):bytes():tohex())
         if message(0, 4):uint() == MAGIC then
             dissect_hello(message, pinfo, tree, key)
         else

@@ -33,8 +33,12 @@ class Capture:
         while data:
             size = self._random.choice((1, 3, 17, SEGMENT, SEGMENT, SEGMENT,
                                         SEGMENT, SEGMENT, SEGMENT))
-            self._packet(direction, PSH | ACK, data[:size])
+            self.segment(direction, data[:size])
             data = data[size:]
+
+    def segment(self, direction: str, data: bytes) -> None:
+        """All in one."""
+        self._packet(direction, PSH | ACK, data)
 
     def write(self, path: Path) -> None:
         with open(path, 'wb') as file:

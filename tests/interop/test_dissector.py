@@ -244,6 +244,32 @@ class Disks(DissectorTest):
         self.assertEqual([len(value) for *_, values in packets
                           for value in values], [200, 400])
 
+    def test_frames_that_begin_and_end_within_segments(self):
+        """
+        The first pass gets all of a segment behind the frame that ends in
+        it, the later ones only what is complete then.
+        """
+        flush = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, FLUSH, 7, 0, 0)
+        write = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, WRITE, 8, 0,
+                                 2000) + bytes(2000)
+        offset = 0
+        for pair in ((write[:1000], write[1000:]), (flush, flush)):
+            sent = b''
+            for payload in pair:
+                sent += data(1, offset, payload).pack()
+                offset += len(payload)
+            end = len(sent) - len(pair[1])
+            for piece in (sent[:1], sent[1:end], sent[end:]):
+                self.traffic.capture.segment('out', piece)
+            self.traffic.sent['out'] += sent
+        path = self.traffic.write(self.folder)
+        for passes in (1, 2):
+            with self.subTest(passes=passes):
+                self.assertEqual(self.assert_all_frames(path, passes),
+                                 ['WRITE request, offset 0, length 2000',
+                                  'FLUSH request, offset 0, length 0',
+                                  'FLUSH request, offset 0, length 0'])
+
 
 class Faults(DissectorTest):
     """What is wrong is said, at the frame where it is."""
