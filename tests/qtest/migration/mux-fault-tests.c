@@ -790,14 +790,29 @@ static void test_source_flush_eio(void)
 #define STEP(what) "stream 'nbd-disk0': " what " did not come within 3 s"
 
 /*
- * The source hears nothing any more from frame @nth on that it sends for disk0
- * with the guest stopped.  Which of them is what varies by one.
+ * Migrate, and have @fault at frame @nth that goes out for disk0 once the guest
+ * is stopped.  The first flushes the guest's writes; none is sent as long as
+ * the flushes of the phase "converge" are not answered.  The second belongs to
+ * the end of the mirror, and one or two later the node is flushed and closed.
  */
+static void migrate_into_step(MuxTest *t, MuxRelay *relay, unsigned nth,
+                              const char *fault)
+{
+    g_autofree char *place = g_strdup_printf(",frame=DATA:nbd-disk0,nth=%u",
+                                             nth);
+
+    wait_until_stopped(t, relay);
+    add_fault(relay, "silence,dir=from", "");
+    g_assert(mux_relay_wait_fired(relay, 2, FIRE_TIMEOUT_MS));
+    usleep(300 * 1000);
+    add_fault(relay, fault, place);
+    add_fault(relay, "heal,dir=from", "");
+    g_assert(mux_relay_wait_fired(relay, 4, FIRE_TIMEOUT_MS));
+}
+
 static void run_silent_step(unsigned nth, const char *from_says)
 {
     MuxTest t = { .bare = true, .inet = true, .keep_target = true };
-    g_autofree char *fault = g_strdup_printf(
-        "silence,frame=DATA:nbd-disk0,nth=%u", nth);
     g_autofree char *status = NULL;
     MuxRelay *relay;
 
@@ -807,8 +822,7 @@ static void run_silent_step(unsigned nth, const char *from_says)
     limit_stop(&t);
     mux_listen(&t, MUX_BOTH_DISKS);
     relay = mux_start_relay(&t);
-    wait_until_stopped(&t, relay);
-    mux_relay_add_fault(relay, fault, &error_abort);
+    migrate_into_step(&t, relay, nth, "silence");
     status = wait_for_status(&t);
     g_assert_cmpstr(status, ==, "failed");
     assert_says(t.from, "switchover", false, from_says);
@@ -820,15 +834,61 @@ static void run_silent_step(unsigned nth, const char *from_says)
 
 static void test_silence_job_end(void)
 {
-    run_silent_step(3, STEP("the end of the mirror job") "|"
-                    STEP("the mirror's last flush"));
+    run_silent_step(2, STEP("the end of the mirror job"));
 }
 
 static void test_silence_last_flush(void)
 {
-    run_silent_step(4, STEP("the end of the mirror job") "|"
-                    STEP("the mirror's last flush") "|"
+    run_silent_step(4, STEP("the mirror's last flush") "|"
                     STEP("the destination's confirmation"));
+}
+
+/* @act: on the job of disk0, which is about to end */
+static void run_ending_job(void (*act)(MuxTest *t), const char *end)
+{
+    MuxTest t = { .bare = true, .inet = true, .keep_target = true };
+    g_autofree char *status = NULL;
+    MuxRelay *relay;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    relay = mux_start_relay(&t);
+    migrate_into_step(&t, relay, 2, "silence,dir=to");
+    act(&t);
+    add_fault(relay, "heal,dir=to", "");
+    if (act == pause_job) {
+        resume_ending_job(&t);
+    }
+    status = wait_for_status(&t);
+    g_assert_cmpstr(status, ==, end);
+    mux_wait_target_status(&t, end);
+    if (g_str_equal(end, "completed")) {
+        mux_relay_free(relay);
+        mux_end(&t, true);
+        return;
+    }
+    assert_says(t.from, "switchover", false, JOB_ENDED);
+    assert_says(t.to, "precopy", true, JOB_ENDED);
+    mux_relay_free(relay);
+    mux_end_after_failure(&t);
+}
+
+/* The migration does the same. */
+static void test_ending_job_cancel(void)
+{
+    run_ending_job(cancel_job, "completed");
+}
+
+static void test_ending_job_kill(void)
+{
+    run_ending_job(kill_job, "failed");
+}
+
+static void test_ending_job_pause(void)
+{
+    run_ending_job(pause_job, "completed");
 }
 
 /* Who lacks them says so, and its peer, too, if they talked by then. */
@@ -921,6 +981,12 @@ void migration_test_add_mux_fault(MigrationTestEnv *env)
                        test_silence_job_end);
     migration_test_add("/migration/mux/fault/completion/silence-last-flush",
                        test_silence_last_flush);
+    migration_test_add("/migration/mux/fault/completion/job-cancel",
+                       test_ending_job_cancel);
+    migration_test_add("/migration/mux/fault/completion/job-kill",
+                       test_ending_job_kill);
+    migration_test_add("/migration/mux/fault/completion/job-pause",
+                       test_ending_job_pause);
     migration_test_add("/migration/mux/fault/stopping/source-flush-eio",
                        test_source_flush_eio);
     for (unsigned p = 0; p < PHASE__MAX; p++) {
