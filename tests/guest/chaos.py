@@ -37,6 +37,7 @@ END = 120                       # seconds until a migration has ended
 STUCK = 3                       # ... until somebody does something about it
 DESTINATION_ENDS = 10           # ... until it knows of the failure
 ALIVE = 10                      # ... until the guest has written again
+TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
 FORM = re.compile(r"migration failed in phase '\w+': ")
 CHAOS_ERRORS = (*ERRORS, RelayError)
@@ -93,6 +94,7 @@ class Life:
         self.here = self.bed.boot_source(Own(True, tls_objects(self.keys)))
         self.over = False       # the guest is lost, or its QEMU not as it was
         self.handed_back = 0    # times that an administrator had to do it
+        self.said = ''          # by the source, in the last round
 
     def round(self, plan: Plan) -> tuple[str, list[str]]:
         """Returns how the migration ended, and what is wrong."""
@@ -113,7 +115,10 @@ class Life:
                                     [plan.fault.relayed])
                 migration.address = scene.relay.address
             status = self.play(plan, scene)
-            wrong = self.judge(plan, scene, status, before)
+            struck = plan.fault.struck(scene, status)
+            wrong = self.judge(plan, scene, status, struck, before)
+            if not struck and plan.fault.name != 'none':
+                status += TOO_LATE if scene.late else NEVER
         except CHAOS_ERRORS:
             self.keep_stacks()
             raise
@@ -162,17 +167,21 @@ class Life:
         return f'{info["status"]} in phase {info.get("phase")}'
 
     def judge(self, plan: Plan, scene: faults.Scene, status: str,
-              before: dict) -> list[str]:
+              struck: bool, before: dict) -> list[str]:
         if status == 'completed':
             return self.judge_success(plan, scene, before)
         wrong = []
         source, destination = scene.source, scene.destination
+        self.said = self.reason(source)
         if status not in migrate.ENDED:
             wrong.append(f'no end of the migration: {status}')
         elif plan.fault.harmless:
             wrong.append(f'{status}, but nothing was wrong: '
-                         f'{self.reason(source)}')
-        wrong += self.judge_messages(plan, scene, status)
+                         f'{self.said}')
+        elif not struck:
+            wrong.append(f'{status}, but the fault did not strike: '
+                         f'{scene.late or self.said}')
+        wrong += self.judge_messages(plan, status)
         for undo in scene.undo:
             undo()
         scene.undo.clear()
@@ -204,12 +213,12 @@ class Life:
             os.kill(vm.pid, 9)
             vm.wait(5)
 
-    def judge_messages(self, plan: Plan, scene: faults.Scene,
-                       status: str) -> list[str]:
-        """One at each side, with the form that it has to have."""
+    def judge_messages(self, plan: Plan, status: str) -> list[str]:
+        """The source names the cause, in the form that it has to have."""
         wrong = []
-        reason = self.reason(scene.source)
-        if status == 'failed' and len(FORM.findall(reason)) != 1:
+        reason = self.said
+        if status == 'failed' and (len(FORM.findall(reason)) != 1 or
+                                   not re.search(plan.fault.says, reason)):
             wrong.append(f'message of the source: "{reason}"')
         if status == 'cancelled' and reason:
             wrong.append(f'cancelled with a message: {reason}')
@@ -357,6 +366,13 @@ class Campaign:
         self.end_life()
         for (fault, status), times in sorted(self.outcomes.items()):
             print(f'# {times:4} {fault}: {status}')
+        missed = sum(times for (_, status), times in self.outcomes.items()
+                     if status.endswith((TOO_LATE, NEVER)))
+        faultless = sum(times for (fault, _), times in self.outcomes.items()
+                        if fault == 'none')
+        print(f'# {self.outcomes.total() - faultless - missed} faults struck, '
+              f'{missed} came too late or not at all, {faultless} rounds '
+              'had none')
         return 1 if self.failed else 0
 
     def one(self, count: int, number: int) -> None:
@@ -370,6 +386,7 @@ class Campaign:
                 self.life = Life(self.args.build, self.args.work)
                 self.rounds = 0
             self.rounds += 1
+            self.life.said = ''
             status, wrong = self.life.round(plan)
         except CHAOS_ERRORS as err:
             wrong = [str(err)]
@@ -377,16 +394,18 @@ class Campaign:
             self.life.over = True
             self.life.bed.keep = True
         self.outcomes[plan.fault.name, status] += 1
+        if self.life and self.life.said:
+            print(f'#   {self.life.said}')
         self.report(count, f'round {number}: {plan}: {status}', wrong,
-                    time.monotonic() - began)
+                    f'--round {number}', time.monotonic() - began)
 
-    def report(self, count, title: str, wrong: list[str],
+    def report(self, count, title: str, wrong: list[str], again: str,
                seconds: float) -> None:
         self.failed += bool(wrong)
         for text in wrong:
             print('#   ' + text.replace('\n', '\n#   '))
         if wrong:
-            print(f'#   again: chaos.py --seed {self.args.seed} --round ...')
+            print(f'#   again: chaos.py --seed {self.args.seed} {again}')
         print(f'{"not ok" if wrong else "ok"} {count} - {title} '
               f'{seconds:.1f} s', flush=True)
 
@@ -405,7 +424,8 @@ class Campaign:
               f'{sum(map(len, life.bed.log.acks))} writes, '
               f'{life.handed_back} times continued by hand at the source')
         if wrong:
-            self.report('', 'writes of a guest', wrong, 0)
+            self.report('', 'writes of a guest', wrong,
+                        f'--rounds {self.args.rounds}', 0)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ Each case checks that no write that the guest had acknowledged is lost.
 import argparse
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ FIRST_MBIT = 200                # until there is little RAM left
 LITTLE_RAM = 40 << 20
 LINK_MBIT = 50
 LOAD_MB = 20                    # per second and disk
+LOAD_FACTOR = 3                 # what is sent of what there was, at least
 DOWNTIME_MS = 500
 SLACK_MS = 100
 # What the guest does, or what happens to it, while disks are copied
@@ -103,11 +105,20 @@ class Cases:
             migration.listen()
             migration.start()
             migration.hold_in_disk_phase()
+            faults = self.all_kinds_are_seen(before, belongings(source))
             migration.cancel()
-            destination.wait(20)
+            destination.wait(60)
             bed.await_writes(source)
-            faults = what_is_left(source, before)
+            faults += what_is_left(source, before)
             return faults + self.migrate(bed, source, LOCALHOST)
+
+    def all_kinds_are_seen(self, before: dict, now: dict) -> list[str]:
+        """What must not be left is there while disks are copied."""
+        kinds = ['job', 'node', 'bitmap', 'yank instance', 'descriptor']
+        if self.way is migrate.OneSocket:
+            kinds += ['stream', 'thread']
+        return [f'no {kind} of the migration is seen' for kind in kinds
+                if not Counter(now[kind]) - Counter(before[kind])]
 
     def pingpong(self) -> list[str]:
         """there and back again, to a new process each time"""
@@ -158,11 +169,17 @@ class Cases:
             outcome = migration.complete()
             bed.await_writes(destination)
             stop = outcome.downtime * 1000
+            copied = sum(size for name, size in outcome.streams.items()
+                         if name.startswith('nbd-'))
             print(f'# {outcome.total:.1f} s, guest stopped for {stop:.0f} ms, '
                   'longest pause of its writes '
-                  f'{bed.log.longest_pause(began) * 1000:.0f} ms', flush=True)
+                  f'{bed.log.longest_pause(began) * 1000:.0f} ms; of disks '
+                  f'{copied >> 20} MiB were sent', flush=True)
             faults = [fault for report in bed.finish(destination)
                       for fault in report.faults]
+            filled = len(bed.config.disks) * SLOW.disk_mb << 19
+            if copied < LOAD_FACTOR * filled:
+                faults.append('the guest does not write as much as it has to')
             if stop > DOWNTIME_MS + SLACK_MS:
                 faults.append(f'guest stopped for {stop:.0f} ms')
             return faults + bed.log.faults
@@ -206,9 +223,9 @@ class Cases:
             migration = self.held(bed, source)
             source.console.sendall(b'poweroff\n')
             faults = []
-            if status := source.wait(20):
+            if status := source.wait(60):
                 faults.append(f'source: exit status {status}')
-            if not migration.destination.wait(20):
+            if not migration.destination.wait(60):
                 faults.append('the destination ended as if all was well')
             said = migration.destination.messages()
             if 'the source' not in said:

@@ -6,6 +6,7 @@ A Fault is drawn with all that it needs to know; strike() does the harm
 while the migration runs, and remedy() ends what would last for ever.
 """
 
+import itertools
 import os
 import random
 import resource
@@ -13,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from .migrate import ENDED, Migration, job_name, jobs_of
+from .migrate import ENDED, Migration, MigrationError, jobs_of
 from .qmp import QMPError
 from .relay import Relay
 from .vm import VM
@@ -26,6 +27,13 @@ FRAMES_TO = ('HELLO', 'OPEN:main', 'OPEN:nbd-disk0', 'DATA:nbd-disk0',
              'WINDOW:nbd-disk1')
 FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
+# How the source names a cause
+YANKED = 'yanked'
+CLOSED = 'closed the connection|Connection reset by peer|Broken pipe|' \
+    'TLS connection was non-properly terminated'
+SHUT_DOWN = f'the destination was shut down|{CLOSED}'
+YANKED_THERE = f'{YANKED}|{CLOSED}'     # the other side may be heard no more
+JOB_ENDED = 'was ended by someone other|Operation canceled'
 
 
 @dataclass
@@ -37,6 +45,8 @@ class Scene:
     destination: VM
     relay: Relay | None = None
     undo: list = field(default_factory=list)    # callables
+    struck: bool = False        # what somebody has to do is done
+    late: str = ''              # why it is not
 
 
 def await_phase(scene: Scene, phase: str, limit: float = 10) -> bool:
@@ -45,9 +55,13 @@ def await_phase(scene: Scene, phase: str, limit: float = 10) -> bool:
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         info = scene.source.qmp.cmd('query-migrate')
-        if info.get('status') in ENDED or info.get('phase') == 'done':
+        if info['status'] in ENDED:
             return False
-        if 'phase' in info and PHASES.index(info['phase']) >= wanted:
+        # Until it is connected, what is told is from the migration before
+        now = info.get('phase', 'done')
+        if now == 'done' and info['status'] == 'setup':
+            now = 'connect'
+        if now != 'done' and PHASES.index(now) >= wanted:
             return True
     return False
 
@@ -64,12 +78,18 @@ class Fault:
     # Whether the source may have any reason, and the destination a message
     cancelled: bool = False
     text: str = ''
+    # How the source names the cause if this is why the migration failed
+    says: str = r'(?!)'
 
     def __str__(self) -> str:
         return f'{self.name} {self.text}'.strip()
 
     def strike(self, scene: Scene) -> None:
         """Do it."""
+
+    def struck(self, scene: Scene, status: str) -> bool:
+        """Whether it happened, when the migration has ended so."""
+        return scene.struck or bool(scene.relay and scene.relay.fired())
 
     def remedy(self, scene: Scene) -> None:
         """What somebody does when the migration does not go on."""
@@ -79,13 +99,16 @@ class Timed(Fault):
     """Happens at a time in a phase."""
 
     def strike(self, scene: Scene) -> None:
-        if await_phase(scene, self.phase):
-            time.sleep(self.wait)
-            try:
-                self.act(scene)
-            except QMPError as err:
-                # Late: what it is about is not there any more
-                scene.migration.late = str(err)
+        if not await_phase(scene, self.phase):
+            scene.late = 'the migration had ended'
+            return
+        time.sleep(self.wait)
+        try:
+            self.act(scene)
+            scene.struck = True
+        except QMPError as err:
+            # Late: what it is about is not there any more
+            scene.late = str(err)
 
     def act(self, scene: Scene) -> None:
         raise NotImplementedError
@@ -120,20 +143,38 @@ class YankDestination(Timed):
         scene.destination.qmp.cmd('yank', instances=YANK)
 
 
-class EndJob(Timed):
+class OfJob(Timed):
+    """Happens to the job `text`; not before there is one."""
+
+    def strike(self, scene: Scene) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and \
+                self.text not in jobs_of(scene.source) and \
+                scene.source.qmp.cmd('query-migrate')['status'] not in ENDED:
+            pass
+        super().strike(scene)
+
+
+class EndJob(OfJob):
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('block-job-cancel', device=self.text,
                              force=self.wait * 1000 % 2 < 1)
 
 
-class CompleteJob(Timed):
+class CompleteJob(OfJob):
     """Which is refused."""
 
     def act(self, scene: Scene) -> None:
-        scene.source.qmp.cmd('block-job-complete', device=self.text)
+        try:
+            scene.source.qmp.cmd('block-job-complete', device=self.text)
+        except QMPError as err:
+            if 'not found' in str(err):
+                raise
+            return
+        raise MigrationError(f'{self.text} was completed by hand')
 
 
-class PauseJob(Timed):
+class PauseJob(OfJob):
     """And resume it a little later."""
 
     def act(self, scene: Scene) -> None:
@@ -155,7 +196,14 @@ class Freeze(Timed):
             scene.undo.pop()()
 
 
-class FewDescriptors(Fault):
+class Lasting(Fault):
+    """Is there all the time, and makes a migration fail or does not."""
+
+    def struck(self, scene: Scene, status: str) -> bool:
+        return status == 'failed'
+
+
+class FewDescriptors(Lasting):
     """The source may open a few more, or none."""
 
     def strike(self, scene: Scene) -> None:
@@ -164,9 +212,10 @@ class FewDescriptors(Fault):
     def before(self, scene: Scene) -> None:
         pid = scene.source.pid
         old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        highest = max(map(int, os.listdir(f'/proc/{pid}/fd')))
+        used = set(map(int, os.listdir(f'/proc/{pid}/fd')))
+        free = next(fd for fd in itertools.count() if fd not in used)
         resource.prlimit(pid, resource.RLIMIT_NOFILE,
-                         (highest + 1 + int(self.text), old[1]))
+                         (free + int(self.text), old[1]))
         scene.undo.append(lambda: resource.prlimit(
             pid, resource.RLIMIT_NOFILE, old))
 
@@ -194,6 +243,7 @@ class Relayed(Fault):
 
 def give_up(scene: Scene, how: str) -> None:
     """What an administrator does with a migration that is stuck."""
+    scene.struck = True
     if how == 'cancel':
         scene.source.qmp.cmd('migrate_cancel')
     elif how == 'yank':
@@ -230,7 +280,7 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
         at = _place(rng, tls, header=True)
         if not tls and 'at=' in at:
             at = 'in=to,frame=DATA:main,nth=2,byte=3'
-        return Relayed(kind, harmless=False,
+        return Relayed(kind, harmless=False, says='.',
                        relayed=f'flip,{at},bit={rng.randint(0, 7)}')
     place = _place(rng, tls, header=False)
     ways = ('to', 'from', 'both') if kind == 'silence' else ('to', 'from')
@@ -240,8 +290,9 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
         how = rng.choice(('cancel', 'yank', 'heal'))
         return Silence(kind, harmless=how == 'heal', wait=rng.random() / 3,
                        relayed=f'{kind},{place}', text=how,
-                       cancelled=how == 'cancel')
-    return Relayed(kind, harmless=False, relayed=f'{kind},{place}')
+                       cancelled=how == 'cancel', says=YANKED)
+    return Relayed(kind, harmless=False, says=CLOSED,
+                   relayed=f'{kind},{place}')
 
 
 def draw(rng: random.Random, tls: bool) -> Fault:
@@ -250,21 +301,27 @@ def draw(rng: random.Random, tls: bool) -> Fault:
     job = f'nbd-disk{rng.randint(0, 1)}'
     how = rng.choice(('cont', 'cancel', 'yank'))
     choices = [
-        (1, lambda: Kill('kill', harmless=False, **when)),
-        (1, lambda: Quit('quit', harmless=False, **when)),
+        (1, lambda: Kill('kill', harmless=False, says=CLOSED, **when)),
+        (1, lambda: Quit('quit', harmless=False, says=SHUT_DOWN, **when)),
         (1, lambda: Cancel('cancel', harmless=False, cancelled=True, **when)),
-        (1, lambda: Yank('yank', harmless=False, **when)),
-        (1, lambda: YankDestination('yank-there', harmless=False, **when)),
-        (1, lambda: EndJob('job-cancel', harmless=False, text=job, **when)),
+        (1, lambda: Yank('yank', harmless=False, says=YANKED, **when)),
+        (1, lambda: YankDestination('yank-there', harmless=False,
+                                    says=YANKED_THERE, **when)),
+        (1, lambda: EndJob('job-cancel', harmless=False, text=job,
+                           says=JOB_ENDED, **when)),
         (1, lambda: CompleteJob('job-complete', text=job, **when)),
         (1, lambda: PauseJob('job-pause', text=job, **when)),
         (2, lambda: Freeze('freeze', harmless=how == 'cont', text=how,
-                           cancelled=how == 'cancel', **when)),
+                           cancelled=how == 'cancel', says=YANKED, **when)),
         (1, lambda: FewDescriptors('descriptors', harmless=False,
-                                   text=str(rng.randint(0, 12)))),
-        (1, lambda: Fault('there-eio', harmless=False)),
-        (1, lambda: Fault('there-enospc', harmless=False)),
-        (1, lambda: Fault('there-too-small', harmless=False)),
+                                   text=str(rng.randint(0, 12)),
+                                   says='Too many open files')),
+        (1, lambda: Lasting('there-eio', harmless=False,
+                            says='Input/output error')),
+        (1, lambda: Lasting('there-enospc', harmless=False,
+                            says='No space left on device')),
+        (1, lambda: Lasting('there-too-small', harmless=False,
+                            says="the destination's image has")),
         (8, lambda: _relayed(rng, tls)),
     ]
     weights = [weight for weight, _ in choices]

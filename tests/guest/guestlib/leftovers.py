@@ -9,10 +9,10 @@ from collections import Counter
 from .vm import VM
 
 SETTLE = 8                      # seconds until what is closed is gone
-# Workers of the thread pool come, with a name of their own a little later,
-# and go after 10 s of idleness; that is no matter of the migration.
 ENDED = ('finished', 'reset')
-ANY_TIME = re.compile(r'worker|qemu-system')
+# Of the thread pool: they come, and go after 10 s of idleness, and that is no
+# matter of the migration.
+WORKER = 'worker'
 
 
 def belongings(vm: VM) -> dict[str, list[str]]:
@@ -38,15 +38,23 @@ def belongings(vm: VM) -> dict[str, list[str]]:
     }
 
 
+def _comm(folder: str) -> str:
+    with open(f'{folder}/comm', encoding='ascii') as comm:
+        return comm.read().strip()
+
+
 def _threads(folder: str) -> list[str]:
-    names = []
+    """
+    The names that there are, apart from the process's own.  Until it has
+    given itself a name, a thread has that of the one that made it.
+    """
+    names = set()
     for task in os.listdir(f'{folder}/task'):
         try:
-            with open(f'{folder}/task/{task}/comm', encoding='ascii') as comm:
-                names.append(comm.read().strip())
+            names.add(_comm(f'{folder}/task/{task}'))
         except OSError:         # it has just ended
             pass
-    return [name for name in names if not ANY_TIME.match(name)]
+    return sorted(names - {_comm(folder), WORKER})
 
 
 def what_is_left(vm: VM, before: dict[str, list[str]],

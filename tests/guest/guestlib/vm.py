@@ -138,6 +138,7 @@ class VM:
         memory = f'{config.memory_mb}M'
         argv = [*config.prefix, str(config.build / 'qemu-system-x86_64'),
                 *_firmware(config.build), '-nodefaults', '-no-user-config',
+                '-name', f'{self.name},debug-threads=on',
                 '-display', 'none', '-accel', 'tcg',
                 '-machine', 'pc,memory-backend=mem', '-m', memory,
                 '-object', f'memory-backend-ram,id=mem,size={memory},'
@@ -155,7 +156,8 @@ class VM:
             argv += ['-object', f'iothread,id={IOTHREAD}']
         for disk in config.disks:
             argv += self._disk_arguments(disk)
-        return argv + list(self.own.arguments) + (['-incoming', 'defer'] if self.incoming else [])
+        return argv + list(self.own.arguments) + (
+            ['-incoming', 'defer'] if self.incoming else [])
 
     def _disk_arguments(self, disk: Disk) -> list[str]:
         # A crash of the host is not what is tested: without its flushes
