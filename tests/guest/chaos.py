@@ -35,8 +35,8 @@ GOOD_EVERY = 6                  # rounds, one of them without a fault
 LOADS = (0, 0, 5, 15)           # MiB/s and disk
 END = 120                       # seconds until a migration has ended
 STUCK = 3                       # ... until somebody does something about it
-DESTINATION_ENDS = 10           # ... until it knows of the failure
-ALIVE = 10                      # ... until the guest has written again
+DESTINATION_ENDS = 60           # ... until it knows of the failure
+ALIVE = 60                      # ... until the guest has written again
 TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
 FORM = re.compile(r"migration failed in phase '\w+': ")
@@ -211,7 +211,7 @@ class Life:
     def end(vm: VM) -> None:
         if vm.running:
             os.kill(vm.pid, 9)
-            vm.wait(5)
+            vm.wait(30)
 
     def judge_messages(self, plan: Plan, status: str) -> list[str]:
         """The source names the cause, in the form that it has to have."""
@@ -297,7 +297,7 @@ class Life:
         """
         forced = plan.fault.name in ('kill', 'quit')
         if not forced:
-            scene.destination.wait(10)
+            scene.destination.wait(DESTINATION_ENDS)
         self.end(scene.destination)
         if forced:
             self.here, self.over = scene.destination, True

@@ -57,10 +57,7 @@ def await_phase(scene: Scene, phase: str, limit: float = 10) -> bool:
         info = scene.source.qmp.cmd('query-migrate')
         if info['status'] in ENDED:
             return False
-        # Until it is connected, what is told is from the migration before
-        now = info.get('phase', 'done')
-        if now == 'done' and info['status'] == 'setup':
-            now = 'connect'
+        now = info.get('phase', 'done')     # that is, it is as good as over
         if now != 'done' and PHASES.index(now) >= wanted:
             return True
     return False

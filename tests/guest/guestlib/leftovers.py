@@ -8,7 +8,7 @@ from collections import Counter
 
 from .vm import VM
 
-SETTLE = 8                      # seconds until what is closed is gone
+SETTLE = 30                     # seconds until what is closed is gone
 ENDED = ('finished', 'reset')
 # Of the thread pool: they come, and go after 10 s of idleness, and that is no
 # matter of the migration.

@@ -104,7 +104,7 @@ class Migration:
 
     def hold_in_disk_phase(self) -> None:
         """Once begun: slow a disk down so much that it never ends."""
-        for _ in range(500):
+        for _ in range(3000):
             jobs = jobs_of(self.source)
             for name in jobs:
                 self.source.qmp.cmd('block-job-set-speed', device=name,
@@ -195,7 +195,7 @@ class Migration:
         self._until(lambda: self._event('MIGRATION', status='completed'),
                     on_progress, 'completion', limit)
         try:
-            resumed = self.destination.qmp.wait_event('RESUME', timeout=20)
+            resumed = self.destination.qmp.wait_event('RESUME', timeout=60)
         except QMPError as err:
             raise MigrationError(
                 f'completed, but the guest does not run: {err}; '
@@ -249,7 +249,7 @@ class OneSocket(Migration):
 
     def cancel(self) -> None:
         self.source.qmp.cmd('migrate_cancel')
-        self.source.qmp.wait_event('MIGRATION', self._from, 10,
+        self.source.qmp.wait_event('MIGRATION', self._from, 60,
                                    status='cancelled')
 
     def _channels(self) -> list[dict]:

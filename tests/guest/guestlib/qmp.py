@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-REPLY_TIMEOUT = 30
+REPLY_TIMEOUT = 60              # seconds, on a busy machine
 
 
 class QMPError(Exception):
@@ -74,7 +74,7 @@ class QMP:
                 return event
         return None
 
-    def wait_event(self, name: str, since: int = 0, timeout: float = 30,
+    def wait_event(self, name: str, since: int = 0, timeout: float = 60,
                    **data) -> dict:
         """Wait for an event.  Raises QMPError when it does not come."""
         deadline = time.monotonic() + timeout

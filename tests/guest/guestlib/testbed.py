@@ -108,7 +108,7 @@ class Testbed:
         vm.start()
         self._await(lambda: self.log.scans and
                     self.log.least(vm.name) >= WRITES_BEFORE,
-                    90, 'the guest does not come to write its records')
+                    180, 'the guest does not come to write its records')
         return vm
 
     def start_destination(self, own: Own = Own()) -> VM:
@@ -130,11 +130,11 @@ class Testbed:
         scans = len(self.log.scans) + 2
         self._await(lambda: self.log.least(vm.name) >= goal and
                     len(self.log.scans) >= scans,
-                    60, f'the guest does not go on at the {vm.name}')
+                    120, f'the guest does not go on at the {vm.name}')
 
     def await_more(self, number: int) -> None:
         """Wait until so many records were written to disk 0 in all."""
-        self._await(lambda: len(self.log.acks[0]) >= number, 90,
+        self._await(lambda: len(self.log.acks[0]) >= number, 180,
                     f'the guest does not come to write {number} records')
 
     def load(self, vm: VM, mb_per_s: int) -> None:

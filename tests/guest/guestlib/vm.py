@@ -121,7 +121,7 @@ class VM:
         """End it in good order, images closed."""
         if self.running:
             self.qmp.cmd('quit')
-        status = self.wait(20)
+        status = self.wait(60)
         if status:
             raise VMError(f'{self.name}: exit status {status}: '
                           f'{self.messages()}')
