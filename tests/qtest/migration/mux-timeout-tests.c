@@ -305,7 +305,7 @@ static void mock_run_until_failed(Mock *mock, MuxTest *t)
 static void run_mock(Mock *mock, const char *error)
 {
     g_autofree char *path = g_strdup_printf("%s/migsocket", tmpfs);
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
     int listener;
 
     if (!start(&t)) {
@@ -369,7 +369,7 @@ static void quit_in_time(QTestState **who)
 
 static void test_quit_source(void)
 {
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
 
     if (!start(&t)) {
         return;
@@ -378,14 +378,14 @@ static void test_quit_source(void)
     quit_in_time(&t.from);
     kill(qtest_pid(t.to), SIGCONT);
     mux_wait_target_status(&t, "failed");
-    mux_assert_error(t.to, "migration failed in phase 'disks': ",
-                     "the migration was cancelled at the source");
+    /* Why, only if the socket took so much: it may be full. */
+    mux_assert_error(t.to, "migration failed in phase 'disks': ");
     mux_end(&t, false);
 }
 
 static void test_quit_destination(void)
 {
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
 
     if (!start(&t)) {
         return;
