@@ -109,7 +109,7 @@ static void assert_image_as_expected(const char *side, unsigned disk)
 
 /* --- both sides --- */
 
-/* Nothing waits for the machine's disk; who flushes is not told. */
+/* A flush ends here: no test waits for the disk of the machine. */
 #define FILE_PROTOCOL "driver=file,cache.no-flush=on,filename="
 
 static char *disk_options(const char *side, unsigned disk, const char *node,
