@@ -30,7 +30,7 @@ FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
 # How the source names a cause
 YANKED = 'yanked'
 CLOSED = 'closed the connection|Connection reset by peer|Broken pipe|' \
-    'TLS connection was non-properly terminated'
+    'TLS connection was non-properly terminated|TLS handshake failed'
 SHUT_DOWN = f'the destination was shut down|{CLOSED}'
 YANKED_THERE = f'{YANKED}|{CLOSED}'     # the other side may be heard no more
 JOB_ENDED = 'was ended by someone other|Operation canceled'
