@@ -63,10 +63,10 @@ struct MuxStream {
     size_t own_committed;       /* bytes of @own that are in the batch */
     struct iovec *offer;        /* the application's memory */
     unsigned offer_max;         /* elements allocated */
-    unsigned offer_niov;        /* elements used; 0: no offer */
+    unsigned offer_niov;        /* elements used */
     unsigned offer_index;       /* first element not wholly committed */
     size_t offer_skip;          /* bytes of it that are committed */
-    size_t offer_size;          /* bytes of the whole offer */
+    size_t offer_size;          /* bytes of the whole offer; 0: none */
     size_t offer_committed;     /* bytes that were put in a batch */
     size_t offer_sent;          /* bytes that the transport took */
     unsigned batch_refs;        /* pieces of the batch that are ours */
@@ -168,7 +168,7 @@ struct MuxEngine {
     size_t rx_buf_len;
     MuxHeader rx_header;        /* of the frame whose payload comes now */
     uint64_t rx_left;           /* payload bytes still to come */
-    MuxStream *rx_stream;       /* takes them; NULL: control or dropped */
+    MuxStream *rx_stream;       /* of that frame; NULL: control, or freed */
     size_t rx_named;            /* payload bytes that rx_want() named */
     bool rx_named_stream;       /* in rx_stream's memory, else in rx_control */
     bool rx_drop;               /* not interested in the payload */
@@ -283,7 +283,7 @@ void mux_stream_maybe_free(MuxStream *s);
 /* The exchange on this id is over: @state is FINISHED or RESET. */
 void mux_stream_retire(MuxStream *s, MuxStreamState state);
 
-/* Send FIN_OK; may free @s. */
+/* Send FIN_OK; @s stays until that is in a batch. */
 void mux_stream_answer_fin(MuxStream *s);
 
 /* Retire @s if both directions are finished and acknowledged. */

@@ -74,7 +74,6 @@ void mux_engine_free(MuxEngine *e)
     }
     g_hash_table_iter_init(&iter, e->all);
     while (g_hash_table_iter_next(&iter, &s, NULL)) {
-        g_hash_table_iter_steal(&iter);
         mux_stream_destroy(s);
     }
     g_hash_table_unref(e->all);
@@ -278,7 +277,6 @@ void mux_engine_goaway(MuxEngine *e, uint32_t code, const char *text)
 
 void mux_engine_transport_error(MuxEngine *e, const char *text)
 {
-    e->goaway_wanted = false;
     e->tx_closed = true;
     mux_engine_end(e, g_strdup_printf("connection with the %s failed: %s",
                                       mux_peer_name(e), text));
@@ -329,10 +327,7 @@ static char *eof_error(MuxEngine *e)
 
 void mux_engine_rx_eof(MuxEngine *e)
 {
-    if (e->ended) {
-        e->tx_closed = true;
-        return;
-    }
+    e->tx_closed = true;
     mux_engine_end(e, eof_error(e));
 }
 

@@ -28,9 +28,7 @@ static void rx_settle(MuxEngine *e, size_t bytes)
         return;
     }
     mux_chunks_commit(&s->rx, bytes);
-    if (e->rx_drop) {
-        e->rx_stream = NULL;
-    } else if (bytes) {
+    if (bytes && !e->rx_drop) {
         mux_stream_rx_arrived(s, bytes);
     }
     mux_stream_maybe_free(s);
@@ -111,7 +109,6 @@ static void payload_complete(MuxEngine *e, int64_t now)
     if (e->rx_stream) {
         e->rx_stream = NULL;
     } else if (!e->rx_drop) {
-        e->rx_drop = true;
         mux_frame_complete(e, now);
     } else if (!e->hello_done) {
         mux_engine_hello_done(e, now);
@@ -126,7 +123,6 @@ static void header_arrived(MuxEngine *e, int64_t now)
     mux_header_decode(e->rx_buf, &e->rx_header);
     e->rx_buf_len = 0;
     e->rx_left = e->rx_header.length;
-    e->rx_stream = NULL;
     e->rx_drop = false;
     mux_frame_begin(e, now);
     if (!e->ended && !e->rx_left) {

@@ -50,7 +50,6 @@ MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local)
 void mux_stream_destroy(MuxStream *s)
 {
     mux_chunks_clear(&s->own);
-    mux_credit_consumed(s, s->unread);
     mux_chunks_clear(&s->rx);
     g_free(s->offer);
     g_free(s->reset_text);
@@ -76,7 +75,6 @@ void mux_stream_maybe_free(MuxStream *s)
     }
     if (e->rx_stream == s) {
         e->rx_stream = NULL;
-        e->rx_drop = true;
     }
     g_assert(!s->control_queue);
     g_hash_table_remove(e->all, s);
@@ -118,12 +116,7 @@ void mux_stream_retire(MuxStream *s, MuxStreamState state)
         mux_stream_unqueue(s);
         if (e->rx_stream == s) {
             e->rx_drop = true;
-            if (!e->rx_named_stream) {
-                e->rx_stream = NULL;
-            }
         }
-    } else {
-        s->pending &= MUX_PENDING_FIN_OK;
     }
     mux_sched_update(s);
     mux_stream_maybe_free(s);
@@ -214,7 +207,6 @@ void mux_stream_reset(MuxStream *s, uint32_t code, const char *text)
     s->reset_code = code;
     s->reset_text = g_strndup(text, mux_text_length(text));
     if (s->announced) {
-        mux_stream_unqueue(s);
         mux_stream_want_control(s, MUX_PENDING_RESET);
     }
     mux_stream_retire(s, MUX_STREAM_RESET);
@@ -222,9 +214,6 @@ void mux_stream_reset(MuxStream *s, uint32_t code, const char *text)
 
 void mux_stream_fin(MuxStream *s)
 {
-    if (s->retired || s->fin_wanted) {
-        return;
-    }
     s->fin_wanted = true;
     if (s->state == MUX_STREAM_OPEN) {
         s->state = MUX_STREAM_FINISHING;
@@ -258,8 +247,6 @@ void mux_stream_release(MuxStream *s)
 {
     g_assert(!s->released && !offer_active(s));
     s->released = true;
-    s->opaque = NULL;
-    s->events = 0;
     if (s->event_queue) {
         g_queue_unlink(s->event_queue, &s->event_link);
         s->event_queue = NULL;
@@ -267,14 +254,9 @@ void mux_stream_release(MuxStream *s)
     mux_stream_rx_consume(s, s->rx.size);
     if (mux_stream_asked(s)) {
         mux_stream_reset(s, MUX_CODE_REFUSED, "stream was not accepted");
-        return;
     }
     mux_stream_fin(s);
-    if (s->fin_received && !s->fin_ok_wanted && !s->retired) {
-        mux_stream_fin_ok(s);
-        return;
-    }
-    s->fin_ok_wanted = true;
+    mux_stream_fin_ok(s);
     mux_stream_maybe_free(s);
 }
 

@@ -29,9 +29,6 @@ void mux_stream_want_control(MuxStream *s, MuxPending what)
 {
     MuxEngine *e = s->engine;
 
-    if (e->ended) {
-        return;
-    }
     s->pending |= what;
     if (!s->control_queue) {
         s->control_queue = &e->control;
@@ -257,7 +254,6 @@ static size_t put_own(MuxStream *s, size_t max)
     size_t done = 0;
     unsigned n;
 
-    max = MIN(max, s->own.size - s->own_committed);
     n = mux_chunks_peek(&s->own, s->own_committed, max, iov,
                         MUX_BATCH_IOV - b->niov);
     for (unsigned i = 0; i < n; i++) {
@@ -373,7 +369,6 @@ unsigned mux_engine_tx_want(MuxEngine *e, struct iovec *iov, unsigned max,
         return 0;
     }
     if (batch_empty(b)) {
-        batch_reset(b);
         batch_build(e, now);
     }
     n = MIN(max, b->niov - b->first);
@@ -446,9 +441,6 @@ size_t mux_stream_tx_withdraw(MuxStream *s)
             s->batch_refs--;
         }
     }
-    s->offer_niov = 0;
-    s->offer_index = 0;
-    s->offer_skip = 0;
     s->offer_size = 0;
     s->offer_committed = 0;
     s->offer_sent = 0;
