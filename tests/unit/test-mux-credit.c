@@ -441,6 +441,16 @@ static void test_growth_to_the_byte(void)
     r.now += 10 * SIM_MS;
     reader_read(&r, s, 32 * KIB);
     g_assert_cmpuint(s->window, ==, 64 * KIB);
+    /* nor is anything where the clock does not tell */
+    r.e->rtt_min = 0;
+    s->measured_at = r.now;
+    reader_read(&r, s, 32 * KIB);
+    g_assert_cmpuint(s->window, ==, 64 * KIB);
+    r.e->rtt_min = 1;
+    s->measured_at = r.now++;
+    s->measured_from = s->rx_consumed;
+    reader_read(&r, s, 32 * KIB);
+    g_assert_cmpuint(s->window, ==, 128 * KIB);
 
     s = reader_open(&r, MIB);
     r.e->rtt_min = 10 * SIM_MS;

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "migration/mux/engine-int.h"
 #include "mux-engine-helpers.h"
 
 /* --- random conversations --- */
@@ -251,6 +252,39 @@ static void test_copy_of_several_pieces(void)
     mux_pair_cleanup(&p);
 }
 
+/* What was copied counts, whether it is in a batch by now or not. */
+static void test_copies_stay_within_credit(void)
+{
+    struct iovec iov[8];
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, KIB), ==, KIB);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, iov, 8, 0), ==, 2);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, KIB, 2 * KIB), ==, 2 * KIB);
+    g_assert_cmpuint(mux_copy_pattern(a, SRC, 3 * KIB, 4 * KIB), ==, KIB);
+    mux_link_run(&p.link);
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 4 * KIB);
+    mux_pair_cleanup(&p);
+}
+
+static void test_copied_data_go_as_one_frame(void)
+{
+    struct iovec iov[8];
+    MuxStream *a, *b;
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 200 * KIB);
+    n = mux_engine_tx_want(p.src, iov, 8, 0);
+    g_assert_cmpuint(mux_iov_total(iov, n), ==, MUX_HEADER_SIZE + 200 * KIB);
+    mux_pair_cleanup(&p);
+}
+
 static void test_writable_is_told_once(void)
 {
     MuxStream *a, *b;
@@ -324,6 +358,77 @@ static void test_withdraw_copies_what_is_committed(void)
     mux_pair_cleanup(&p);
 }
 
+/* Its elements lie apart; a frame ends within one, and so does the credit. */
+static void test_offer_of_large_elements(void)
+{
+    g_autofree uint8_t *data = g_malloc0(600 * KIB);
+    struct iovec iov[2] = {
+        { .iov_base = data, .iov_len = 300 * KIB },
+        { .iov_base = data + 400 * KIB, .iov_len = 200 * KIB },
+    };
+    MuxStream *a, *b;
+    size_t got = 0;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    for (size_t i = 0; i < 500 * KIB; i++) {
+        data[i < 300 * KIB ? i : i + 100 * KIB] = mux_pattern(1, SRC, i);
+    }
+    mux_stream_tx_offer(a, iov, 2);
+    mux_link_run(&p.link);
+    while (mux_stream_rx_pending(b)) {
+        got += mux_read_pattern(b, SRC, got, SIZE_MAX);
+    }
+    g_assert_cmpuint(got, ==, 500 * KIB);
+    mux_pair_cleanup(&p);
+}
+
+static void test_writable_when_the_offer_is_sent(void)
+{
+    uint8_t data[100] = { 0 };
+    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    struct iovec named[8];
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_tx_offer(a, &iov, 1);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, named, 8, 0), ==, 2);
+    mux_engine_tx_done(p.src, MUX_HEADER_SIZE + 99);
+    g_assert_false(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    mux_engine_tx_done(p.src, 1);
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
+    mux_pair_cleanup(&p);
+}
+
+/* The offer that is taken back is not what was in an earlier batch. */
+static void test_withdraw_after_a_longer_batch(void)
+{
+    uint8_t data[300] = { 0 };
+    struct iovec iov[2] = {
+        { .iov_base = data, .iov_len = 100 },
+        { .iov_base = data + 200, .iov_len = 100 },
+    };
+    struct iovec named[8];
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_tx_offer(a, iov, 2);
+    mux_link_run(&p.link);
+    mux_stream_tx_offer(a, iov, 1);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, named, 8, 0), ==, 2);
+    g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 100);
+    mux_stream_reset(a, 1, "");
+    mux_stream_release(a);
+    mux_link_run(&p.link);
+    mux_assert_nothing_held(p.src);
+    mux_pair_cleanup(&p);
+}
+
 static void test_withdraw_of_untouched_offer(void)
 {
     uint8_t byte = 1;
@@ -334,8 +439,10 @@ static void test_withdraw_of_untouched_offer(void)
     mux_pair_init(&p, 4 * KIB);
     mux_link_open(&p.link, SRC, "x", &a, &b);
     mux_stream_tx_offer(a, &iov, 1);
+    g_assert_false(mux_stream_writable(a));
     g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 0);
     g_assert_true(mux_engine_tx_idle(p.src));
+    g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     mux_pair_cleanup(&p);
 }
 
@@ -364,6 +471,195 @@ static void test_batch_once_named_stays(void)
     g_assert_cmpmem(again[1].iov_base, again[1].iov_len, two, 100);
     mux_link_run(&p.link);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
+    mux_pair_cleanup(&p);
+}
+
+/* --- the bounds of a batch --- */
+
+/*
+ * @offered bytes apart, each a piece, and behind them what @s2 copied, or FIN:
+ * no piece too many, and none is missing.
+ */
+static void test_pieces_of_a_batch(void)
+{
+    static const struct {
+        unsigned offered;
+        size_t copied;
+        bool fin;
+        unsigned named;
+    } cases[] = {
+        { 61, 1, false, 64 },
+        { 62, 1, false, 63 },           /* a header alone is of no use */
+        { 60, 200 * KIB, false, 64 },   /* two of its chunks */
+        { 61, 200 * KIB, false, 64 },
+        { 62, 0, true, 64 },
+        { 63, 0, true, 64 },
+        { 100, 1, true, 64 },
+    };
+    static uint8_t data[200];
+
+    for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
+        struct iovec iov[100], named[MUX_BATCH_IOV + 1];
+        MuxStream *a[2], *b[2];
+        MuxPair p;
+
+        mux_pair_init(&p, 4096 * KIB);
+        mux_link_open(&p.link, SRC, "x", &a[0], &b[0]);
+        mux_link_open(&p.link, SRC, "y", &a[1], &b[1]);
+        for (unsigned k = 0; k < cases[i].offered; k++) {
+            iov[k].iov_base = data + 2 * k;
+            iov[k].iov_len = 1;
+        }
+        mux_stream_tx_offer(a[0], iov, cases[i].offered);
+        mux_copy_pattern(a[1], SRC, 0, cases[i].copied);
+        if (cases[i].fin) {
+            mux_stream_fin(a[0]);
+        }
+        g_assert_cmpuint(mux_engine_tx_want(p.src, named, MUX_BATCH_IOV + 1,
+                                            0), ==, cases[i].named);
+        mux_link_run(&p.link);
+        g_assert_cmpuint(mux_stream_rx_pending(b[0]), ==, cases[i].offered);
+        g_assert_cmpuint(mux_stream_rx_pending(b[1]), ==, cases[i].copied);
+        g_assert_cmpint(mux_stream_rx_fin(b[0]), ==, cases[i].fin);
+        mux_pair_cleanup(&p);
+    }
+}
+
+#define LONGEST     (MUX_HEADER_SIZE + MUX_TEXT_MAX)
+
+static void reset_with(MuxStream *s, size_t frame)
+{
+    g_autofree char *text = g_strnfill(frame - MUX_HEADER_SIZE, 't');
+
+    mux_stream_reset(s, 1, text);
+}
+
+/*
+ * Queue RESETs of 16 streams of @s, @size bytes in all, behind @before bytes.
+ * A batch takes the last one if there is room for one of any length.
+ */
+static void queue_resets(MuxStream **s, size_t size, size_t before)
+{
+    size_t most = MUX_BATCH_CONTROL - 15 * LONGEST - before;
+    size_t rest = size - 14 * LONGEST;
+    size_t last = MAX(rest - most, MUX_HEADER_SIZE);
+
+    for (int i = 0; i < 14; i++) {
+        reset_with(s[i], LONGEST);
+    }
+    reset_with(s[14], rest - last);
+    reset_with(s[15], last);
+}
+
+/* What waits behind the control frames that nearly fill a batch */
+typedef enum Behind {
+    BEHIND_RESET,
+    BEHIND_OPEN,                /* with the longest name, 283 bytes */
+    BEHIND_DATA,
+    BEHIND_PING,                /* 24 bytes, wanted by a WINDOW before */
+} Behind;
+
+/*
+ * Control frames leave @left bytes of a batch.  What does not fit there waits
+ * for the next batch, and so does all that comes after it: there are always two
+ * streams with a byte of data each.
+ */
+static size_t control_named(Behind behind, size_t left)
+{
+    g_autofree char *name = g_strnfill(MUX_NAME_MAX, 'n');
+    MuxStream *a[20], *b[20];
+    struct iovec named[64];
+    MuxConfig dst;
+    const char *why;
+    MuxLink link;
+    MuxEngine *e;
+    size_t before = 0;
+    unsigned n;
+    size_t size;
+
+    mux_config_default(&dst, MUX_ROLE_DESTINATION);
+    dst.window = MUX_WINDOW_SHARE;
+    mux_link_init(&link, 1, NULL, &dst);
+    e = link.side[DST].e;
+    for (int i = 0; i < 20; i++) {
+        mux_link_open(&link, SRC, "x", &a[i], &b[i]);
+    }
+    link.now += MUX_MEASURE_INTERVAL;
+    if (behind == BEHIND_PING) {
+        mux_copy_pattern(a[19], SRC, 0, MUX_WINDOW_SHARE / 2);
+        mux_link_run(&link);
+        mux_stream_rx_consume(b[19], MUX_WINDOW_SHARE / 2);
+        before = 24;                    /* WINDOW */
+        left += MUX_HEADER_SIZE;        /* DATA goes first */
+    }
+    queue_resets(b, MUX_BATCH_CONTROL - left - before, before);
+    if (behind == BEHIND_RESET) {
+        reset_with(b[16], LONGEST);
+    } else if (behind == BEHIND_OPEN) {
+        mux_engine_open(e, name, &why);
+    }
+    mux_copy_pattern(b[17], DST, 0, 1);
+    mux_copy_pattern(b[18], DST, 0, 1);
+    n = mux_engine_tx_want(e, named, 64, link.now);
+    g_assert_cmpuint(n, <=, 5);         /* what is adjacent is one piece */
+    size = mux_iov_total(named, n);
+    mux_link_run(&link);
+    g_assert_false(mux_engine_ended(link.side[SRC].e));
+    g_assert_false(mux_engine_ended(e));
+    for (int i = 17; i < 19; i++) {
+        g_assert_cmpuint(mux_stream_rx_pending(a[i]), ==, 1);
+    }
+    mux_link_cleanup(&link);
+    return size;
+}
+
+static void test_control_of_a_batch(void)
+{
+    static const struct {
+        Behind behind;
+        size_t left;
+        size_t used;            /* of it */
+        size_t data;
+    } cases[] = {
+        { BEHIND_RESET, LONGEST, LONGEST, 0 },
+        { BEHIND_RESET, LONGEST - 1, 0, 0 },
+        { BEHIND_OPEN, 283, 283, 0 },
+        { BEHIND_OPEN, 282, 0, 0 },
+        { BEHIND_DATA, 16, 16, 1 },
+        { BEHIND_DATA, 15, 0, 0 },
+        /* a PING could come between the two */
+        { BEHIND_DATA, 40, 32, 2 },
+        { BEHIND_DATA, 39, 16, 1 },
+        { BEHIND_PING, 24, 24, 1 },
+        { BEHIND_PING, 23, 0, 1 },
+    };
+
+    for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_assert_cmpuint(control_named(cases[i].behind, cases[i].left), ==,
+                         MUX_BATCH_CONTROL - cases[i].left + cases[i].used +
+                         cases[i].data);
+    }
+}
+
+/* --- room for what comes --- */
+
+/* Nothing was read: then room is named for what was to come before. */
+static void test_room_is_named_again(void)
+{
+    struct iovec iov[3], again[3], named[8];
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, 4096 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 200 * KIB);
+    mux_engine_tx_want(p.src, named, 8, 0);
+    mux_feed(p.dst, named[0].iov_base, named[0].iov_len, 0);
+    /* two chunks: there are more to come before the next header */
+    g_assert_cmpuint(mux_engine_rx_want(p.dst, iov, 3), ==, 2);
+    g_assert_cmpuint(mux_iov_total(iov, 2), ==, 2 * MUX_CHUNK_SIZE);
+    g_assert_cmpuint(mux_engine_rx_want(p.dst, again, 3), ==, 2);
+    g_assert_cmpuint(mux_iov_total(again, 2), ==, 2 * MUX_CHUNK_SIZE);
     mux_pair_cleanup(&p);
 }
 
@@ -543,12 +839,21 @@ int main(int argc, char **argv)
     ADD("writable-after-credit", test_writable_after_credit);
     ADD("copy-buffer-is-bounded", test_copy_buffer_is_bounded);
     ADD("copy-of-several-pieces", test_copy_of_several_pieces);
+    ADD("copies-stay-within-credit", test_copies_stay_within_credit);
+    ADD("copied-data-go-as-one-frame", test_copied_data_go_as_one_frame);
     ADD("writable-is-told-once", test_writable_is_told_once);
     ADD("writable-after-asking", test_writable_after_asking);
     ADD("withdraw-copies-what-is-committed",
         test_withdraw_copies_what_is_committed);
     ADD("withdraw-of-untouched-offer", test_withdraw_of_untouched_offer);
+    ADD("withdraw-after-a-longer-batch", test_withdraw_after_a_longer_batch);
+    ADD("offer-of-large-elements", test_offer_of_large_elements);
+    ADD("writable-when-the-offer-is-sent",
+        test_writable_when_the_offer_is_sent);
     ADD("batch-once-named-stays", test_batch_once_named_stays);
+    ADD("pieces-of-a-batch", test_pieces_of_a_batch);
+    ADD("control-of-a-batch", test_control_of_a_batch);
+    ADD("room-is-named-again", test_room_is_named_again);
     ADD("bulk-streams-take-turns", test_bulk_streams_take_turns);
     ADD("urgent-goes-first", test_urgent_goes_first);
     ADD("urgency-counts-at-once", test_urgency_counts_at_once);

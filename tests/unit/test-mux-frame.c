@@ -114,6 +114,8 @@ static void test_text_sanitized(void)
         { "\xc3\xa4", 2, "\xc3\xa4" },          /* a letter beyond ASCII */
         { "\xc3", 1, "?" },                     /* cut in two */
         { "\xff\xfe.", 3, "??." },
+        { "\xc3.", 2, "?." },
+        { "\xe2\x80", 2, "??" },
         { "\xe2\x80\xae" "x", 4, "?x" },        /* turns the text around */
         { "", 0, "" },
     };
@@ -133,6 +135,8 @@ static void test_text_cut_between_characters(void)
     g_assert_cmpuint(mux_text_length("short"), ==, 5);
     g_assert_cmpuint(mux_text_length(text), ==, 1024);
     memcpy(text + 1023, "\xc3\xa4", 2);
+    g_assert_cmpuint(mux_text_length(text), ==, 1023);
+    text[1024] = '\xa5';
     g_assert_cmpuint(mux_text_length(text), ==, 1023);
     text[1024] = '\0';
     g_assert_cmpuint(mux_text_length(text), ==, 1024);
@@ -214,10 +218,36 @@ static void test_chunks_peek_skips(void)
                      ==, 2);
     g_assert_cmpuint(iov[0].iov_len, ==, 1);
     g_assert_cmpuint(iov[1].iov_len, ==, 4);
+    g_assert_cmpuint(mux_chunks_peek(&q, MUX_CHUNK_SIZE + 1, SIZE_MAX, iov, 4),
+                     ==, 1);
+    g_assert_cmpuint(iov[0].iov_len, ==, MUX_CHUNK_SIZE - 1);
     g_assert_cmpuint(mux_chunks_peek(&q, 2 * MUX_CHUNK_SIZE, 5, iov, 4),
                      ==, 0);
     g_assert_cmpuint(mux_chunks_peek(&q, 0, SIZE_MAX, iov, 1), ==, 1);
     mux_chunks_clear(&q);
+    mux_chunk_pool_clear(&pool);
+}
+
+/* Room that was named and not used is given back, and some of it is kept. */
+static void test_chunks_are_kept_for_reuse(void)
+{
+    struct iovec room[MUX_CHUNKS_SPARE + 4];
+    MuxChunkPool pool = { 0 };
+    MuxChunks q;
+
+    mux_chunks_init(&q, &pool);
+    g_assert_cmpuint(mux_chunks_reserve(&q, 0, room, 1), ==, 0);
+    mux_chunks_consume(&q, 0);
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpuint(mux_chunks_reserve(&q, SIZE_MAX, room,
+                                            MUX_CHUNKS_SPARE + 4),
+                         ==, MUX_CHUNKS_SPARE + 4);
+        g_assert_cmpuint(pool.nused, ==, MUX_CHUNKS_SPARE + 4);
+        g_assert_cmpuint(pool.nspare, ==, 0);
+        mux_chunks_commit(&q, 0);
+        g_assert_cmpuint(pool.nused, ==, 0);
+        g_assert_cmpuint(pool.nspare, ==, MUX_CHUNKS_SPARE);
+    }
     mux_chunk_pool_clear(&pool);
 }
 
@@ -237,6 +267,8 @@ int main(int argc, char **argv)
     g_test_add_func("/mux/chunks/room-survives-consuming",
                     test_chunks_room_survives_consuming);
     g_test_add_func("/mux/chunks/peek-skips", test_chunks_peek_skips);
+    g_test_add_func("/mux/chunks/are-kept-for-reuse",
+                    test_chunks_are_kept_for_reuse);
 
     return g_test_run();
 }

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "migration/mux/engine-int.h"
 #include "mux-engine-helpers.h"
 
 static void finish_both(MuxPair *p, MuxStream *a, MuxStream *b)
@@ -200,7 +201,37 @@ static void test_release_with_copied_data_on_the_way(void)
     g_assert_false(mux_engine_tx_idle(p.src));
     mux_stream_release(a);
     mux_link_run(&p.link);
+    mux_assert_nothing_held(p.src);
     g_assert_false(mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+/* It is freed when the transport has let go, and no other stream with it. */
+static void test_memory_is_named_for_one_stream(void)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    MuxStream *a, *b, *c, *d;
+    struct iovec iov[8];
+    MuxPair p;
+
+    mux_pair_init(&p, 256 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_copy_pattern(a, SRC, 0, 1000);
+    mux_engine_tx_want(p.src, iov, 8, 0);
+    mux_feed(p.dst, iov[0].iov_base, iov[0].iov_len, 0);
+    g_assert_cmpuint(mux_engine_rx_want(p.dst, iov, 8), ==, 2);
+    mux_stream_reset(d, 1, "");
+    mux_stream_release(d);
+    mux_drain(p.dst, out, 0);
+    g_assert_cmpuint(g_hash_table_size(p.dst->all), ==, 1);
+    mux_stream_reset(b, 1, "");
+    mux_stream_release(b);
+    mux_drain(p.dst, out, 0);
+    g_assert_cmpuint(g_hash_table_size(p.dst->all), ==, 1);
+    memset(iov[0].iov_base, 0, 500);
+    mux_engine_rx_done(p.dst, 500, 0);
+    mux_assert_nothing_held(p.dst);
     mux_pair_cleanup(&p);
 }
 
@@ -237,7 +268,9 @@ static void test_release_lingers(void)
 static void test_release_of_unanswered_open_refuses(void)
 {
     const char *why;
+    GByteArray *sent;
     MuxStream *a;
+    MuxHeader h;
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
@@ -247,6 +280,11 @@ static void test_release_of_unanswered_open_refuses(void)
     mux_link_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==, "stream 'x': aborted by the "
                     "destination: stream was not accepted");
+    sent = p.link.side[DST].sent;
+    mux_header_decode(sent->data + sent->len - MUX_HEADER_SIZE -
+                      strlen("stream was not accepted"), &h);
+    g_assert_cmpuint(h.type, ==, MUX_FRAME_RESET);
+    g_assert_cmpuint(h.arg, ==, MUX_CODE_REFUSED);
     mux_pair_cleanup(&p);
 }
 
@@ -364,16 +402,21 @@ static void test_control_before_goaway(void)
 
 static void test_end_frees_released_streams(void)
 {
-    MuxStream *a, *b, *c;
+    MuxStream *a, *b, *c, *d;
     const char *why;
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
     mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_set_urgent(a, true);
+    mux_copy_pattern(a, SRC, 0, 100);
+    mux_link_run(&p.link);
     mux_stream_release(a);
     mux_link_run(&p.link);
-    c = mux_engine_open(p.src, "waits", &why);
+    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_stream_reset(c, 1, "its RESET waits");
     mux_stream_release(c);
+    mux_stream_release(mux_engine_open(p.src, "waits", &why));
     mux_engine_transport_error(p.src, "Broken pipe");
     mux_assert_nothing_held(p.src);
     mux_pair_cleanup(&p);
@@ -395,6 +438,59 @@ static void test_transport_error(void)
     g_assert_true(mux_engine_tx_idle(p.dst));
     mux_stream_release(b);
     mux_pair_cleanup(&p);
+}
+
+/* Where the transport is gone, what would have been the last word is, too. */
+static void test_no_goaway_without_transport(void)
+{
+    for (int eof = 0; eof < 2; eof++) {
+        struct iovec iov[8];
+        MuxStream *a, *b;
+        MuxPair p;
+
+        mux_pair_init(&p, 4 * KIB);
+        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "enough");
+        g_assert_false(mux_engine_tx_idle(p.dst));
+        g_assert_cmpuint(mux_engine_rx_want(p.dst, iov, 8), ==, 0);
+        if (eof) {
+            mux_engine_rx_eof(p.dst);
+        } else {
+            mux_engine_transport_error(p.dst, "Broken pipe");
+        }
+        g_assert_true(mux_engine_tx_idle(p.dst));
+        g_assert_cmpuint(mux_engine_tx_want(p.dst, iov, 8, 0), ==, 0);
+        g_assert_cmpstr(mux_engine_error(p.dst), ==,
+                        "destination ended the connection: enough");
+        mux_pair_cleanup(&p);
+    }
+}
+
+/* The rest of a HELLO is no news for who has ended the connection. */
+static void test_end_before_the_hello_is_whole(void)
+{
+    MuxHello hello = {
+        .magic = MUX_MAGIC, .version_min = 1, .version_max = 1,
+        .length = MUX_HELLO_SIZE + 10, .max_frame = MUX_FRAME_BULK,
+        .max_streams = 1, .role = MUX_ROLE_SOURCE,
+    };
+    uint8_t buf[MUX_HELLO_SIZE];
+    struct iovec iov[3];
+    MuxConfig config;
+    MuxEvent event;
+    MuxEngine *e;
+
+    mux_config_default(&config, MUX_ROLE_DESTINATION);
+    e = mux_engine_new(&config, 0);
+    mux_hello_encode(&hello, buf);
+    mux_feed(e, buf, sizeof(buf), 0);
+    g_assert_cmpuint(mux_engine_rx_want(e, iov, 3), ==, 2);
+    mux_engine_goaway(e, MUX_CODE_ABORTED, "enough");
+    mux_engine_rx_done(e, 10, 0);
+    g_assert_true(mux_engine_next_event(e, &event));
+    g_assert_cmpint(event.type, ==, MUX_EVENT_ENDED);
+    g_assert_false(mux_engine_next_event(e, &event));
+    mux_engine_free(e);
 }
 
 static void test_eof_names_the_stream(void)
@@ -526,6 +622,8 @@ int main(int argc, char **argv)
     ADD("named-memory-survives-reset", test_named_memory_survives_reset);
     ADD("release-with-copied-data-on-the-way",
         test_release_with_copied_data_on_the_way);
+    ADD("memory-is-named-for-one-stream",
+        test_memory_is_named_for_one_stream);
     ADD("release-lingers", test_release_lingers);
     ADD("release-of-unanswered-open-refuses",
         test_release_of_unanswered_open_refuses);
@@ -536,6 +634,8 @@ int main(int argc, char **argv)
     ADD("control-before-goaway", test_control_before_goaway);
     ADD("end-frees-released-streams", test_end_frees_released_streams);
     ADD("transport-error", test_transport_error);
+    ADD("no-goaway-without-transport", test_no_goaway_without_transport);
+    ADD("end-before-the-hello-is-whole", test_end_before_the_hello_is_whole);
     ADD("eof-names-the-stream", test_eof_names_the_stream);
     ADD("eof-without-streams-is-clean", test_eof_without_streams_is_clean);
     ADD("cut-at-every-byte", test_cut_at_every_byte);

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "migration/mux/engine-int.h"
 #include "mux-engine-helpers.h"
 
 #define NS_PER_S    (1000 * 1000 * 1000LL)
@@ -309,6 +310,51 @@ static void test_slow_write_is_not_silence(void)
     mux_pair_cleanup(&p);
 }
 
+/* However early somebody wants to know: the peer's HELLO comes first. */
+static void test_no_ping_before_hello(void)
+{
+    g_autoptr(GByteArray) hello = g_byte_array_new();
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    MuxConfig config;
+    MuxEngine *e, *peer;
+
+    mux_config_default(&config, MUX_ROLE_SOURCE);
+    e = mux_engine_new(&config, 0);
+    config.role = MUX_ROLE_DESTINATION;
+    peer = mux_engine_new(&config, 0);
+    g_assert_false(mux_engine_tx_idle(e));
+    mux_engine_ping(e);
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->len, ==, 40);
+    g_assert_true(mux_engine_tx_idle(e));
+    mux_drain(peer, hello, 0);
+    mux_feed(e, hello->data, hello->len, 0);
+    mux_drain(e, out, 0);
+    g_assert_cmpuint(out->len, ==, 40 + 24);
+    mux_engine_free(e);
+    mux_engine_free(peer);
+}
+
+static void test_measured_once_in_an_interval(void)
+{
+    g_autoptr(GByteArray) ping = g_byte_array_new();
+    g_autoptr(GByteArray) pong = g_byte_array_new();
+    MuxPair p;
+
+    mux_pair_init(&p, 4 * KIB);
+    mux_liveness_measure(p.src, 0);
+    mux_drain(p.src, ping, 1000);
+    g_assert_cmpuint(ping->len, ==, 24);
+    mux_feed(p.dst, ping->data, ping->len, 1000);
+    mux_drain(p.dst, pong, 1000);
+    mux_feed(p.src, pong->data, pong->len, 1000);
+    mux_liveness_measure(p.src, 1000 + MUX_MEASURE_INTERVAL - 1);
+    g_assert_cmpuint(count_pings(p.src, 0), ==, 0);
+    mux_liveness_measure(p.src, 1000 + MUX_MEASURE_INTERVAL);
+    g_assert_cmpuint(count_pings(p.src, 0), ==, 1);
+    mux_pair_cleanup(&p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -329,6 +375,8 @@ int main(int argc, char **argv)
     ADD("peer-that-reads-nothing-is-alive",
         test_peer_that_reads_nothing_is_alive);
     ADD("slow-write-is-not-silence", test_slow_write_is_not_silence);
+    ADD("no-ping-before-hello", test_no_ping_before_hello);
+    ADD("measured-once-in-an-interval", test_measured_once_in_an_interval);
 #undef ADD
 
     return g_test_run();

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "migration/mux/engine-int.h"
 #include "mux-engine-helpers.h"
 
 static void test_refused_stream(void)
@@ -166,6 +167,8 @@ static void accepts_none(int side, bool wanted)
                         ? "source accepts no streams"
                         : "destination accepts no streams");
         g_assert_true(mux_engine_ended(link.side[side].e));
+        g_assert_cmpuint(link.side[!side].e->goaway_code, ==,
+                         MUX_CODE_INCOMPATIBLE);
     } else {
         g_assert_false(mux_engine_ended(link.side[!side].e));
         g_assert_null(mux_engine_open(link.side[!side].e, "x", &why));
@@ -208,6 +211,31 @@ static void test_streams_opened_before_hello_wait(void)
     mux_link_cleanup(&link);
 }
 
+/* One side counts a stream when it is wanted, the other when it comes. */
+static void test_has_streams(void)
+{
+    const char *why;
+    MuxStream *a;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    g_assert_false(mux_engine_has_streams(p.src));
+    g_assert_false(mux_engine_has_streams(p.dst));
+    a = mux_engine_open(p.src, "x", &why);
+    g_assert_true(mux_engine_has_streams(p.src));
+    g_assert_false(mux_engine_has_streams(p.dst));
+    mux_link_run(&p.link);
+    g_assert_true(mux_engine_has_streams(p.dst));
+    mux_stream_reset(a, 1, NULL);
+    g_assert_false(mux_engine_has_streams(p.src));
+    mux_link_run(&p.link);
+    g_assert_false(mux_engine_has_streams(p.dst));
+    g_assert_cmpstr(mux_stream_error(a), ==,
+                    "stream 'x': aborted by the source: ");
+    mux_pair_cleanup(&p);
+    mux_engine_free(NULL);
+}
+
 static void test_lifetime_limit(void)
 {
     MuxStream *a, *b;
@@ -244,6 +272,7 @@ int main(int argc, char **argv)
     ADD("peer-that-accepts-no-streams", test_peer_that_accepts_no_streams);
     ADD("streams-opened-before-hello-wait",
         test_streams_opened_before_hello_wait);
+    ADD("has-streams", test_has_streams);
     ADD("lifetime-limit", test_lifetime_limit);
 #undef ADD
 

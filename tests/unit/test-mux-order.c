@@ -262,10 +262,10 @@ static void test_frames_are_short_while_urgent_streams_are_used(void)
  * An urgent stream begins in a batch that has more than is allowed from then
  * on.  It comes behind bulk because others have been urgent before.
  */
-static void test_batch_ends_when_less_is_allowed(void)
+static void batch_ends(size_t offered)
 {
     static uint8_t data[1024 * KIB];
-    struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+    struct iovec iov = { .iov_base = data, .iov_len = offered };
     MuxStream *a[3], *b[3];
     struct iovec named[64];
     unsigned n;
@@ -288,6 +288,13 @@ static void test_batch_ends_when_less_is_allowed(void)
     n = mux_engine_tx_want(p.src, named, 64, 0);
     g_assert_cmpuint(mux_iov_total(named, n), ==, 2 * 16 + MUX_BATCH_BYTES);
     mux_pair_cleanup(&p);
+}
+
+static void test_batch_ends_when_less_is_allowed(void)
+{
+    batch_ends(1024 * KIB);
+    /* not even one byte more */
+    batch_ends(MUX_BATCH_BYTES - 100 * KIB + 1);
 }
 
 /* --- delay --- */
