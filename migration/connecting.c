@@ -5,14 +5,49 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
 #include "io/channel-tls.h"
+#include "channel.h"
 #include "connecting.h"
 #include "migration.h"
+#include "mux-migration.h"
 #include "trace.h"
+
+static QIOChannel *migration_connecting_take(MigrationState *s)
+{
+    g_clear_pointer(&s->connecting_timer, timer_free);
+    return g_steal_pointer(&s->connecting);
+}
+
+static void migration_connecting_timeout(void *opaque)
+{
+    MigrationState *s = opaque;
+    QIOChannel *ioc = migration_connecting_take(s);
+    Error *err = NULL;
+
+    error_setg(&err, "all streams: the TLS handshake was not complete within "
+               "%g s", migration_mux_setup_ms() / 1000.0);
+    qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    migration_channel_connect(s, ioc, NULL, err);
+}
+
+static bool migration_connecting_is_tls(QIOChannel *ioc)
+{
+    return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
+}
 
 void migration_connecting_begin(MigrationState *s, QIOChannel *ioc)
 {
     s->connecting = ioc;
+    /* The kernel limits how long it tries to connect */
+    if (migration_mux_outgoing(s) && migration_connecting_is_tls(ioc)) {
+        s->connecting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                           migration_connecting_timeout, s);
+        timer_mod(s->connecting_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                  migration_mux_setup_ms());
+    }
 }
 
 bool migration_connecting_end(MigrationState *s, QIOChannel *ioc)
@@ -21,19 +56,19 @@ bool migration_connecting_end(MigrationState *s, QIOChannel *ioc)
         trace_migration_connecting_dropped(ioc);
         return false;
     }
-    s->connecting = NULL;
+    migration_connecting_take(s);
     return true;
 }
 
 bool migration_connecting_cancel(MigrationState *s)
 {
-    QIOChannel *ioc = g_steal_pointer(&s->connecting);
+    QIOChannel *ioc = migration_connecting_take(s);
 
     if (!ioc) {
         return false;
     }
     /* A socket that is not connected yet cannot be shut down */
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+    if (migration_connecting_is_tls(ioc)) {
         qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     }
     migration_cleanup(s);

@@ -37,6 +37,12 @@ bool migration_mux_outgoing(MigrationState *s);
 bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase);
 
 /*
+ * Milliseconds that the destination has for each step of the set-up: the TLS
+ * handshake, the stream `main`, the NBD handshakes of all disks.
+ */
+uint32_t migration_mux_setup_ms(void);
+
+/*
  * Take over the connected (and, if asked for, encrypted) @ioc: HELLO, stream
  * `main`, then the disks; migration_connect() is called when all disks were
  * copied once.  Sets s->to_dst_file, so that from here on a cancellation or a

@@ -170,8 +170,7 @@ void migration_mux_cancel(MigrationState *s)
 
 /* --- what the peer has to accept --- */
 
-/* Milliseconds for each of: stream `main`, the disks' NBD handshakes */
-static uint32_t mux_outgoing_setup_ms(void)
+uint32_t migration_mux_setup_ms(void)
 {
     uint32_t silence = migrate_channel_mux_timeout();
 
@@ -181,7 +180,7 @@ static uint32_t mux_outgoing_setup_ms(void)
 
 static bool mux_outgoing_set_up_in_time(MuxOutgoing *m, Error **errp)
 {
-    uint32_t ms = mux_outgoing_setup_ms();
+    uint32_t ms = migration_mux_setup_ms();
 
     if (m->phase == MIGRATION_PHASE_CONNECT) {
         error_setg(errp, "stream 'main': the destination did not accept it "
@@ -210,7 +209,7 @@ static void mux_outgoing_setup_timeout(void *opaque)
 static void mux_outgoing_start_setup_timer(MuxOutgoing *m)
 {
     timer_mod(m->setup_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                              mux_outgoing_setup_ms());
+                              migration_mux_setup_ms());
 }
 
 /* --- the disks --- */

@@ -152,8 +152,11 @@ static void test_fail_tls_bit_flipped(void)
     remove_keys();
 }
 
-/* A peer that is silent in the handshake holds up no main loop. */
-static void test_fail_tls_silent_handshake(void)
+/*
+ * A peer that is silent in the handshake holds up no main loop.  @end has the
+ * migration given up.
+ */
+static void test_silent_handshake(int timeout_ms, void (*end)(MuxTest *t))
 {
     MuxTest t = { .bare = true, .inet = true, .keep_target = true };
     MuxRelay *relay;
@@ -164,6 +167,7 @@ static void test_fail_tls_silent_handshake(void)
     make_keys();
     set_tls_client(t.from);
     set_tls_server(t.to);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", timeout_ms);
     mux_listen(&t, MUX_BOTH_DISKS);
     relay = mux_start_relay(&t);
     mux_relay_add_fault(relay, "silence,in=from,at=60", &error_abort);
@@ -174,14 +178,38 @@ static void test_fail_tls_silent_handshake(void)
     mux_wait_phase(&t, "connect");
     g_assert(mux_is_running(t.from));
     g_assert(!mux_is_running(t.to));
-    migrate_cancel(t.from);
-    wait_for_migration_status(t.from, "cancelled",
-                              (const char * []) { "failed", NULL });
+    end(&t);
     mux_relay_free(relay);
     mux_assert_nothing_left(&t);
     migrate_set_parameter_str(t.from, "tls-creds", "");
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
     mux_end_after_failure(&t);
     remove_keys();
+}
+
+static void cancel_handshake(MuxTest *t)
+{
+    migrate_cancel(t->from);
+    wait_for_migration_status(t->from, "cancelled",
+                              (const char * []) { "failed", NULL });
+}
+
+static void await_handshake_timeout(MuxTest *t)
+{
+    wait_for_migration_status(t->from, "failed",
+                              (const char * []) { "completed", NULL });
+    mux_assert_error(t->from, "migration failed in phase 'connect': all "
+                     "streams: the TLS handshake was not complete within 3 s");
+}
+
+static void test_fail_tls_silent_handshake(void)
+{
+    test_silent_handshake(0, cancel_handshake);
+}
+
+static void test_fail_tls_handshake_timeout(void)
+{
+    test_silent_handshake(3000, await_handshake_timeout);
 }
 
 /* Streams exist when TLS has been set up. */
@@ -247,6 +275,8 @@ void migration_test_add_mux_tls(MigrationTestEnv *env)
                        test_fail_tls_bit_flipped);
     migration_test_add("/migration/mux/tls-fail-silent-handshake",
                        test_fail_tls_silent_handshake);
+    migration_test_add("/migration/mux/tls-fail-handshake-timeout",
+                       test_fail_tls_handshake_timeout);
     migration_test_add("/migration/mux/tls-late-handshake",
                        test_tls_late_handshake);
 #endif
