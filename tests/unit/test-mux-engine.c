@@ -660,6 +660,7 @@ static void test_room_is_named_again(void)
     g_assert_cmpuint(mux_iov_total(iov, 2), ==, 2 * MUX_CHUNK_SIZE);
     g_assert_cmpuint(mux_engine_rx_want(p.dst, again, 3), ==, 2);
     g_assert_cmpuint(mux_iov_total(again, 2), ==, 2 * MUX_CHUNK_SIZE);
+    g_assert_false(mux_has_event(p.dst, MUX_EVENT_READABLE, b));
     mux_pair_cleanup(&p);
 }
 
