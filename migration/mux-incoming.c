@@ -433,6 +433,7 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
 {
     MuxIncoming *m = mis->mux;
     g_autoptr(Error) cause = NULL;
+    Error *err = NULL;
 
     if (!m) {
         return true;
@@ -451,10 +452,14 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
     if (qio_channel_mux_fin_acked(m->main)) {
         return true;
     }
-    cause = qio_channel_mux_get_error(m->main);
-    error_setg(errp, "everything was loaded, but the source did not hand the "
+    cause = m->err ? error_copy(m->err) : qio_channel_mux_get_error(m->main);
+    error_setg(&err, "everything was loaded, but the source did not hand the "
                "guest over: %s", cause ? error_get_pretty(cause) :
                "it ended the connection");
+    /* For migration_mux_load_failed() */
+    error_free(m->err);
+    m->err = error_copy(err);
+    error_propagate(errp, err);
     return false;
 }
 

@@ -372,6 +372,8 @@ static void unlimit_descriptors(QTestState *who)
     [PHASE_HELLO].to = "the source ended the connection early|" CLOSED
 #define UNKNOWN_FLAGS "with unknown flags 0x01"
 #define BAD_OFFSET_OF(stream) "DATA on stream '" stream ") with offset 0x"
+#define NOT_HANDED_OVER \
+    "everything was loaded, but the source did not hand the guest over: "
 #define NO_STREAM "on stream id 2 which was never opened|without a stream id"
 #define BAD_LENGTH "with a bad length of |sent a frame of unknown type 0x"
 #define MIRROR_FAILED(why) "stream 'nbd-disk0': mirror failed: " why
@@ -410,9 +412,8 @@ static const Fault faults[] = {
                                   "did not come within 3 s",
           [PHASE_COMPLETION].from = "stream 'nbd-disk0': the destination's "
                                     "confirmation did not come within 3 s",
-          [PHASE_HANDOVER].to = "everything was loaded, but the source did not "
-                                "hand the guest over: all streams: source "
-                                "closed the connection" } },
+          [PHASE_HANDOVER].to = NOT_HANDED_OVER
+                                "all streams: source closed the connection" } },
     { "silence-timeout",
       IN(CONNECT) | IN(HELLO) | IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
       "silence", .before = limit_silence, .target = TARGET_CUT_OFF,
@@ -451,7 +452,10 @@ static const Fault faults[] = {
     { "flip-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE),
       .relay_back = "flip,byte=1", .says = { UNKNOWN_FLAGS, UNKNOWN_FLAGS },
       .says_in = {
-          [PHASE_HELLO] = { "got 0x514c5558", "got 0x514c5558" } } },
+          [PHASE_HELLO] = { "got 0x514c5558", "got 0x514c5558" },
+          [PHASE_HANDOVER] = { UNKNOWN_FLAGS, NOT_HANDED_OVER
+                               "all streams: source ended the connection: "
+                               "destination sent FIN_OK on stream 'main'" } } },
     { "cut-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE), .relay_back = "cut",
       .says = { CLOSED, CLOSED },
       .says_in = { CLOSED_BEFORE_MAIN } },
