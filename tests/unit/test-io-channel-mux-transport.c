@@ -242,7 +242,7 @@ static void test_close_cuts_the_wait_short(void)
     socket_pair(fds, 0);
     gate = gate_new(fds[0], 0);
     session = mux_session_new(QIO_CHANNEL(gate), MUX_ROLE_SOURCE, NULL, NULL);
-    gate_shut(gate);
+    WAIT_FOR(qatomic_read(&gate->begun));
     mux_hello_encode(&hello, buf);
     mux_header_encode(&goaway, buf + MUX_HELLO_SIZE);
     g_assert_cmpint(write(fds[1], buf, sizeof(buf)), ==, sizeof(buf));
