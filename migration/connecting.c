@@ -13,11 +13,22 @@
 #include "migration.h"
 #include "mux-migration.h"
 #include "trace.h"
+#include "yank_functions.h"
+
+static bool migration_connecting_is_tls(QIOChannel *ioc)
+{
+    return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
+}
 
 static QIOChannel *migration_connecting_take(MigrationState *s)
 {
+    QIOChannel *ioc = g_steal_pointer(&s->connecting);
+
     g_clear_pointer(&s->connecting_timer, timer_free);
-    return g_steal_pointer(&s->connecting);
+    if (ioc && migration_connecting_is_tls(ioc)) {
+        migration_ioc_unregister_yank(ioc);
+    }
+    return ioc;
 }
 
 static void migration_connecting_timeout(void *opaque)
@@ -32,16 +43,15 @@ static void migration_connecting_timeout(void *opaque)
     migration_channel_connect(s, ioc, NULL, err);
 }
 
-static bool migration_connecting_is_tls(QIOChannel *ioc)
-{
-    return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
-}
-
 void migration_connecting_begin(MigrationState *s, QIOChannel *ioc)
 {
     s->connecting = ioc;
-    /* The kernel limits how long it tries to connect */
-    if (migration_mux_outgoing(s) && migration_connecting_is_tls(ioc)) {
+    if (!migration_connecting_is_tls(ioc)) {
+        /* The kernel limits how long it tries to connect */
+        return;
+    }
+    migration_ioc_register_yank(ioc);
+    if (migration_mux_outgoing(s)) {
         s->connecting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
                                            migration_connecting_timeout, s);
         timer_mod(s->connecting_timer,

@@ -3,8 +3,9 @@
  *
  * To connect takes time, as does a TLS handshake, and neither of them can be
  * called back.  So that a migration can be cancelled meanwhile, and another
- * one started, what comes of the attempt is then dropped.  The handshake of a
- * multiplexed migration is given up after migration_mux_setup_ms().
+ * one started, what comes of the attempt is then dropped.  A handshake can be
+ * yanked; that of a multiplexed migration is given up after
+ * migration_mux_setup_ms().
  *
  * All functions belong to the main loop.
  *

@@ -194,6 +194,16 @@ static void cancel_handshake(MuxTest *t)
                               (const char * []) { "failed", NULL });
 }
 
+static void yank_handshake(MuxTest *t)
+{
+    qtest_qmp_assert_success(t->from, "{ 'exec-oob': 'yank', 'arguments': {"
+                             "  'instances': [ { 'type': 'migration' } ] } }");
+    wait_for_migration_status(t->from, "failed",
+                              (const char * []) { "completed", NULL });
+    mux_assert_error(t->from, "migration failed in phase 'connect': ");
+    mux_assert_error(t->from, "TLS handshake failed: ");
+}
+
 static void await_handshake_timeout(MuxTest *t)
 {
     wait_for_migration_status(t->from, "failed",
@@ -205,6 +215,11 @@ static void await_handshake_timeout(MuxTest *t)
 static void test_fail_tls_silent_handshake(void)
 {
     test_silent_handshake(0, cancel_handshake);
+}
+
+static void test_fail_tls_handshake_yank(void)
+{
+    test_silent_handshake(0, yank_handshake);
 }
 
 static void test_fail_tls_handshake_timeout(void)
@@ -275,6 +290,8 @@ void migration_test_add_mux_tls(MigrationTestEnv *env)
                        test_fail_tls_bit_flipped);
     migration_test_add("/migration/mux/tls-fail-silent-handshake",
                        test_fail_tls_silent_handshake);
+    migration_test_add("/migration/mux/tls-fail-handshake-yank",
+                       test_fail_tls_handshake_yank);
     migration_test_add("/migration/mux/tls-fail-handshake-timeout",
                        test_fail_tls_handshake_timeout);
     migration_test_add("/migration/mux/tls-late-handshake",
