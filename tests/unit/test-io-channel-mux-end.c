@@ -65,7 +65,7 @@ static void test_fin_round_trip(void)
     char buf[4];
 
     a = open_stream(p, "main", &b);
-    WAIT_FOR(state(a) == MUX_STREAM_OPEN);
+    WAIT_FOR(state(a) == MUX_STREAM_OPEN && p->src.changed);
     qio_channel_write_all(a, "last", 4, &error_abort);
     qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
     qio_channel_read_all(b, buf, 4, &error_abort);
