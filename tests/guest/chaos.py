@@ -57,6 +57,8 @@ class Plan:
         good = number % GOOD_EVERY == 0
         self.fault = faults.Fault() if good else \
             faults.draw(rng, self.transport == 'tls')
+        if self.fault.name == 'throttle':
+            self.load = 0       # or the guest may be faster than the link
 
     def __str__(self) -> str:
         words = [self.transport, f'load {self.load}']
@@ -256,7 +258,9 @@ class Life:
         if not self.bed.log.wait(
                 lambda: self.bed.log.least(vm.name) >= goal, ALIVE):
             self.over = True
-            return [f'the guest does not write at the {vm.name}']
+            self.keep_stacks()
+            return [f'the guest does not write at the {vm.name}, '
+                    f'{self.keep_state(vm)}']
         return []
 
     def judge_success(self, plan: Plan, scene: faults.Scene,
@@ -308,6 +312,18 @@ class Life:
         wrong += what_is_left(scene.source, before, succeeded=True)
         self.bed.drop(scene.destination)
         return wrong
+
+    @staticmethod
+    def keep_state(vm: VM) -> str:
+        """What the guest waits for, maybe; returns the short of it."""
+        if not vm.running:
+            return f'which has ended: {vm.messages()}'
+        text = '\n'.join(
+            vm.qmp.cmd('human-monitor-command', **{'command-line': line})
+            for line in ('info registers -a', 'info pic', 'info blockstats',
+                         'info block-jobs', 'info qtree'))
+        (vm.folder / 'state').write_text(text)
+        return 'status ' + vm.qmp.cmd('query-status')['status']
 
     def keep_stacks(self) -> None:
         """Where every thread is, if gdb is there to tell."""

@@ -3,6 +3,7 @@
 
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 PROGRAM = 'tests/qtest/migration/mux-relay'
@@ -49,12 +50,22 @@ class Relay:
         try:
             self._process.stdin.write(fault + '\n')
             self._process.stdin.flush()
-        except OSError:         # it has ended with its connection
+        except (OSError, ValueError):   # it has ended with its connection
             pass
 
-    def fired(self) -> bool:
-        """Whether any fault has happened."""
-        return any(line.startswith('fired') for line in self.said)
+    def fired(self, wait: float = 0) -> bool:
+        """
+        Whether any fault has happened.  What came of it may be seen before
+        the relay's word is read: wait so many seconds for that.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            more = self._reader.is_alive() and time.monotonic() < deadline
+            if any(line.startswith('fired') for line in self.said):
+                return True
+            if not more:
+                return False
+            time.sleep(0.01)
 
     def close(self) -> None:
         self._process.kill()
