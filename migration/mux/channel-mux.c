@@ -500,6 +500,10 @@ static void mux_channel_release(QIOChannelMux *ioc)
     }
     QTAILQ_REMOVE(&s->channels, ioc, next);
     mux_stream_set_opaque(ioc->stream, NULL);
+    if (s->goaway) {
+        /* To let go of it must not look as if all was dealt with */
+        mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, s->goaway);
+    }
     mux_stream_release(ioc->stream);
     mux_session_settle(s);
 }

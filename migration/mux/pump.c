@@ -246,10 +246,15 @@ static void mux_session_check_time(MuxSession *s)
 
 static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
 {
-    int64_t now = get_clock();
-
+    /*
+     * The kernel tells of a failure once.  Whoever is writing may be the one
+     * who was told; then there is but an end to be read.
+     */
+    while (len == 0 && s->in_write) {
+        qemu_cond_wait(&s->sender_moved, &s->lock);
+    }
     if (len > 0) {
-        mux_engine_rx_done(s->engine, len, now);
+        mux_engine_rx_done(s->engine, len, get_clock());
     } else if (s->tx_error) {
         mux_session_cut(s, s->tx_error);
     } else if (len == 0) {
@@ -341,6 +346,7 @@ void *mux_session_receive_thread(void *opaque)
     mux_session_linger(s);
     /* From here on mux_session_cut() leaves the transport alone */
     s->closed = true;
+    mux_transport_end_waits(s->transport);
     trace_mux_session_closed(s);
     qemu_mutex_unlock(&s->lock);
 

@@ -85,17 +85,12 @@ static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
     g_source_attach(p->watch, p->context);
 }
 
-static void mux_poll_close(MuxPoll *p)
+static void mux_poll_cleanup(MuxPoll *p)
 {
     if (p->watch) {
         g_source_destroy(p->watch);
         g_clear_pointer(&p->watch, g_source_unref);
     }
-}
-
-static void mux_poll_cleanup(MuxPoll *p)
-{
-    mux_poll_close(p);
     g_clear_pointer(&p->context, g_main_context_unref);
 }
 
@@ -172,8 +167,6 @@ MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
 
 void mux_transport_free(MuxTransport *t)
 {
-    mux_poll_cleanup(&t->in);
-    mux_poll_cleanup(&t->out);
     object_unref(OBJECT(t->ioc));
     qemu_mutex_destroy(&t->io_lock);
     g_free(t->record);
@@ -334,9 +327,13 @@ void mux_transport_shutdown(MuxTransport *t)
     }
 }
 
+void mux_transport_end_waits(MuxTransport *t)
+{
+    mux_poll_cleanup(&t->in);
+    mux_poll_cleanup(&t->out);
+}
+
 void mux_transport_close(MuxTransport *t)
 {
-    mux_poll_close(&t->in);
-    mux_poll_close(&t->out);
     qio_channel_close(t->ioc, NULL);
 }

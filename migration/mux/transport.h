@@ -22,7 +22,7 @@ typedef struct MuxTransport MuxTransport;
  * @errp is set too and the transport is only good for being closed.
  */
 MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp);
-/* No other call may be in progress. */
+/* After end_waits and close.  No other call may be in progress. */
 void mux_transport_free(MuxTransport *t);
 
 /*
@@ -58,6 +58,11 @@ void mux_transport_set_urgent(MuxTransport *t, bool urgent);
 void mux_transport_finish(MuxTransport *t, int64_t deadline);
 /* Cut both directions where the transport can.  Any thread, before close. */
 void mux_transport_shutdown(MuxTransport *t);
+/*
+ * Nobody waits any more: gives the descriptors for that back, and wake does
+ * nothing from now on.  Not while wake is being called.
+ */
+void mux_transport_end_waits(MuxTransport *t);
 /*
  * May take as long as the command at the other end of a pipe wants.  No other
  * call may be in progress, only wake and free may follow.
