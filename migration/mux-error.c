@@ -6,8 +6,9 @@
  *
  *     migration failed in phase 'disks': stream 'nbd-disk0': ...
  *
- * where the part from the stream on is made by whoever knows the stream.  The
- * peer is told that part alone, and puts its own phase in front.
+ * where the part from the stream on is made by whoever knows the stream; what
+ * no stream is to blame for is about all of them.  The peer is told that part
+ * alone, and puts its own phase in front.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -18,7 +19,14 @@
 #include "migration.h"
 #include "mux-migration.h"
 
-#define EXPLAINED "migration failed in phase '"
+#define EXPLAINED   "migration failed in phase '"
+#define ALL_STREAMS "all streams: "
+
+static bool migration_mux_names_stream(const char *text)
+{
+    return g_str_has_prefix(text, "stream '") ||
+        g_str_has_prefix(text, ALL_STREAMS);
+}
 
 Error *migration_mux_explain(const Error *err)
 {
@@ -33,8 +41,10 @@ Error *migration_mux_explain(const Error *err)
             error_free(explained);
             return NULL;
         }
-        error_prepend(&explained, EXPLAINED "%s': ",
-                      MigrationPhase_str(phase));
+        error_prepend(&explained, EXPLAINED "%s': %s",
+                      MigrationPhase_str(phase),
+                      migration_mux_names_stream(error_get_pretty(err)) ? "" :
+                      ALL_STREAMS);
     }
     return explained;
 }

@@ -315,9 +315,8 @@ static void mux_incoming_opened(MuxSession *session, QIOChannelMux *ioc,
         ok = mux_incoming_open_disk(m, ioc, &err);
     }
     if (!ok) {
+        trace_migration_mux_incoming_refused(name, error_get_pretty(err));
         qio_channel_mux_abort(ioc, err);
-        warn_report("migration: refused stream '%s': %s", name,
-                    error_get_pretty(err));
     }
 }
 
@@ -529,6 +528,8 @@ void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
     /* The loading fails because of this, which is no reason for exit(1) */
     mis->exit_on_error = false;
     error_setg(&why, "the destination was shut down");
+    /* First, so that streams which are not accepted any more hear of it, too */
+    mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
     mux_session_detach(m->session);
     while (m->disks->len) {
         disk_receive_free(g_ptr_array_remove_index(m->disks,

@@ -59,6 +59,13 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc);
 void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque);
 
+/*
+ * The migration thread begins (@setting_up) or ends to write with the BQL held,
+ * on a connection that may be full of what disks have sent: meanwhile it does
+ * not wait for the peer.  Migration thread.
+ */
+void migration_mux_setting_up(MigrationState *s, bool setting_up);
+
 /* The state just became CANCELLING: see to it that somebody finishes that. */
 void migration_mux_cancel(MigrationState *s);
 
@@ -111,10 +118,10 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
 bool migration_mux_guest_loaded(MigrationState *s);
 
 /*
- * The switchover failed in the migration thread, maybe before the main loop
- * could hear why: record what the streams know, as the first cause.
+ * The migration thread has failed, maybe before the main loop could hear why:
+ * record what the streams know, as the first cause.
  */
-void migration_mux_completion_failed(MigrationState *s);
+void migration_mux_find_cause(MigrationState *s);
 
 /*
  * The migration has succeeded or failed, its streams are about to be closed:

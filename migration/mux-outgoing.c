@@ -214,14 +214,26 @@ static void mux_outgoing_start_setup_timer(MuxOutgoing *m)
 
 /* --- the disks --- */
 
-static void mux_outgoing_begin_disks(MuxOutgoing *m)
+/* For what a BH does next, some time after it was scheduled */
+static bool mux_outgoing_goes_on(MuxOutgoing *m)
 {
-    m->pending = m->disks->len;
-    bdrv_drain_all_begin();
-    for (guint i = 0; i < m->disks->len && !mux_outgoing_over(m); i++) {
-        disk_copy_begin(g_ptr_array_index(m->disks, i));
+    return !m->exiting && m->s->mux == m && !mux_outgoing_over(m);
+}
+
+/* Not in a nested aio_poll(), where each handshake may have come to its end */
+static void mux_outgoing_begin_disks_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (mux_outgoing_goes_on(m)) {
+        m->pending = m->disks->len;
+        bdrv_drain_all_begin();
+        for (guint i = 0; i < m->disks->len && !mux_outgoing_over(m); i++) {
+            disk_copy_begin(g_ptr_array_index(m->disks, i));
+        }
+        bdrv_drain_all_end();
     }
-    bdrv_drain_all_end();
+    mux_outgoing_unref(m);
 }
 
 static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
@@ -229,7 +241,9 @@ static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
     MuxOutgoing *m = opaque;
 
     if (!mux_outgoing_over(m) && !--m->pending) {
-        mux_outgoing_begin_disks(m);
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_outgoing_begin_disks_bh,
+                                mux_outgoing_ref(m));
     }
 }
 
@@ -237,7 +251,7 @@ static void mux_outgoing_precopy_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (!m->exiting && m->s->mux == m && !mux_outgoing_over(m)) {
+    if (mux_outgoing_goes_on(m)) {
         mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
         migration_connect(m->s, NULL);
     }

@@ -81,6 +81,20 @@ void mux_switchover_stop(MuxOutgoing *m)
     mux_converge_stop(m->switchover.converge);
 }
 
+/* --- before the first byte --- */
+
+void migration_mux_setting_up(MigrationState *s, bool setting_up)
+{
+    if (!s->mux) {
+        return;
+    }
+    qio_channel_set_blocking(QIO_CHANNEL(s->mux->main), !setting_up, NULL);
+    if (!setting_up) {
+        /* The main loop may not have heard of a failure meanwhile */
+        migration_mux_find_cause(s);
+    }
+}
+
 /* --- may the guest be stopped --- */
 
 double migration_mux_disk_bandwidth(MigrationState *s)
@@ -104,11 +118,21 @@ double migration_mux_disk_bandwidth(MigrationState *s)
     return bandwidth;
 }
 
+/* From here on the guest's writes wait for the destination: not for ever. */
+static void mux_switchover_limit_silence(MuxOutgoing *m)
+{
+    uint32_t ms = migrate_channel_mux_timeout();
+
+    mux_session_set_silence(m->session,
+                            ms ?: migrate_channel_mux_stop_timeout());
+}
+
 static void mux_switchover_converge_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
     if (!mux_outgoing_over(m)) {
+        mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
         mux_converge_start(m->switchover.converge, m->disks);
@@ -197,6 +221,8 @@ void migration_mux_stopping(MigrationState *s)
 {
     if (s->mux) {
         mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
+        /* From here on each step has a limit, which says what was awaited */
+        mux_session_set_silence(s->mux->session, migrate_channel_mux_timeout());
         mux_switchover_start_step(s->mux, "the end and the flush of the "
                                   "guest's writes", 0);
     }
@@ -329,7 +355,7 @@ bool migration_mux_guest_loaded(MigrationState *s)
     return m->committed;
 }
 
-void migration_mux_completion_failed(MigrationState *s)
+void migration_mux_find_cause(MigrationState *s)
 {
     MuxOutgoing *m = s->mux;
     g_autoptr(Error) err = NULL;
