@@ -90,7 +90,8 @@ static void check_refusals(QTestState *qts, const char *command)
 static void test_outgoing(void)
 {
     g_autofree char *file = g_strdup_printf("%s/migfile", tmpfs);
-    g_autofree char *store = g_strdup_printf("cat > %s", file);
+    g_autofree char *store = g_strdup_printf("cat > %s.part && mv %s.part %s",
+                                             file, file, file);
     g_autofree char *load = g_strdup_printf("cat %s", file);
     QTestState *from = qtest_init(MACHINE);
     QTestState *to = qtest_init(MACHINE "-incoming defer");
@@ -101,6 +102,12 @@ static void test_outgoing(void)
         "    'channeltype': 'main', 'addr': {"
         "      'transport': 'exec', 'exec-str': %s } } } }", store);
     wait_for_migration_complete(from);
+    /* The command may not have come to its end. */
+    g_test_timer_start();
+    while (access(file, F_OK)) {
+        g_assert(g_test_timer_elapsed() < 60);
+        usleep(1000);
+    }
 
     qtest_qmp_assert_success(
         to, "{ 'execute': 'migrate-incoming', 'arguments': { 'channel': {"

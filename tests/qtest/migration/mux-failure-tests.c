@@ -32,11 +32,13 @@ static void migrate_both(MuxTest *t)
 static void migrate_into_disks(MuxTest *t)
 {
     mux_write(t, 0, 0x40, 0, 8 * MiB);
+    /* A mirror sends what is in one piece at once; this waits for 16 s then. */
+    mux_write(t, 0, 0x41, 12 * MiB, 64 * KiB);
     migrate_set_parameter_int(t->from, "max-bandwidth", MiB);
     migrate_both(t);
     mux_wait_phase(t, "disks");
     mux_wait_jobs(t);
-    usleep(300 * 1000);
+    mux_wait_sent(t->from, "nbd-disk0", 64 * KiB);
     mux_assert_jobs(t, "running");
     mux_assert_stream(t->from, "nbd-disk0", "open", 64 * KiB, 1);
 }
@@ -48,6 +50,7 @@ static void migrate_into_precopy(MuxTest *t)
     migrate_both(t);
     mux_wait_phase(t, "precopy");
     mux_wait_status(t, "active");
+    mux_wait_target_status(t, "active");
 }
 
 static void wait_for_failure(MuxTest *t)
@@ -196,7 +199,7 @@ static void test_job_cancel(void)
         return;
     }
     migrate_into_precopy(&t);
-    mux_assert_jobs(&t, "ready");
+    mux_wait_jobs_ready(&t);
     /* The job itself succeeds: it is in step. */
     qtest_qmp_assert_success(t.from, "{ 'execute': 'block-job-cancel',"
                              "  'arguments': { 'device': 'nbd-disk0' } }");
@@ -243,6 +246,7 @@ static void test_return_path_cancel(void)
     relay = migrate_return_path(&t);
     mux_wait_phase(&t, "precopy");
     mux_wait_status(&t, "active");
+    mux_wait_target_status(&t, "active");
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     mux_wait_target_status(&t, "failed");

@@ -16,15 +16,21 @@ typedef struct MuxHoldings {
     unsigned num_fds;           /* open descriptors; 0: not to be found out */
     char *threads;              /* names, without those of workers */
     char *node_states;          /* and numbers of dirty bitmaps */
-    char *others;               /* exports, live streams, blockers */
+    unsigned num_inactive;      /* nodes of a guest that runs elsewhere */
+    char *live_streams;         /* after success, as they were a little before */
+    char *others;               /* exports, blockers */
 } MuxHoldings;
 
 /* To be freed with mux_holdings_clear() */
 void mux_holdings_get(MuxHoldings *h, QTestState *who);
 void mux_holdings_clear(MuxHoldings *h);
 
-/* Returns: whether @h has nothing that @before has not */
-bool mux_holdings_match(const MuxHoldings *h, const MuxHoldings *before);
+/*
+ * Returns: whether @h has nothing that @before has not.  @given_up: the guest
+ * went elsewhere meanwhile.
+ */
+bool mux_holdings_match(const MuxHoldings *h, const MuxHoldings *before,
+                        bool given_up);
 
 /*
  * Returns: bytes of memory that are no file's, the guest's RAM included; 0

@@ -348,7 +348,7 @@ static void test_bad_nbd_handshake(void)
 /* --- a process that ends --- */
 
 /* What it waits for its peer, and a slow machine */
-#define QUIT_TIMEOUT_S (5 + 5)
+#define QUIT_TIMEOUT_S (5 + 20)
 
 static void start_and_stop(MuxTest *t, QTestState *stopped)
 {

@@ -144,7 +144,7 @@ static void test_fail_tls_bit_flipped(void)
         if (flips[i].to_says) {
             mux_assert_error(t.to, flips[i].to_says);
         }
-        g_assert(mux_is_running(t.from));
+        mux_wait_running(t.from);
         mux_assert_nothing_left(&t);
     }
     migrate_set_parameter_str(t.from, "tls-creds", "");
@@ -227,20 +227,6 @@ static void test_fail_tls_handshake_timeout(void)
     test_silent_handshake(3000, await_handshake_timeout);
 }
 
-/* Streams exist when TLS has been set up. */
-static void wait_for_streams(QTestState *who)
-{
-    bool found = false;
-
-    while (!found) {
-        QDict *info = migrate_query(who);
-
-        found = qdict_haskey(info, "streams");
-        qobject_unref(info);
-        usleep(5000);
-    }
-}
-
 /*
  * A connection whose handshake began before the migration, and ends when that
  * is over, is refused.
@@ -261,7 +247,7 @@ static void test_tls_late_handshake(void)
     /* What the source says last is kept from the destination */
     mux_relay_add_fault(relay, "silence,dir=to,in=from,at=60", &error_abort);
     mux_migrate(&t, MUX_BOTH_DISKS);
-    wait_for_streams(t.from);
+    mux_wait_streams(t.from);
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
 

@@ -19,7 +19,7 @@
 #include "qemu/units.h"
 
 #define WAIT_TIMEOUT_S 60
-#define CLEANUP_TIMEOUT_S 10
+#define CLEANUP_TIMEOUT_S 30
 
 #define BARE_RAM_MB     32
 #define BARE_FILLED_MB  8       /* from here on it is not zero */
@@ -226,6 +226,40 @@ bool mux_start(MuxTest *t)
     return true;
 }
 
+static void assert_holdings(const MuxHoldings *now, const MuxHoldings *before,
+                            bool given_up)
+{
+    g_assert_cmpstr(now->nodes, ==, before->nodes);
+    g_assert_cmpstr(now->threads, ==, before->threads);
+    g_assert_cmpstr(now->node_states, ==, before->node_states);
+    g_assert_cmpstr(now->others, ==, before->others);
+    g_assert_cmpuint(now->num_jobs, ==, before->num_jobs);
+    g_assert_cmpuint(now->num_fds, <=, before->num_fds);
+    g_assert_cmpint(now->yank, ==, before->yank);
+    if (!given_up) {
+        g_assert_cmpuint(now->num_inactive, <=, before->num_inactive);
+        g_assert_cmpstr(now->live_streams, ==, before->live_streams);
+    }
+}
+
+/* The status is set a little before the rest is cleaned up. */
+static void assert_nothing_left(MuxTest *t, bool given_up)
+{
+    MuxHoldings now;
+
+    g_test_timer_start();
+    mux_holdings_get(&now, t->from);
+    while (!mux_holdings_match(&now, &t->before, given_up)) {
+        if (g_test_timer_elapsed() > CLEANUP_TIMEOUT_S) {
+            assert_holdings(&now, &t->before, given_up);
+        }
+        usleep(10 * 1000);
+        mux_holdings_clear(&now);
+        mux_holdings_get(&now, t->from);
+    }
+    mux_holdings_clear(&now);
+}
+
 static void end_processes(MuxTest *t, bool moved)
 {
     if (moved) {
@@ -243,6 +277,10 @@ static void end_processes(MuxTest *t, bool moved)
 
 void mux_end(MuxTest *t, bool moved)
 {
+    if (moved && t->from) {
+        g_assert(!mux_is_running(t->from));
+        assert_nothing_left(t, true);
+    }
     if (t->from && t->to && !t->bare) {
         migrate_end(t->from, t->to, moved);
     } else {
@@ -465,6 +503,51 @@ size_t mux_num_streams(QTestState *who)
     return n;
 }
 
+void mux_wait_streams(QTestState *who)
+{
+    bool found = false;
+
+    g_test_timer_start();
+    while (!found) {
+        QDict *info = migrate_query(who);
+
+        found = qdict_haskey(info, "streams");
+        qobject_unref(info);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+        usleep(found ? 0 : 5000);
+    }
+}
+
+void mux_wait_stream(QTestState *who, const char *name, const char *state)
+{
+    bool found = false;
+
+    g_test_timer_start();
+    while (!found) {
+        QDict *stream = mux_query_stream(who, name);
+
+        found = g_str_equal(qdict_get_str(stream, "state"), state);
+        qobject_unref(stream);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+        usleep(found ? 0 : 5000);
+    }
+}
+
+void mux_wait_sent(QTestState *who, const char *name, uint64_t bytes)
+{
+    uint64_t sent = 0;
+
+    g_test_timer_start();
+    while (sent < bytes) {
+        QDict *stream = mux_query_stream(who, name);
+
+        sent = qdict_get_int(stream, "sent");
+        qobject_unref(stream);
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+        usleep(5000);
+    }
+}
+
 void mux_assert_stream(QTestState *who, const char *name, const char *state,
                        uint64_t min_sent, uint64_t min_received)
 {
@@ -494,11 +577,13 @@ void mux_wait_jobs(MuxTest *t)
     } while (n < MUX_NUM_DISKS);
 }
 
-void mux_assert_jobs(MuxTest *t, const char *status)
+/* Returns: the number of jobs in this state; there is one for each disk */
+static unsigned count_jobs(MuxTest *t, const char *status)
 {
     QDict *rsp = query(t->from, "query-jobs");
     QList *jobs = qdict_get_qlist(rsp, "return");
     QListEntry *entry;
+    unsigned n = 0;
 
     g_assert_cmpuint(qlist_size(jobs), ==, MUX_NUM_DISKS);
     QLIST_FOREACH_ENTRY(jobs, entry) {
@@ -506,9 +591,24 @@ void mux_assert_jobs(MuxTest *t, const char *status)
         const char *id = qdict_get_str(job, "id");
 
         g_assert(g_str_equal(id, "nbd-disk0") || g_str_equal(id, "nbd-disk1"));
-        g_assert_cmpstr(qdict_get_str(job, "status"), ==, status);
+        n += g_str_equal(qdict_get_str(job, "status"), status);
     }
     qobject_unref(rsp);
+    return n;
+}
+
+void mux_assert_jobs(MuxTest *t, const char *status)
+{
+    g_assert_cmpuint(count_jobs(t, status), ==, MUX_NUM_DISKS);
+}
+
+void mux_wait_jobs_ready(MuxTest *t)
+{
+    g_test_timer_start();
+    while (count_jobs(t, "ready") < MUX_NUM_DISKS) {
+        g_assert(g_test_timer_elapsed() < WAIT_TIMEOUT_S);
+        usleep(5000);
+    }
 }
 
 void mux_assert_no_jobs(MuxTest *t)
@@ -523,33 +623,15 @@ void mux_assert_no_jobs(MuxTest *t)
 
 /* --- after a failure --- */
 
-/* The status is set a little before the rest is cleaned up. */
 void mux_assert_nothing_left(MuxTest *t)
 {
-    MuxHoldings now;
-
-    g_test_timer_start();
-    mux_holdings_get(&now, t->from);
-    while (!mux_holdings_match(&now, &t->before)) {
-        if (g_test_timer_elapsed() > CLEANUP_TIMEOUT_S) {
-            g_assert_cmpstr(now.nodes, ==, t->before.nodes);
-            g_assert_cmpstr(now.threads, ==, t->before.threads);
-            g_assert_cmpstr(now.node_states, ==, t->before.node_states);
-            g_assert_cmpstr(now.others, ==, t->before.others);
-            g_assert_cmpuint(now.num_jobs, ==, t->before.num_jobs);
-            g_assert_cmpuint(now.num_fds, <=, t->before.num_fds);
-            g_assert_cmpint(now.yank, ==, t->before.yank);
-        }
-        usleep(10 * 1000);
-        mux_holdings_clear(&now);
-        mux_holdings_get(&now, t->from);
-    }
-    mux_holdings_clear(&now);
+    assert_nothing_left(t, false);
 }
 
 void mux_end_after_failure(MuxTest *t)
 {
-    g_assert(mux_is_running(t->from));
+    /* The status is set a little before the guest goes on. */
+    mux_wait_running(t->from);
     g_assert(!t->to || !mux_is_running(t->to));
     mux_assert_nothing_left(t);
 

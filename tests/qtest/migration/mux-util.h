@@ -55,8 +55,8 @@ bool mux_start(MuxTest *t);
 
 /*
  * Quit both sides, or the one that is left.  @moved: the guest runs at the
- * destination, its memory must be consistent, and the images there must have
- * the content that was written.
+ * destination and only there, its memory must be consistent, and the images
+ * there must have the content that was written; the source holds nothing more.
  */
 void mux_end(MuxTest *t, bool moved);
 
@@ -108,6 +108,13 @@ void mux_assert_error_has(QTestState *who, const char *const *texts);
  * with qobject_unref()
  */
 QDict *mux_query_stream(QTestState *who, const char *name);
+/* Wait until the migration has streams: @who has heard of the connection. */
+void mux_wait_streams(QTestState *who);
+
+/* Wait until it is in this state, or so many bytes were sent on it. */
+void mux_wait_stream(QTestState *who, const char *name, const char *state);
+void mux_wait_sent(QTestState *who, const char *name, uint64_t bytes);
+
 void mux_assert_stream(QTestState *who, const char *name, const char *state,
                        uint64_t min_sent, uint64_t min_received);
 
@@ -119,6 +126,9 @@ void mux_wait_jobs(MuxTest *t);
 
 /* The jobs of both disks exist, and are in this state. */
 void mux_assert_jobs(MuxTest *t, const char *status);
+
+/* The jobs of both disks exist; wait until they are ready. */
+void mux_wait_jobs_ready(MuxTest *t);
 
 /* No job or block node is left of the migration. */
 void mux_assert_no_jobs(MuxTest *t);
