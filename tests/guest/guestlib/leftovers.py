@@ -10,9 +10,9 @@ from .vm import VM
 
 SETTLE = 30                     # seconds until what is closed is gone
 ENDED = ('finished', 'reset')
-# Of the thread pool: they come, and go after 10 s of idleness, and that is no
-# matter of the migration.
-WORKER = 'worker'
+# Threads that are no matter of the migration: those of the pool come, and go
+# after 10 s of idleness; that of RCU has its name from when it first runs.
+OTHERS = {'worker', 'call_rcu'}
 
 
 def belongings(vm: VM) -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ def _threads(folder: str) -> list[str]:
             names.add(_comm(f'{folder}/task/{task}'))
         except OSError:         # it has just ended
             pass
-    return sorted(names - {_comm(folder), WORKER})
+    return sorted(names - OTHERS - {_comm(folder)})
 
 
 def what_is_left(vm: VM, before: dict[str, list[str]],
