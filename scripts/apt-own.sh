@@ -9,6 +9,17 @@
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# again COMMAND...: a mirror that is being updated, a lock that another apt
+# holds (apt waits for dpkg's, not for that of the lists): try once more.
+again() {
+    for pause in 10 30 60; do
+        "$@" && return
+        say "that failed, once more in $pause s"
+        sleep "$pause"
+    done
+    "$@"
+}
+
 # apt_failed MESSAGE: dies with MESSAGE and what apt said, if it said it.
 apt_failed() {
     die "$1
@@ -59,11 +70,15 @@ apt_own() {
             "$@"
 }
 
+# apt_own_log COMMAND ARGS...: the same; what it says goes to the log.
+apt_own_log() {
+    apt_own "$@" >"$apt_dir/log" 2>&1
+}
+
 # apt_own_update WHAT: fetches the lists, or dies saying that WHAT is not
 # to be had.
 apt_own_update() {
-    if ! apt_own apt-get update -o APT::Update::Error-Mode=any \
-            >"$apt_dir/log" 2>&1; then
+    if ! again apt_own_log apt-get update -o APT::Update::Error-Mode=any; then
         apt_failed "the Debian mirror did not give the package list of $1."
     fi
 }

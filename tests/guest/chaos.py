@@ -11,6 +11,7 @@ guest's life every write that it was told is durable has to be there.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -21,8 +22,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from guestlib import faults, migrate
-from guestlib.leftovers import belongings, what_is_left
+from guestlib import faults, layout, migrate
+from guestlib.leftovers import belongings_at_rest, what_is_left
 from guestlib.relay import Relay, RelayError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
                               end_in_good_order)
@@ -31,12 +32,14 @@ from guestlib.vm import Own, VM
 SMALL = Options(disk_mb=64, memory_mb=128, fill_mb=16, dirty_mb=8,
                 dirty_mb_per_s=5, writes_per_s=40)
 LIFE = 60                       # rounds that a guest lives
+PLACES = layout.record_capacity(SMALL.disk_mb << 20)    # for its writes
 GOOD_EVERY = 6                  # rounds, one of them without a fault
 LOADS = (0, 0, 5, 15)           # MiB/s and disk
 END = 120                       # seconds until a migration has ended
 STUCK = 3                       # ... until somebody does something about it
 DESTINATION_ENDS = 60           # ... until it knows of the failure
 ALIVE = 60                      # ... until the guest has written again
+GOES_ON = 10                    # ... until it runs, once 'failed' was told
 TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
 FORM = re.compile(r"migration failed in phase '\w+': ")
@@ -104,7 +107,7 @@ class Life:
         bed.load(source, plan.load)
         destination = bed.start_destination(plan.own(self.keys))
         migration = self.prepare(plan, source, destination)
-        before = belongings(source)
+        before = belongings_at_rest(source)
         scene = faults.Scene(migration, source, destination)
         try:
             if plan.fault.relayed:
@@ -193,7 +196,7 @@ class Life:
         if wrong:
             self.keep_stacks()
         self.end(destination)
-        state = source.qmp.cmd('query-status')['status']
+        state = self.await_running(source)
         if state != 'running':
             self.over = True
             return wrong + [f'the guest does not run: {state}']
@@ -204,6 +207,19 @@ class Life:
         else:
             self.bed.drop(destination)
         return wrong
+
+    @staticmethod
+    def await_running(vm: VM) -> str:
+        """
+        The migration thread says 'failed' first, and has the guest go on
+        then: returns the state that it is in, in the end.
+        """
+        deadline = time.monotonic() + GOES_ON
+        while True:
+            state = vm.qmp.cmd('query-status')['status']
+            if state == 'running' or time.monotonic() > deadline:
+                return state
+            time.sleep(0.02)
 
     @staticmethod
     def reason(vm: VM) -> str:
@@ -239,6 +255,7 @@ class Life:
                     return ['the guest runs at the destination, too']
                 phase = vm.qmp.cmd('query-migrate').get('phase')
             except migrate.QMPError:
+                time.sleep(0.02)        # it is about to end
                 continue
             if not phase:
                 return []       # nobody has come, and the next may
@@ -260,7 +277,7 @@ class Life:
             self.over = True
             self.keep_stacks()
             return [f'the guest does not write at the {vm.name}, '
-                    f'{self.keep_state(vm)}']
+                    f'{self.keep_state(vm)}', *self.bed.log.faults[:5]]
         return []
 
     def judge_success(self, plan: Plan, scene: faults.Scene,
@@ -269,12 +286,15 @@ class Life:
         for undo in scene.undo:
             undo()
         scene.undo.clear()
-        deadline = time.monotonic() + END
+        began = time.monotonic()
         state = ''
-        while destination.running and time.monotonic() < deadline:
+        while destination.running and time.monotonic() < began + END:
+            if time.monotonic() > began + STUCK:
+                self.end_silence(plan, scene)
             try:
                 state = destination.qmp.cmd('query-status')['status']
             except migrate.QMPError:
+                time.sleep(0.02)
                 continue
             if state == 'running':
                 break
@@ -284,6 +304,7 @@ class Life:
                 return [f'completed, but the guest does not run: "{state}" '
                         f'{destination.messages()}']
             return self.take_back(plan, scene, before)
+        self.end_silence(plan, scene)
         wrong = self.judge_writes(destination)
         if source.qmp.cmd('query-status')['status'] == 'running':
             wrong.append('the guest runs on both sides')
@@ -292,6 +313,16 @@ class Life:
         self.here = destination
         return wrong
 
+    @staticmethod
+    def end_silence(plan: Plan, scene: faults.Scene) -> None:
+        """
+        A relay that fell silent at the very end: the destination would wait
+        for the last word for ever, and the source a minute for the end of the
+        connection, as both have to.
+        """
+        if scene.relay and not plan.fault.harmless:
+            scene.relay.close()
+
     def take_back(self, plan: Plan, scene: faults.Scene,
                   before: dict) -> list[str]:
         """
@@ -299,11 +330,10 @@ class Life:
         ended.  Either it was ended by force, maybe with the guest running,
         or it said that the source's last word did not come.
         """
-        forced = plan.fault.name in ('kill', 'quit')
-        if not forced:
+        if plan.fault.name != 'kill':
             scene.destination.wait(DESTINATION_ENDS)
         self.end(scene.destination)
-        if forced:
+        if plan.fault.name in ('kill', 'quit'):
             self.here, self.over = scene.destination, True
             return []
         self.handed_back += 1
@@ -329,7 +359,8 @@ class Life:
         """Where every thread is, if gdb is there to tell."""
         for vm in self.bed.vms:
             if vm.running and shutil.which('gdb'):
-                with open(vm.folder / 'stacks', 'ab') as out:
+                with open(vm.folder / 'stacks', 'ab') as out, \
+                        contextlib.suppress(subprocess.TimeoutExpired):
                     subprocess.run(['gdb', '-p', str(vm.pid), '-batch',
                                     '-ex', 'thread apply all bt'],
                                    stdin=subprocess.DEVNULL, stdout=out,
@@ -340,7 +371,7 @@ class Life:
         if self.over:
             for vm in self.bed.vms:
                 vm.stop()
-            reports = self.bed.check(self.here)
+            reports = self.bed.check(self.here, killed=True)
         else:
             reports = self.bed.finish(self.here)
         return [fault for report in reports for fault in report.faults] + \
@@ -396,7 +427,8 @@ class Campaign:
         began = time.monotonic()
         status = 'error'
         try:
-            if self.life and (self.life.over or self.rounds >= LIFE):
+            if self.life and (self.life.over or self.rounds >= LIFE or
+                              self.life.bed.log.most() > PLACES // 2):
                 self.end_life()
             if not self.life:
                 self.life = Life(self.args.build, self.args.work)

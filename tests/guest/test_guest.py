@@ -24,10 +24,11 @@ from guestlib.vm import Own, VM
 LOCALHOST = {'type': 'inet', 'host': '127.0.0.1', 'port': '0'}
 SMALL = Options(disk_mb=512, memory_mb=384, fill_mb=96, dirty_mb=32)
 # Many migrations: small for the time they take, large for the records
-TRAVELLER = Options(disk_mb=256, memory_mb=192, fill_mb=48, dirty_mb=16)
+TRAVELLER = Options(disk_mb=256, memory_mb=192, fill_mb=48, dirty_mb=16,
+                    writes_per_s=50)
 # A link slower than the guest's disks and the least downtime it can have
 SLOW = Options(disk_mb=32, memory_mb=128, fill_mb=16, dirty_mb=8,
-               dirty_mb_per_s=0, writes_per_s=50)
+               dirty_mb_per_s=0, writes_per_s=20)
 FIRST_MBIT = 200                # until there is little RAM left
 LITTLE_RAM = 40 << 20
 LINK_MBIT = 50
@@ -103,8 +104,9 @@ class Cases:
             destination = bed.start_destination()
             migration = self.way(source, destination, LOCALHOST)
             migration.listen()
+            migration.hold()
             migration.start()
-            migration.hold_in_disk_phase()
+            migration.await_disks()
             faults = self.all_kinds_are_seen(before, belongings(source))
             migration.cancel()
             destination.wait(60)
@@ -189,8 +191,9 @@ class Cases:
         destination = bed.start_destination(there)
         migration = self.way(source, destination, LOCALHOST)
         migration.listen()
+        migration.hold()
         migration.start()
-        migration.hold_in_disk_phase()
+        migration.await_disks()
         return migration
 
     @staticmethod

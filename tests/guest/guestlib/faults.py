@@ -35,7 +35,9 @@ YANKED = 'yanked'
 CLOSED = 'closed the connection|Connection reset by peer|Broken pipe|' \
     'TLS connection was non-properly terminated|TLS handshake failed|' \
     'TLS channel: The specified session has been invalidated'
-SHUT_DOWN = f'the destination was shut down|{CLOSED}'
+# Whoever ends a destination at once may be faster than the connection to it
+GONE = f"{CLOSED}|phase 'connect': .*Failed to connect to"
+SHUT_DOWN = f'the destination was shut down|{GONE}'
 YANKED_THERE = f'{YANKED}|{CLOSED}'     # the other side may be heard no more
 # A limit of the migration's own may pass first: with the guest stopped, the
 # source does not listen to anybody until then
@@ -315,7 +317,7 @@ def draw(rng: random.Random, tls: bool) -> Fault:
     job = f'nbd-disk{rng.randint(0, 1)}'
     how = rng.choice(('cont', 'cancel', 'yank'))
     choices = [
-        (1, lambda: Kill('kill', harmless=False, says=CLOSED, **when)),
+        (1, lambda: Kill('kill', harmless=False, says=GONE, **when)),
         (1, lambda: Quit('quit', harmless=False, says=SHUT_DOWN, **when)),
         (1, lambda: Cancel('cancel', harmless=False, cancelled=True, **when)),
         (1, lambda: Yank('yank', harmless=False, says=YANKED, **when)),

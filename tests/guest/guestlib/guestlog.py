@@ -39,7 +39,7 @@ class GuestLog:
         self._text = b''
         self._changed = threading.Condition()     # re-entrant
         self._closing = False
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def attach(self, side: str, sock: socket.socket) -> None:
@@ -67,6 +67,11 @@ class GuestLog:
         with self._changed:
             return min(count[side] for count in self._counts)
 
+    def most(self) -> int:
+        """The number of writes in all of the disk that has most."""
+        with self._changed:
+            return max(map(len, self.acks))
+
     def longest_pause(self, since: float) -> float:
         """Most seconds between two acknowledgements of any one disk."""
         pauses = [0.0]
@@ -74,6 +79,14 @@ class GuestLog:
             times = [ack.when for ack in acks if ack.when >= since]
             pauses += [b - a for a, b in zip(times, times[1:])]
         return max(pauses)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:      # else the guest would seem silent
+            with self._changed:
+                self.faults.append(f'the consoles are read no more: {error!r}')
+                self._changed.notify_all()
 
     def _read(self) -> None:
         while True:

@@ -7,10 +7,12 @@ unpacked in a cache folder, never installed.  The initramfs holds the
 modules for virtio disks and one program, init.c.
 """
 
+import fcntl
 import lzma
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 KERNEL_PACKAGE = 'linux-image-cloud-amd64'
@@ -53,7 +55,15 @@ def _unpack_kernel(cache: Path) -> Path:
     fetched = cache / 'package'
     shutil.rmtree(fetched, ignore_errors=True)
     fetched.mkdir(parents=True)
-    _run('apt-get', 'download', package, cwd=fetched)
+    for pause in (10, 30, 0):
+        try:
+            _run('apt-get', '-o', 'Acquire::Retries=3', 'download', package,
+                 cwd=fetched)
+            break
+        except ImageError:
+            if not pause:
+                raise
+            time.sleep(pause)   # a mirror that is being brought up to date
     partial = cache / 'kernel.partial'
     shutil.rmtree(partial, ignore_errors=True)
     for deb in fetched.glob('*.deb'):
@@ -109,6 +119,12 @@ def build(cache: Path) -> tuple[Path, Path]:
     and of the initramfs.  Raises ImageError.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / 'lock', 'w', encoding='ascii') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)        # other tests may need it, too
+        return _build(cache)
+
+
+def _build(cache: Path) -> tuple[Path, Path]:
     tree = _unpack_kernel(cache)
     kernels = sorted((tree / 'boot').glob('vmlinuz-*'))
     if not kernels:

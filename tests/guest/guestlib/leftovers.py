@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a migration must not leave behind in a QEMU."""
 
+import contextlib
 import os
 import re
 import time
@@ -18,8 +19,6 @@ OTHERS = {'worker', 'call_rcu'}
 def belongings(vm: VM) -> dict[str, list[str]]:
     """All that could be left, by its kind."""
     folder = f'/proc/{vm.pid}'
-    links = (os.readlink(f'{folder}/fd/{fd}')
-             for fd in os.listdir(f'{folder}/fd'))
     nodes = vm.qmp.cmd('query-named-block-nodes', flat=True)
     return {
         'job': [job['id'] for job in vm.qmp.cmd('query-jobs')],
@@ -33,9 +32,19 @@ def belongings(vm: VM) -> dict[str, list[str]]:
         'stream': [stream['name'] for stream in
                    vm.qmp.cmd('query-migrate').get('streams', ())
                    if stream['state'] not in ENDED],
-        'descriptor': [re.sub(r':\[\d+\]', '', link) for link in links],
+        'descriptor': _descriptors(folder),
         'thread': _threads(folder),
     }
+
+
+def _descriptors(folder: str) -> list[str]:
+    """What they are; the one that is just being closed is none any more."""
+    links = []
+    for fd in os.listdir(f'{folder}/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(re.sub(r':\[\d+\]', '',
+                                os.readlink(f'{folder}/fd/{fd}')))
+    return links
 
 
 def _comm(folder: str) -> str:
@@ -55,6 +64,19 @@ def _threads(folder: str) -> list[str]:
         except OSError:         # it has just ended
             pass
     return sorted(names - OTHERS - {_comm(folder)})
+
+
+def belongings_at_rest(vm: VM) -> dict[str, list[str]]:
+    """
+    The same, once it stays as it is: an earlier migration may still be closing
+    its connection, and what goes later would be missed then.
+    """
+    deadline = time.monotonic() + SETTLE
+    last, now = None, belongings(vm)
+    while now != last and time.monotonic() < deadline:
+        time.sleep(0.1)
+        last, now = now, belongings(vm)
+    return now
 
 
 def what_is_left(vm: VM, before: dict[str, list[str]],

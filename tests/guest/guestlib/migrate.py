@@ -16,6 +16,7 @@ from .qmp import QMPError, event_time
 from .vm import VM
 
 POLL = 0.1
+HOLD = 1 << 20                  # bytes per second, of all disks
 ENDED = ('completed', 'failed', 'cancelled')
 
 
@@ -102,22 +103,24 @@ class Migration:
         """Call it off while disks are copied."""
         raise NotImplementedError
 
-    def hold_in_disk_phase(self) -> None:
-        """Once begun: slow a disk down so much that it never ends."""
+    def hold(self) -> None:
+        """
+        Before it begins: have the disks copied so slowly that it never ends.
+        Once there are jobs it may be too late.
+        """
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """End what hold() did."""
+        raise NotImplementedError
+
+    def await_disks(self) -> None:
+        """Once begun: wait until something of a disk was copied."""
         for _ in range(3000):
-            jobs = jobs_of(self.source)
-            for name in jobs:
-                self.source.qmp.cmd('block-job-set-speed', device=name,
-                                    speed=1 << 20)
-            if any(job['offset'] for job in jobs.values()):
+            if any(job['offset'] for job in jobs_of(self.source).values()):
                 return
             time.sleep(0.02)
         raise MigrationError('the disks do not begin to be copied')
-
-    def let_go(self) -> None:
-        """End what hold_in_disk_phase() did."""
-        for name in jobs_of(self.source):
-            self.source.qmp.cmd('block-job-set-speed', device=name, speed=0)
 
     def _prepare(self) -> None:
         for vm in (self.source, self.destination):
@@ -236,6 +239,12 @@ class OneSocket(Migration):
         resumed = self._finish(on_progress, limit)
         return self._outcome(event_time(precopy), resumed)
 
+    def hold(self) -> None:
+        self.source.qmp.cmd('migrate-set-parameters', max_bandwidth=HOLD)
+
+    def let_go(self) -> None:
+        self.source.qmp.cmd('migrate-set-parameters', max_bandwidth=0)
+
     def await_ram(self, remaining: int) -> None:
         """Once begun: wait until so many bytes of RAM are left."""
         self._until(lambda: self._look().ram.get('remaining', remaining) <
@@ -262,6 +271,14 @@ class TwoSockets(Migration):
 
     name = 'two sockets'
     capabilities = ('events', 'pause-before-switchover')
+    _speed = 0                  # of each disk; 0: no limit
+
+    def hold(self) -> None:
+        self._speed = HOLD // len(self.disks)
+
+    def let_go(self) -> None:
+        for name in jobs_of(self.source):
+            self.source.qmp.cmd('block-job-set-speed', device=name, speed=0)
 
     def listen(self) -> None:
         self._listen_main([self._main_channel()])
@@ -302,7 +319,8 @@ class TwoSockets(Migration):
             qmp.cmd('blockdev-add', node_name=self._target(disk),
                     driver='nbd', server=self._nbd, export=disk.name)
             qmp.cmd('blockdev-mirror', job_id=job_name(disk),
-                    device=disk.name, target=self._target(disk), sync='full')
+                    device=disk.name, target=self._target(disk), sync='full',
+                    speed=self._speed)
 
     def cancel(self) -> None:
         self._end_jobs(force=True)

@@ -37,7 +37,7 @@ class TestbedError(Exception):
 
 # All that a run can end with short of a result.
 ERRORS = (DiskError, image.ImageError, LinkError, MigrationError, QMPError,
-          TestbedError, VMError)
+          TestbedError, VMError, OSError)
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,12 @@ class Testbed:
                 other.quit()
         return self.check(vm)
 
-    def check(self, vm: VM) -> list[verify.DiskReport]:
+    def check(self, vm: VM, killed: bool = False) -> list[verify.DiskReport]:
         """The same when all have ended already, even by force."""
         self.log.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            raws = list(pool.map(lambda disk: self.tool.to_raw(disk,
-                                                               vm.folder),
-                                 self.config.disks))
+            raws = list(pool.map(lambda disk: self.tool.to_raw(
+                disk, vm.folder, killed), self.config.disks))
         acks = self.log.acks + [[]] * self.options.idle_disks
         return [verify.check_disk(disk, raw, len(acks[disk.number]))
                 for disk, raw in zip(self.config.disks, raws)]
