@@ -12,8 +12,9 @@
 #include "qemu/timer.h"
 #include "migration/mux/channel-mux.h"
 
-#define PATIENCE_MS 20000       /* for what has to happen */
+#define PATIENCE_MS 120000      /* for what has to happen: bounds a hang */
 #define CLOSE_MS 5000           /* for a session to close */
+#define GOOD_END_MS 60000       /* ... when it must not be cut */
 
 /* Run the main loop until @cond, which must come true in time. */
 #define WAIT_FOR(cond) do {                                             \

@@ -13,7 +13,8 @@
 #include "migration/mux-converge.h"
 #include "migration/options.h"
 
-#define LIMIT_MS 500            /* how long the guest may be stopped */
+/* How long the guest may be stopped; longer than a busy machine stops us */
+#define LIMIT_MS 2000
 #define SLOW_MS (LIMIT_MS + 100)
 #define FOREVER_MS 60000
 #define DISKS 2

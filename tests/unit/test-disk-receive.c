@@ -165,6 +165,8 @@ static void test_flush_hangs(void)
     disk_start(&disk);
     bdrv_debug_breakpoint(disk.bs, "flush_to_os", "flush");
     disk_disconnect(&disk);
+    /* The limit is the flush's alone: the export's end may take its time */
+    WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "flush"));
     disk_receive_end(disk.receive, LIMIT_MS);
     disk_assert_lost(&disk, "the last flush of node 'node' was not over within "
                      "0.5 s");

@@ -232,7 +232,7 @@ static void test_release_delivers(void)
     writer = writer_new(a, 3, 100 * KiB, 10 * KiB);
     worker_join_ok(writer, 100 * KiB);
     object_unref(OBJECT(a));
-    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    mux_session_close(p->src.session, NULL, GOOD_END_MS);
     reader = reader_new(b, 3, 1000);
     worker_join_ok(reader, 100 * KiB);
     g_assert(!p->src.ended);
@@ -257,7 +257,7 @@ static void test_close_flushes(void)
     g_assert_cmpint(len, >, 8192);
     reader = reader_new(b, 1, 1000);
     object_unref(OBJECT(a));
-    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    mux_session_close(p->src.session, NULL, GOOD_END_MS);
     worker_join_ok(reader, len);
     drop_and_assert_good_end(p, b);
     pair_free(p);
@@ -282,13 +282,27 @@ static void test_close_tells_why(void)
     pair_free(p);
 }
 
-/* The peer is mute and deaf: the end still comes in time. */
-static void test_close_bounded(void)
+/*
+ * A busy machine is late now and then; what waits for too long is late each
+ * time.  @took returns nanoseconds.
+ */
+static void assert_in_time(int64_t (*took)(void))
+{
+    const int64_t limit = 2 * NANOSECONDS_PER_SECOND;
+    int64_t ns = took();
+
+    for (int i = 1; i < 3 && ns >= limit; i++) {
+        ns = took();
+    }
+    g_assert_cmpint(ns, <, limit);
+}
+
+static int64_t close_bounded(void)
 {
     int fds[2], size = 4096;
     QIOChannelSocket *sioc;
     MuxSession *session;
-    int64_t start;
+    int64_t start, ns;
 
     g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
@@ -296,18 +310,25 @@ static void test_close_bounded(void)
     session = mux_session_new(QIO_CHANNEL(sioc), MUX_ROLE_SOURCE, NULL, NULL);
     start = get_clock();
     mux_session_close_wait(session, NULL, 300);
-    g_assert_cmpint(get_clock() - start, <, 2 * NANOSECONDS_PER_SECOND);
+    ns = get_clock() - start;
     mux_session_unref(session);
     object_unref(OBJECT(sioc));
     close(fds[1]);
+    return ns;
 }
 
-/* The peer never stops to send: it is listened to for a while only. */
-static void test_close_flooded(void)
+/* The peer is mute and deaf: the end still comes in time. */
+static void test_close_bounded(void)
+{
+    assert_in_time(close_bounded);
+}
+
+static int64_t close_flooded(void)
 {
     QIOChannelFile *fioc;
     MuxSession *session;
     int64_t start = get_clock();
+    int64_t ns;
 
     fioc = qio_channel_file_new_path("/dev/zero", O_RDWR, 0, &error_abort);
     session = mux_session_new(QIO_CHANNEL(fioc), MUX_ROLE_SOURCE, NULL, NULL);
@@ -315,8 +336,15 @@ static void test_close_flooded(void)
     mux_session_close_wait(session, NULL, 300);
     mux_session_unref(session);
     WAIT_FOR(qatomic_read(&OBJECT(fioc)->ref) == 1);
-    g_assert_cmpint(get_clock() - start, <, 2 * NANOSECONDS_PER_SECOND);
+    ns = get_clock() - start;
     object_unref(OBJECT(fioc));
+    return ns;
+}
+
+/* The peer never stops to send: it is listened to for a while only. */
+static void test_close_flooded(void)
+{
+    assert_in_time(close_flooded);
 }
 
 static void note_end(MuxSession *session, const Error *err, void *opaque)
@@ -341,7 +369,8 @@ static char *close_unsent(const uint8_t *answer, size_t len)
     sioc = qio_channel_socket_new_fd(fds[0], &error_abort);
     session = mux_session_new(QIO_CHANNEL(sioc), MUX_ROLE_SOURCE, &ops, &said);
     g_usleep(50 * 1000);
-    mux_session_close(session, NULL, len ? CLOSE_MS : 100);
+    /* Long enough for HELLO to be tried before */
+    mux_session_close(session, NULL, len ? CLOSE_MS : 1000);
     g_usleep(50 * 1000);
     if (len) {
         g_assert_cmpint(write(fds[1], answer, len), ==, len);
@@ -476,7 +505,7 @@ static void test_last_reference(void)
 
     a = open_stream(p, "main", &b);
     mux_session_detach(p->src.session);
-    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    mux_session_close(p->src.session, NULL, 500);
     mux_session_unref(mux_session_ref(p->src.session));
     WAIT_FOR(p->dst.ended);
     g_assert_cmpint(p->src.ended, ==, 0);
@@ -499,11 +528,15 @@ static void test_detached_refuses(void)
 
 /* --- all at once --- */
 
+/* The same in each run, unless MUX_TEST_SEED says otherwise */
+#define CHAOS_SEED 20217
+static GRand *whims;
+
 static void disturb(Pair *p, QIOChannel *ioc)
 {
     g_autoptr(Error) err = make_error("on a whim");
 
-    switch (g_test_rand_int_range(0, 6)) {
+    switch (g_rand_int_range(whims, 0, 6)) {
     case 0:
         qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
         break;
@@ -523,7 +556,7 @@ static void disturb(Pair *p, QIOChannel *ioc)
         qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(ioc));
         break;
     }
-    for (int i = g_test_rand_int_range(0, 10); i > 0; i--) {
+    for (int i = g_rand_int_range(whims, 0, 10); i > 0; i--) {
         main_loop_wait(true);
         g_usleep(100);
     }
@@ -532,9 +565,9 @@ static void disturb(Pair *p, QIOChannel *ioc)
 static void end_somehow(Pair *p)
 {
     g_autoptr(Error) err = make_error("enough");
-    End *end = g_test_rand_bit() ? &p->src : &p->dst;
+    End *end = g_rand_boolean(whims) ? &p->src : &p->dst;
 
-    switch (g_test_rand_int_range(0, 4)) {
+    switch (g_rand_int_range(whims, 0, 4)) {
     case 0:
         mux_session_yank(end->session);
         break;
@@ -553,7 +586,7 @@ static void end_somehow(Pair *p)
 static void run_chaos(bool nonblocking)
 {
     enum { N = 12 };
-    Pair *p = pair_new(g_test_rand_int_range(0, 2) * 8192);
+    Pair *p = pair_new(g_rand_int_range(whims, 0, 2) * 8192);
     QIOChannel *ioc[N];
     Worker *workers[2 * N];
     int i;
@@ -572,7 +605,7 @@ static void run_chaos(bool nonblocking)
         }
     }
     for (i = 0; i < N; i++) {
-        disturb(p, ioc[g_test_rand_int_range(0, N)]);
+        disturb(p, ioc[g_rand_int_range(whims, 0, N)]);
     }
     end_somehow(p);
     for (i = 0; i < 2 * N; i++) {
@@ -589,11 +622,16 @@ static void run_chaos(bool nonblocking)
 
 static void test_chaos(void)
 {
+    const char *env = g_getenv("MUX_TEST_SEED");
+    uint32_t seed = env ? g_ascii_strtoull(env, NULL, 0) : CHAOS_SEED;
     int rounds = g_test_slow() ? 200 : 10;
 
+    g_test_message("MUX_TEST_SEED=%u", seed);
+    whims = g_rand_new_with_seed(seed);
     while (rounds--) {
         run_chaos(rounds % 2);
     }
+    g_rand_free(whims);
 }
 
 static unsigned count_entries(const char *path)

@@ -205,7 +205,7 @@ static void test_write_returns_while_others_send(void)
     gate_shut(gate);
     writer = writer_new(a, 0, 1, 1);
     for (int i = 0; i < 8 && !worker_done(writer); i++) {
-        g_usleep(20 * 1000);
+        g_usleep(200 * 1000);
         gate_shut(gate);
     }
     worker_join_ok(writer, 1);

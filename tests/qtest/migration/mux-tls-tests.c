@@ -105,7 +105,8 @@ static void test_fail_tls_bit_flipped(void)
         const char *from_says, *to_says;
     } flips[] = {
         { "flip,at=30",
-          "migration failed in phase 'connect': TLS handshake failed: " },
+          "migration failed in phase 'connect': all streams: TLS handshake "
+          "failed: " },
         { "flip,at=700000",
           "migration failed in phase 'disks': all streams: ",
           "migration failed in phase 'disks': all streams: connection with "
