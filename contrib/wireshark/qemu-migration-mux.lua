@@ -7,9 +7,10 @@
 -- or put this file into Wireshark's folder of personal Lua plugins; but not as
 -- root, for whom Wireshark 4.4 loads neither.  Tested with 4.0 and 4.4.
 --
--- A TCP connection is recognised by the magic in its first bytes; to read one
--- whose beginning was not captured choose "Decode as" QMUX.  What TLS encrypts
--- has to be decrypted first, see the preferences of TLS.
+-- A connection is recognised by the magic in its first bytes, of TCP or of
+-- what TLS has encrypted; to read one whose beginning was not captured choose
+-- "Decode as" QMUX, for the port of TCP or of TLS.  TLS itself needs the keys:
+-- see tls.keylog_file in Wireshark's preferences.
 --
 -- Streams nbd-<disk> carry NBD.  It is cut into messages here, each of which
 -- goes to Wireshark's own dissector `nbd`.  What that does not know is named
@@ -560,12 +561,30 @@ function qmux.dissector(tvb, pinfo, tree)
 end
 
 -- The first bytes of a connection tell.
+local function begins(tvb)
+    return tvb:len() >= 4 and tvb(0, 4):uint() == MAGIC
+end
+
 qmux:register_heuristic("tcp", function(tvb, pinfo, tree)
-    if tvb:len() < 4 or tvb(0, 4):uint() ~= MAGIC then
+    if not begins(tvb) then
         return false
     end
     pinfo.conversation = qmux
     qmux.dissector(tvb, pinfo, tree)
     return true
 end)
+
+-- The conversation stays that of TLS, which asks again for each record: what
+-- was recognised has to be kept here.
+qmux:register_heuristic("tls", function(tvb, pinfo, tree)
+    local conn = connection()
+
+    conn.tls = conn.tls or begins(tvb)
+    if conn.tls then
+        qmux.dissector(tvb, pinfo, tree)
+    end
+    return conn.tls
+end)
+
 DissectorTable.get("tcp.port"):add_for_decode_as(qmux)
+DissectorTable.get("tls.port"):add_for_decode_as(qmux)

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import unittest
 from pathlib import Path
+from ssl import TLSVersion
 
 import document
 from muxpeer import frames, nbd
@@ -21,6 +22,7 @@ from qemu import DISKS, QEMU, make_images, work_folder
 from checks import BUILD
 from scene import decode
 from test_migration import record
+from tlscapture import TLSCapture
 
 SCRIPT = document.PATH.parents[2] / 'contrib/wireshark/qemu-migration-mux.lua'
 SIDES = {'.'.join(map(str, address)): direction
@@ -30,8 +32,8 @@ TROUBLE = ('qmux.malformed || qmux.violation || qmux.failed || '
 WRITE, FLUSH, DISC = 1, 3, 2
 
 
-def tshark(capture: Path, *fields: str, only: str = 'qmux',
-           passes: int = 1) -> list[list[list[str]]]:
+def tshark(capture: Path, *fields: str, only: str = 'qmux', passes: int = 1,
+           options=()) -> list[list[list[str]]]:
     """For each packet, and each field, the list of its values."""
     # Some versions load no script for root, and without root nothing of
     # root's may be looked for
@@ -42,7 +44,7 @@ def tshark(capture: Path, *fields: str, only: str = 'qmux',
     argv = ['tshark', '-n', '-r', str(capture), '-X',
             f'lua_script:{script}', '-Y', only, '-T', 'fields',
             '-E', 'separator=/t', '-E', 'aggregator=;',
-            *(['-2'] if passes == 2 else [])]
+            *(['-2'] if passes == 2 else []), *options]
     for name in fields:
         argv += ['-e', name]
     result = subprocess.run(argv, check=True, capture_output=True, text=True,
@@ -63,8 +65,8 @@ def knows_handshake() -> bool:
 class Traffic:
     """What the two sides have sent, and its capture."""
 
-    def __init__(self):
-        self.capture = Capture()
+    def __init__(self, capture=None):
+        self.capture = capture or Capture()
         self.sent = {'in': bytearray(), 'out': bytearray()}
         self._lock = threading.Lock()
 
@@ -123,13 +125,15 @@ class DissectorTest(unittest.TestCase):
         self.folder = Path(folder.name)
         self.traffic = Traffic()
 
-    def assert_all_frames(self, path: Path, passes: int = 1) -> list[str]:
+    def assert_all_frames(self, path: Path, passes: int = 1,
+                          options=()) -> list[str]:
         """
         tshark sees the frames that were sent, with their streams, and finds
         nothing wrong.  Returns the NBD messages.
         """
         fields = ('qmux.type', 'qmux.stream', 'qmux.length', 'qmux.name')
-        packets = tshark(path, 'ip.src', *fields, 'qmux.nbd', passes=passes)
+        packets = tshark(path, 'ip.src', *fields, 'qmux.nbd', passes=passes,
+                         options=options)
         sides = {direction: decode(data) for direction, data
                  in self.traffic.sent.items()}
         names = {frame.stream: frame.payload[12:].decode()
@@ -145,17 +149,29 @@ class DissectorTest(unittest.TestCase):
                     [names[f.stream] for f in sent if f.stream]), 1):
                 self.assertEqual([value for packet in seen
                                   for value in packet[column]], wanted)
-        self.assertEqual(tshark(path, 'frame.number', only=TROUBLE), [])
+        self.assertEqual(tshark(path, 'frame.number', only=TROUBLE,
+                                passes=passes, options=options), [])
         return [text for packet in packets for text in packet[-1]]
 
 
 class Recordings(DissectorTest):
 
     def test_migration_to_the_second_implementation(self):
+        self.check_recording()
+
+    def test_migration_within_tls(self):
+        for version in (TLSVersion.TLSv1_2, TLSVersion.TLSv1_3):
+            with self.subTest(version.name):
+                capture = TLSCapture(self.folder, version)
+                self.traffic = Traffic(capture)
+                self.check_recording('-o', f'tls.keylog_file:{capture.keys}')
+
+    def check_recording(self, *options: str) -> None:
+        """Migrate to the recorder; tshark shows frames and NBD."""
         servers = record(self.folder, tap=self.traffic).servers
         path = self.traffic.write(self.folder)
-        seen = self.assert_all_frames(path)
-        self.assertEqual(self.assert_all_frames(path, passes=2), seen)
+        seen = self.assert_all_frames(path, options=options)
+        self.assertEqual(self.assert_all_frames(path, 2, options), seen)
         # NBD, as the servers have counted it
         for number, name in ((WRITE, 'WRITE'), (FLUSH, 'FLUSH'),
                              (DISC, 'DISC')):
@@ -165,13 +181,13 @@ class Recordings(DissectorTest):
                                  for text in seen), count, name)
         self.assertEqual(seen.count('greeting'), len(DISKS))
         self.assertEqual(seen.count('option GO'), len(DISKS))
-        self.assert_handed_over(path, servers)
+        self.assert_handed_over(path, servers, options)
 
-    def assert_handed_over(self, path: Path, servers) -> None:
+    def assert_handed_over(self, path: Path, servers, options) -> None:
         """Wireshark's own dissector shows the requests."""
         known = None if knows_handshake() else (WRITE, DISC)
-        magics = [magic for (magics,) in tshark(path, 'nbd.magic', only='nbd')
-                  for magic in magics]
+        packets = tshark(path, 'nbd.magic', only='nbd', options=options)
+        magics = [magic for (magics,) in packets for magic in magics]
         self.assertEqual(
             magics.count('0x25609513'),
             sum(count for server in servers.values()
@@ -200,6 +216,27 @@ class Recordings(DissectorTest):
                      'DISC request, offset 0, length 0'):
             self.assertEqual(seen.count(text), len(DISKS), text)
         self.assertFalse([text for text in seen if 'unknown' in text])
+
+
+class DecodeAs(DissectorTest):
+    """Where nothing is recognised a user can say what it is."""
+
+    def check(self, port: str, capture, *options: str) -> None:
+        self.traffic = Traffic(capture)
+        self.traffic('out', frames.open_(1, 0, b'main').pack())
+        path = self.traffic.write(self.folder)
+        self.assertEqual(tshark(path, 'qmux.name', options=options), [])
+        self.assertEqual(tshark(path, 'qmux.name', options=[
+            *options, '-d', f'{port}=={ADDRESSES["in"][1]},qmux']),
+            [[['main']]])
+
+    def test_tcp(self):
+        self.check('tcp.port', Capture())
+
+    def test_tls(self):
+        capture = TLSCapture(self.folder, TLSVersion.TLSv1_3)
+        self.check('tls.port', capture,
+                   '-o', f'tls.keylog_file:{capture.keys}')
 
 
 class Disks(DissectorTest):
