@@ -9,8 +9,12 @@
 --
 -- A connection is recognised by the magic in its first bytes, of TCP or of
 -- what TLS has encrypted; to read one whose beginning was not captured choose
--- "Decode as" QMUX, for the port of TCP or of TLS.  TLS itself needs the keys:
--- see tls.keylog_file in Wireshark's preferences.
+-- "Decode as" QMUX, for the port of TCP or of TLS.  TLS needs its keys (the
+-- preference tls.keylog_file), and TCP is to put segments in their order
+-- (tcp.reassemble_out_of_order).
+--
+-- What a side does against the protocol is said where it does it, but for the
+-- number of control frames, and what can be judged at one end only.
 --
 -- Streams nbd-<disk> carry NBD.  It is cut into messages here, each of which
 -- goes to Wireshark's own dissector `nbd`.  What that does not know is named
@@ -25,6 +29,7 @@ local qmux = Proto("qmux", "QEMU Migration Multiplexing")
 local MAGIC = 0x514d5558
 local HELLO_SIZE, HEADER_SIZE = 40, 16
 local FRAME_LIMIT = 1024 * 1024
+local UNANSWERED, LIFETIME_STREAMS = 16, 4096
 local OPEN, OPEN_OK, DATA, WINDOW, FIN, FIN_OK, RESET, PING, PONG, GOAWAY =
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
@@ -37,6 +42,7 @@ local code_names = {
     [0] = "OK", "PROTOCOL", "INCOMPATIBLE", "TIMEOUT", "LIMIT", "REFUSED",
     "ABORTED",
 }
+local SOURCE = 1
 local role_names = { "source", "destination" }
 
 local f = {
@@ -85,9 +91,10 @@ qmux.experts = e
 
 local tcp_stream = Field.new("tcp.stream")
 
--- What is known of each connection, by tcp.stream: streams by id, and the
--- side that sent the first HELLO.  Packets come in order only when they are
--- dissected for the first time, so findings are kept for later.
+-- What is known of each connection, by tcp.stream: streams by id, its two
+-- sides by address, and which one has claimed each role.  Packets come in
+-- order only when they are dissected for the first time, so findings are kept
+-- for later.
 local connections = {}
 local findings = {}
 
@@ -100,12 +107,22 @@ local function connection()
     local field = tcp_stream()
     local number = field and field.value or 0
 
-    connections[number] = connections[number] or { streams = {}, peers = {} }
+    connections[number] = connections[number] or
+        { streams = {}, sides = {}, roles = {} }
     return connections[number]
 end
 
-local function side(pinfo)
-    return tostring(pinfo.src) .. " " .. pinfo.src_port
+local function side_at(conn, address, port)
+    local name = tostring(address) .. " " .. port
+
+    conn.sides[name] = conn.sides[name] or { last_id = 0, pings = {} }
+    return conn.sides[name]
+end
+
+-- The sender of a packet, and its receiver
+local function sides(conn, pinfo)
+    return side_at(conn, pinfo.src, pinfo.src_port),
+        side_at(conn, pinfo.dst, pinfo.dst_port)
 end
 
 -- Once for each message of the connection; later what came of it then
@@ -124,7 +141,8 @@ local function direction(stream, from)
 end
 
 local function stream_of(conn, id)
-    conn.streams[id] = conn.streams[id] or { requests = {} }
+    conn.streams[id] = conn.streams[id] or
+        { requests = {}, limits = {}, reset = {} }
     return conn.streams[id]
 end
 
@@ -298,7 +316,7 @@ end
 
 local function dissect_nbd(range, pinfo, tree, conn, id, key)
     local stream = stream_of(conn, id)
-    local from = side(pinfo)
+    local from = sides(conn, pinfo)
     local messages = once(key .. " nbd", function()
         return nbd_collect(direction(stream, from), stream, range)
     end)
@@ -307,7 +325,7 @@ local function dissect_nbd(range, pinfo, tree, conn, id, key)
         tree:add(f.nbd, range, message.what):set_generated()
         pinfo.cols.info:append(" " .. message.what)
         pinfo.cols.info:fence()
-        nbd_call(message, pinfo, tree, id, from ~= conn.source)
+        nbd_call(message, pinfo, tree, id, from ~= conn.roles[SOURCE])
         pinfo.cols.info:clear()
     end
     if #messages == 0 then
@@ -348,15 +366,11 @@ local function dissect_hello(tvb, pinfo, tree, key)
         claim:add_proto_expert_info(e.malformed, "Unknown role")
     end
     local other = once(key, function()
-        local from = side(pinfo)
-        conn.max_frame = conn.max_frame or {}
-        conn.max_frame[from] = tvb(28, 4):uint()
-        if role == 1 then
-            conn.source = from
-        end
-        local taken = conn.peers[role]
-        conn.peers[role] = taken or from
-        return taken and taken ~= from
+        local from = sides(conn, pinfo)
+        from.max_frame = math.min(tvb(28, 4):uint(), FRAME_LIMIT)
+        from.max_streams = tvb(32, 4):uint()
+        conn.roles[role] = conn.roles[role] or from
+        return conn.roles[role] ~= from
     end)
     if other then
         claim:add_proto_expert_info(e.protocol, "Both sides claim this role")
@@ -371,7 +385,7 @@ local function header_fault(kind, flags, zero, id, length)
     local exact = { [OPEN_OK] = 8, [WINDOW] = 8, [FIN] = 8, [FIN_OK] = 8,
                     [PING] = 8, [PONG] = 8 }
     if kind >= 0x80 then
-        return nil
+        return length > FRAME_LIMIT and "Bad length" or nil
     elseif not type_names[kind] then
         return "Unknown type"
     elseif flags ~= 0 or zero ~= 0 then
@@ -379,80 +393,173 @@ local function header_fault(kind, flags, zero, id, length)
     elseif (kind >= PING) ~= (id == 0) then
         return id == 0 and "No stream" or "A stream, though about the connection"
     elseif exact[kind] and length ~= exact[kind]
-        or kind == DATA and length == 0
+        or kind == DATA and (length == 0 or length > FRAME_LIMIT)
         or kind == OPEN and (length < 13 or length > 267)
         or (kind == RESET or kind == GOAWAY) and length > 1024 then
         return "Bad length"
     end
 end
 
--- Follow a stream; returns what is against the protocol, or nil.
-local function follow(conn, from, kind, id, payload, arg)
-    local stream = conn.streams[id]
+-- By type: note what a frame does, and return what is against the protocol, or
+-- nil.  Frames cross, so their sender is judged by what it has sent itself and
+-- by what has been sent to it: it can have received no more than that.
+local follow = {}
 
-    if kind == OPEN then
-        if stream then
-            return "This id was used before"
-        end
-        stream = stream_of(conn, id)
-        stream.name = payload(12):string()
-        stream.opener = from
-        stream.limits = { opener = nil, acceptor = payload(0, 8):uint64() }
-        return nil
-    elseif not stream then
-        return "No such stream was opened"
+follow[OPEN] = function(conn, from, to, frame)
+    if frame.stream then
+        return "This id was used before"
     end
-    local mine = direction(stream, from)
-    if kind == OPEN_OK then
-        stream.limits.opener = payload(0, 8):uint64()
-        return from == stream.opener and "The opener accepts" or nil
-    elseif kind == WINDOW then
-        local whose = from == stream.opener and "acceptor" or "opener"
-        local limit = payload(0, 8):uint64()
-        if stream.limits[whose] and limit > stream.limits[whose] then
-            stream.limits[whose] = limit
+    local name, length = frame.payload(12), frame.payload(8, 2):uint()
+    local stream, last = stream_of(conn, frame.id), from.last_id
+    local opened, live, unanswered = 0, 0, 0
+
+    stream.name = name:string()
+    stream.opener = from
+    stream.limits[to] = frame.number
+    from.last_id = math.max(last, frame.id)
+    for _, other in pairs(conn.streams) do
+        if other.opener == from then
+            opened = opened + 1
+            live = live + (other.retired and 0 or 1)
+            unanswered = unanswered + (other.answered and 0 or 1)
         end
-    elseif kind == DATA then
-        local expected = mine.seen % 0x100000000
-        local limit = stream.limits[from == stream.opener and "opener"
-                                    or "acceptor"]
-        mine.seen = mine.seen + payload:len()
-        if arg ~= expected then
-            return string.format("Offset %d instead of %d", arg, expected)
-        elseif mine.finished then
-            return "Data after FIN"
-        elseif not limit or UInt64(mine.seen % 0x100000000, math.floor(
-                mine.seen / 0x100000000)) > limit then
-            return "Data beyond the credit"
-        end
-    elseif kind == FIN then
-        mine.finished = true
-        if payload(0, 8):uint64():tonumber() ~= mine.seen then
-            return string.format("Final size after %d bytes", mine.seen)
-        end
+    end
+    if length ~= name:len() or frame.payload(10, 2):uint() ~= 0 or
+       name:raw():find("[^\32-\126]") then
+        return "Bad name"
+    elseif conn.roles[SOURCE] and
+           (frame.id % 2 == 1) ~= (from == conn.roles[SOURCE]) then
+        return "This id is the other side's to open"
+    elseif frame.id < last then
+        return string.format("Id %d after %d", frame.id, last)
+    elseif unanswered > UNANSWERED then
+        return "Too many OPEN without an answer"
+    elseif opened > LIFETIME_STREAMS then
+        return "Too many streams in a lifetime"
+    elseif to.max_streams and live > to.max_streams then
+        return "Too many streams at once"
     end
 end
 
-local function dissect_payload(tvb, pinfo, item, kind, conn, id)
-    local payload = tvb(HEADER_SIZE)
+follow[OPEN_OK] = function(_, from, _, frame)
+    local stream = frame.stream
+    local again = stream.accepted
 
-    if kind == OPEN then
-        item:add(f.limit, payload(0, 8))
-        item:add(f.name_length, payload(8, 2))
-        item:add(f.zero, payload(10, 2))
-        item:add(f.text, payload(12)):set_text("Name: " ..
-                                               payload(12):string())
-    elseif kind == OPEN_OK or kind == WINDOW then
-        item:add(f.limit, payload(0, 8))
-    elseif kind == FIN or kind == FIN_OK then
-        item:add(f.size, payload(0, 8))
-    elseif kind == PING or kind == PONG then
-        item:add(f.opaque, payload(0, 8))
-    elseif kind == RESET or kind == GOAWAY then
-        item:add(f.text, payload)
-    else
-        item:add(f.data, payload)
+    stream.accepted, stream.answered = true, true
+    stream.limits[stream.opener] = frame.number
+    return from == stream.opener and "The opener accepts"
+        or again and "Accepted before" or nil
+end
+
+follow[DATA] = function(_, from, to, frame)
+    local mine = direction(frame.stream, from)
+    local expected = mine.seen % 0x100000000
+
+    mine.seen = mine.seen + frame.length
+    if to.max_frame and frame.length > to.max_frame then
+        return string.format("More than max frame, %d", to.max_frame)
+    elseif frame.arg ~= expected then
+        return string.format("Offset %d instead of %d", frame.arg, expected)
+    elseif mine.finished then
+        return "Data after FIN"
+    elseif mine.seen > frame.stream.limits[from] then
+        return "Data beyond the credit"
     end
+end
+
+follow[WINDOW] = function(_, _, to, frame)
+    local limits = frame.stream.limits
+
+    limits[to] = math.max(limits[to], frame.number)
+end
+
+follow[FIN] = function(_, from, _, frame)
+    local mine = direction(frame.stream, from)
+    local again = mine.finished
+
+    mine.finished = true
+    if again then
+        return "FIN twice"
+    elseif frame.number ~= mine.seen then
+        return string.format("Final size after %d bytes", mine.seen)
+    end
+end
+
+follow[FIN_OK] = function(_, from, to, frame)
+    local theirs = direction(frame.stream, to)
+    local again = theirs.settled
+
+    theirs.settled = true
+    frame.stream.retired = frame.stream.retired or
+        direction(frame.stream, from).settled
+    if not theirs.finished then
+        return "FIN_OK without FIN"
+    elseif again then
+        return "FIN_OK twice"
+    elseif frame.number ~= theirs.seen then
+        return string.format("Final size after %d bytes", theirs.seen)
+    end
+end
+
+follow[RESET] = function(_, from, _, frame)
+    local stream = frame.stream
+
+    stream.reset[from], stream.answered, stream.retired = true, true, true
+end
+
+follow[PING] = function(_, from, _, frame)
+    from.pings[#from.pings + 1] = frame.payload(0, 8):bytes():tohex()
+    if #from.pings > UNANSWERED then
+        return "Too many PING without an answer"
+    end
+end
+
+follow[PONG] = function(_, _, to, frame)
+    if to.pings[1] ~= frame.payload(0, 8):bytes():tohex() then
+        return "PONG that answers no PING"
+    end
+    table.remove(to.pings, 1)
+end
+
+follow[GOAWAY] = function(_, from)
+    from.gone = true
+end
+
+local function breach(conn, frame, from, to)
+    local stream, kind = frame.stream, frame.kind
+
+    if from.gone then
+        return "After GOAWAY"
+    elseif kind >= 0x80 then
+        return to.max_frame and frame.length > to.max_frame and
+            string.format("More than max frame, %d", to.max_frame) or nil
+    elseif frame.id ~= 0 and kind ~= OPEN then
+        if not stream then
+            return "No such stream was opened"
+        elseif stream.reset[from] then
+            return "After RESET"
+        elseif kind ~= OPEN_OK and kind ~= RESET and not stream.accepted then
+            return "Before OPEN_OK"
+        end
+    end
+    return follow[kind](conn, from, to, frame)
+end
+
+local payload_fields = {
+    [OPEN_OK] = f.limit, [DATA] = f.data, [WINDOW] = f.limit, [FIN] = f.size,
+    [FIN_OK] = f.size, [RESET] = f.text, [PING] = f.opaque,
+    [PONG] = f.opaque, [GOAWAY] = f.text,
+}
+
+local function dissect_payload(payload, item, kind)
+    if kind ~= OPEN then
+        item:add(payload_fields[kind], payload)
+        return
+    end
+    item:add(f.limit, payload(0, 8))
+    item:add(f.name_length, payload(8, 2))
+    item:add(f.zero, payload(10, 2))
+    item:add(f.text, payload(12)):set_text("Name: " .. payload(12):string())
 end
 
 local function arg_field(kind)
@@ -479,27 +586,31 @@ local function dissect_frame(tvb, pinfo, tree, key)
         type_item:add_proto_expert_info(e.malformed, fault)
         pinfo.cols.info:append(" [" .. what .. ", malformed]")
         return
-    elseif kind >= 0x80 then
+    end
+    local broken = once(key, function()
+        local payload = length > 0 and tvb(HEADER_SIZE) or nil
+        return breach(conn, {
+            kind = kind, id = id, arg = arg, length = length,
+            stream = conn.streams[id], payload = payload,
+            number = length >= 8 and payload(0, 8):uint64():tonumber(),
+        }, sides(conn, pinfo))
+    end)
+    if broken then
+        type_item:add_proto_expert_info(e.protocol, broken)
+    end
+    if kind >= 0x80 then
         type_item:add_proto_expert_info(e.skipped)
         pinfo.cols.info:append(" [" .. what .. "]")
         return
-    elseif id ~= 0 then
-        local broken = once(key, function()
-            local payload = length > 0 and tvb(HEADER_SIZE) or nil
-            return follow(conn, side(pinfo), kind, id, payload, arg)
-        end)
-        if broken then
-            type_item:add_proto_expert_info(e.protocol, broken)
-        end
-        local name = conn.streams[id] and conn.streams[id].name
-        if name then
-            stream_item:append_text(" (" .. name .. ")")
-            item:add(f.name, tvb(4, 4), name):set_generated()
-            what = what .. " " .. name
-        end
+    end
+    local name = conn.streams[id] and conn.streams[id].name
+    if name then
+        stream_item:append_text(" (" .. name .. ")")
+        item:add(f.name, tvb(4, 4), name):set_generated()
+        what = what .. " " .. name
     end
     if length > 0 then
-        dissect_payload(tvb, pinfo, item, kind, conn, id)
+        dissect_payload(tvb(HEADER_SIZE), item, kind)
     end
     if kind == RESET or kind == GOAWAY and arg ~= 0 then
         arg_item:add_proto_expert_info(e.failed, string.format(
@@ -510,7 +621,6 @@ local function dissect_frame(tvb, pinfo, tree, key)
     pinfo.cols.info:append(" [" .. what .. (kind == DATA and ", " .. length
                                             or "") .. "]")
     pinfo.cols.info:fence()
-    local name = id ~= 0 and conn.streams[id] and conn.streams[id].name
     if kind == DATA and name and string.sub(name, 1, 4) == "nbd-" then
         dissect_nbd(tvb(HEADER_SIZE), pinfo, item, conn, id, key)
     end

@@ -1,65 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The dissector for Wireshark, by tshark, on captures of real migrations and
-of faults.  The captures are made from what the sides have sent, cut into TCP
-segments of random sizes.
+The dissector for Wireshark, by tshark, on captures of real migrations, and of
+what TCP and TLS make of one.  The captures are made from what the sides have
+sent, cut into TCP segments of random sizes.
 """
 
-import os
 import shutil
 import socket
-import subprocess
 import threading
 import unittest
 from pathlib import Path
 from ssl import TLSVersion
 
-import document
+import pcap
 from muxpeer import frames, nbd
-from muxpeer.frames import Code, Frame, Hello, Role, Type, data, numbered
+from muxpeer.frames import Hello, Role, Type, data, numbered
 from pcap import ADDRESSES, Capture
 from qemu import DISKS, QEMU, make_images, work_folder
 from checks import BUILD
 from scene import decode
 from test_migration import record
 from tlscapture import TLSCapture
+from tshark import TROUBLE, knows_handshake, tshark
 
-SCRIPT = document.PATH.parents[2] / 'contrib/wireshark/qemu-migration-mux.lua'
 SIDES = {'.'.join(map(str, address)): direction
          for direction, (address, _) in ADDRESSES.items()}
-TROUBLE = ('qmux.malformed || qmux.violation || qmux.failed || '
-           'qmux.skipped || _ws.lua.error || _ws.malformed')
 WRITE, FLUSH, DISC = 1, 3, 2
-
-
-def tshark(capture: Path, *fields: str, only: str = 'qmux', passes: int = 1,
-           options=()) -> list[list[list[str]]]:
-    """For each packet, and each field, the list of its values."""
-    # Some versions load no script for root, and without root nothing of
-    # root's may be looked for
-    script = shutil.copy(SCRIPT, capture.parent)
-    capture.parent.chmod(0o755)
-    unprivileged = {'user': 'nobody', 'group': 'nogroup',
-                    'extra_groups': []} if os.geteuid() == 0 else {}
-    argv = ['tshark', '-n', '-r', str(capture), '-X',
-            f'lua_script:{script}', '-Y', only, '-T', 'fields',
-            '-E', 'separator=/t', '-E', 'aggregator=;',
-            *(['-2'] if passes == 2 else []), *options]
-    for name in fields:
-        argv += ['-e', name]
-    result = subprocess.run(argv, check=True, capture_output=True, text=True,
-                            env={'PATH': os.environ['PATH'],
-                                 'HOME': str(capture.parent)},
-                            **unprivileged)
-    return [[value.split(';') if value else [] for value in line.split('\t')]
-            for line in result.stdout.splitlines()]
-
-
-def knows_handshake() -> bool:
-    """Whether Wireshark's dissector for NBD is one of those with a name."""
-    fields = subprocess.run(['tshark', '-G', 'fields'], check=True,
-                            capture_output=True, text=True).stdout
-    return '\tnbd.hnd.magic\t' in fields
 
 
 class Traffic:
@@ -77,7 +43,7 @@ class Traffic:
 
     def write(self, folder: Path) -> Path:
         path = folder / 'traffic.pcap'
-        self.capture.write(path)
+        pcap.write(path, self.capture.packets)
         return path
 
 
@@ -308,93 +274,9 @@ class Disks(DissectorTest):
                                   'FLUSH request, offset 0, length 0'])
 
 
-class Faults(DissectorTest):
-    """What is wrong is said, at the frame where it is."""
-
-    def setUp(self):
-        super().setUp()
-        self.traffic('out', Hello(Role.SOURCE).pack())
-        self.traffic('in', Hello(Role.DESTINATION).pack())
-        self.traffic('out', frames.open_(1, 0, b'main').pack())
-        self.traffic('in', numbered(Type.OPEN_OK, 1, 10).pack())
-
-    def assert_expert(self, direction: str, *sent: Frame,
-                      field: str, text: str) -> None:
-        for frame in sent:
-            self.traffic(direction, frame.pack())
-        path = self.traffic.write(self.folder)
-        found = tshark(path, '_ws.expert.message', field, only=TROUBLE)
-        self.assertEqual([texts for texts, _ in found], [[text]])
-        self.assertNotEqual(found[0][1], [], field)
-
-    def test_flags(self):
-        self.assert_expert('out', Frame(Type.PING, 0, bytes(8), flags=1),
-                           field='qmux.malformed',
-                           text='Flags or zero field not 0')
-
-    def test_unknown_type(self):
-        self.assert_expert('in', Frame(0x0b), field='qmux.malformed',
-                           text='Unknown type')
-
-    def test_skipped_type(self):
-        self.assert_expert('in', Frame(0x80, 7, b'x' * 5000),
-                           field='qmux.skipped', text='Unknown type, skipped')
-
-    def test_length(self):
-        self.assert_expert('out', Frame(Type.FIN, 1, bytes(9)),
-                           field='qmux.malformed', text='Bad length')
-
-    def test_length_that_cannot_be(self):
-        self.assert_expert('out', Frame(Type.WINDOW, 1, length=0xffffffff),
-                           field='qmux.malformed', text='Bad length')
-
-    def test_stream_that_was_not_opened(self):
-        self.assert_expert('in', numbered(Type.WINDOW, 3, 1),
-                           field='qmux.violation',
-                           text='No such stream was opened')
-
-    def test_offset(self):
-        self.assert_expert('out', data(1, 0, b'12345'), data(1, 6, b'7'),
-                           field='qmux.violation',
-                           text='Offset 6 instead of 5')
-
-    def test_credit(self):
-        self.assert_expert('out', data(1, 0, b'1234567890'),
-                           data(1, 10, b'1'), field='qmux.violation',
-                           text='Data beyond the credit')
-
-    def test_final_size(self):
-        self.assert_expert('out', data(1, 0, b'12345'),
-                           numbered(Type.FIN, 1, 4), field='qmux.violation',
-                           text='Final size after 5 bytes')
-
-    def test_reset(self):
-        self.assert_expert('in', frames.ended(Type.RESET, 1, Code.REFUSED,
-                                              'no room'),
-                           field='qmux.failed', text='REFUSED: no room')
-
-    def test_goaway(self):
-        self.assert_expert('in', frames.ended(Type.GOAWAY, 0, Code.LIMIT, ''),
-                           field='qmux.failed',
-                           text='LIMIT: no reason given')
-
-    def test_role_of_both(self):
-        self.traffic = Traffic()
-        self.traffic('out', Hello(Role.SOURCE).pack())
-        self.traffic('in', Hello(Role.SOURCE).pack())
-        self.assert_expert('in', field='qmux.violation',
-                           text='Both sides claim this role')
-
-    def test_raised_credit_is_no_fault(self):
-        for direction, frame in (('out', data(1, 0, b'1234567890')),
-                                 ('in', numbered(Type.WINDOW, 1, 12)),
-                                 ('in', numbered(Type.WINDOW, 1, 11)),
-                                 ('out', data(1, 10, b'12'))):
-            self.traffic(direction, frame.pack())
-        self.assert_all_frames(self.traffic.write(self.folder))
+class Other(DissectorTest):
 
     def test_other_connections_are_left_alone(self):
-        self.traffic = Traffic()
         self.traffic('out', b'GET / HTTP/1.1\r\n\r\n')
         self.assertEqual(tshark(self.traffic.write(self.folder),
                                 'frame.number'), [])

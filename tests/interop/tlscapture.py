@@ -51,7 +51,8 @@ class TLSCapture:
 
     def __init__(self, folder: Path, version: ssl.TLSVersion):
         self.keys = folder / 'keys'
-        self._capture = Capture()
+        capture = Capture()
+        self.packets = capture.packets
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
         client.verify_mode = ssl.CERT_NONE
@@ -59,14 +60,11 @@ class TLSCapture:
         client.keylog_filename = str(self.keys)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(*make_certificate(folder))
-        self._ends = {'out': End(client, 'out', self._capture),
-                      'in': End(server, 'in', self._capture)}
+        self._ends = {'out': End(client, 'out', capture),
+                      'in': End(server, 'in', capture)}
         for direction in ('out', 'in', 'out', 'in'):
             other = 'in' if direction == 'out' else 'out'
             self._ends[direction].shake_hands(self._ends[other])
 
     def __call__(self, direction: str, data: bytes) -> None:
         self._ends[direction].send(data)
-
-    def write(self, path: Path) -> None:
-        self._capture.write(path)
