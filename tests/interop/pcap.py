@@ -42,6 +42,14 @@ class Capture:
         """All in one."""
         self._packet(direction, PSH | ACK, data)
 
+    def repeat_last(self) -> None:
+        """As if TCP had sent the packet again."""
+        self.packets.append(self.packets[-1])
+
+    def swap_last(self) -> None:
+        """As if one packet had overtaken the other."""
+        self.packets[-2:] = self.packets[:-3:-1]
+
     def _packet(self, direction: str, flags: int, data: bytes = b'') -> None:
         other = 'in' if direction == 'out' else 'out'
         (source, source_port), (target, target_port) = (

@@ -247,6 +247,34 @@ class Disks(DissectorTest):
         self.assertEqual([len(value) for *_, values in packets
                           for value in values], [200, 400])
 
+    def test_segment_that_is_sent_again(self):
+        self.check_disorder(Capture.repeat_last, 'tcp.analysis.retransmission')
+
+    def test_segments_out_of_order(self):
+        """The user has to ask for it, or TCP hands over what it has."""
+        self.check_disorder(Capture.swap_last, 'tcp.analysis.out_of_order',
+                            '-o', 'tcp.reassemble_out_of_order:TRUE')
+
+    def check_disorder(self, disorder, sign: str, *options: str) -> None:
+        """A request in three segments, and what happens to the second."""
+        request = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, WRITE, 8, 0,
+                                   2000) + bytes(2000)
+        sent = data(1, 0, request).pack()
+        self.traffic.sent['out'] += sent
+        for piece in (sent[:700], sent[700:1400]):
+            self.traffic.capture.segment('out', piece)
+        disorder(self.traffic.capture)
+        self.traffic.capture.segment('out', sent[1400:])
+        self.send('in', 1, nbd.REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, 8))
+        path = self.traffic.write(self.folder)
+        self.assertEqual(len(tshark(path, 'frame.number', only=sign)), 1)
+        for passes in (1, 2):
+            with self.subTest(passes=passes):
+                self.assertEqual(
+                    self.assert_all_frames(path, passes, options),
+                    ['WRITE request, offset 0, length 2000',
+                     'WRITE reply, error 0'])
+
     def test_frames_that_begin_and_end_within_segments(self):
         """
         The first pass gets all of a segment behind the frame that ends in
