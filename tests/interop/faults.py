@@ -161,12 +161,12 @@ def open_unanswered(scene: Scene) -> dict:
 def open_lifetime(scene: Scene) -> dict:
     conn = scene.connection
     mine = scene.role == Role.SOURCE            # then main is one of them
-    stream = conn.offer('foo')
-    for number in range(1, frames.STREAMS_IN_LIFETIME + 1 - mine):
-        if number % frames.OPENS_UNANSWERED == 0:
-            conn.wait(lambda last=stream: last.reset)
+    for _ in range(frames.STREAMS_IN_LIFETIME - mine):
         stream = conn.offer('foo')
-    return {'id': stream.state.id}
+    conn.wait(lambda: stream.reset)
+    one_more = stream.state.id + 2
+    scene.send(frames.open_(one_more, 1, b'foo'))
+    return {'id': one_more}
 
 
 @fault('WINDOW beyond the limit of control frames')

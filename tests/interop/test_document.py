@@ -42,7 +42,7 @@ def talk(role: Role) -> Engine:
     """An engine that has sent its own HELLO and received the vector's."""
     side = Engine(role, window=WINDOW)
     side.feed(BYTES['hello-' + Role(3 - role).name.lower()])
-    side.out.clear()
+    side.fetch()
     return side
 
 
@@ -129,8 +129,7 @@ class Vectors(unittest.TestCase):
         self.assertEqual(source.version, 1)
 
     def assert_said(self, side: Engine, name: str) -> None:
-        self.assertEqual(bytes(side.out), BYTES[name], name)
-        side.out.clear()
+        self.assertEqual(side.fetch(), BYTES[name], name)
 
 
 class Tables(unittest.TestCase):

@@ -210,6 +210,28 @@ def crossed(scene: Scene) -> None:
         + frames.ended(Type.RESET, stream.state.id, Code.ABORTED, '').pack())
 
 
+@oddity('as many OPEN, PING and WINDOW as the limits let through')
+def many(scene: Scene) -> None:
+    def ask(engine):
+        for number in range(400):
+            engine.ping(number.to_bytes(8, 'big'))
+            engine.send(frames.numbered(Type.WINDOW, 1, 0))
+    for _ in range(100):
+        scene.connection.offer('nbd-no-such')
+    scene.connection.do(ask)
+    scene.connection.wait(lambda: scene.count(Type.PONG) == 400 and
+                          scene.count(Type.RESET) == 100)
+
+
+@oddity('more control frames than are allowed at once')
+def patient(scene: Scene) -> None:
+    def flood(engine):
+        for _ in range(frames.CONTROL_BURST + 500):
+            engine.send(frames.numbered(Type.WINDOW, 1, 0))
+    scene.connection.do(flood)
+    scene.connection.flush()
+
+
 @for_each(ODDITIES)
 class Oddities(QEMUTest):
     """After each of them PING is answered."""
@@ -221,8 +243,11 @@ class Oddities(QEMUTest):
         self.assert_alive(scene)
 
     def assert_alive(self, scene: Scene) -> None:
-        scene.connection.do(lambda engine: engine.ping(b'question'))
-        scene.connection.wait(lambda: scene.count(Type.PONG))
+        question = b'answer!?'
+        scene.connection.do(lambda engine: engine.ping(question))
+        scene.connection.wait(lambda: any(
+            frame.type == Type.PONG and frame.payload == question
+            for frame in scene.seen()))
         self.assertEqual(scene.count(Type.GOAWAY), 0)
 
     def test_hello_of_the_future(self):

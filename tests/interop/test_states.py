@@ -53,8 +53,7 @@ class Pair:
     def exchange(self) -> None:
         for ours, theirs in ((self.tested, self.peer),
                              (self.peer, self.tested)) * 2:
-            data, ours.out = ours.out, bytearray()
-            theirs.feed(bytes(data))
+            theirs.feed(ours.fetch())
 
     def stream(self, state: str) -> int:
         """Lead the tested engine's stream into a state; returns the id."""

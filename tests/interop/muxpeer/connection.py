@@ -18,6 +18,7 @@ PIECE = 256 << 10
 # Seconds.  How long a busy machine takes is not what is tested.
 PATIENCE = 120
 LINGER = 20                     # for the peer to close after GOAWAY
+RELEASE = 0.01                  # between two looks at what is held
 
 
 class MuxError(Exception):
@@ -189,7 +190,8 @@ class Connection:
 
     def flush(self) -> None:
         """Wait until all that was queued is in the socket."""
-        self.wait(lambda: not self.engine.out and not self._sending)
+        self.wait(lambda: not self.engine.out and not self.engine.holds
+                  and not self._sending)
 
     def close(self, code: int = Code.OK, text: str = '') -> None:
         """GOAWAY, unless the peer said it, and close after the peer."""
@@ -268,11 +270,14 @@ class Connection:
         try:
             while True:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.engine.out or self.over)
+                    while not self.engine.out and not self.over:
+                        # time may allow what is held
+                        self.changed.wait(RELEASE if self.engine.holds
+                                          else None)
+                        self.engine.release()
                     if not self.engine.out:
                         return
-                    data = bytes(self.engine.out)
-                    self.engine.out.clear()
+                    data = self.engine.fetch()
                     self._sending = True
                     self.changed.notify_all()
                 self._tap('out', data)

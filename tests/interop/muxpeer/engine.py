@@ -2,10 +2,14 @@
 """
 The protocol's rules: bytes in, events out; calls in, bytes out.
 
-Owns the state of a connection and of its streams, and finds every breach of
-a rule by the peer.  It never touches a socket, a thread or a clock.
+Owns the state of a connection and of its streams, finds every breach of a
+rule by the peer, except that it takes too long, and keeps the rules itself.
+It never touches a socket or a thread, and of the clock it knows what it needs
+to count control frames.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
@@ -64,6 +68,7 @@ class Stream:
     received: int = 0
     limit: int = 0              # the limit that the peer gave this side
     sent: int = 0
+    offered: bool = True        # OPEN was sent, or received
     fin_sent: bool = False
     fin_ok_received: bool = False
     fin_ok_sent: bool = False
@@ -86,13 +91,18 @@ class Engine:
     One side of a connection.
 
     Received bytes go to feed(), which puts what they mean into `events`; what
-    is to be sent is in `out`.  A breach of the rules by the peer makes feed()
-    queue a GOAWAY and raise Fault.
+    is to be sent is in `out`, and fetch() hands it over.  A breach of the rules
+    by the peer makes feed() queue a GOAWAY and raise Fault.
+
+    A frame that a limit forbids is held until it is allowed, with those behind
+    it on the same stream, and holds up nothing else.  feed() lets go what it
+    has allowed; what time allows waits for release().
     """
 
     role: Role
     hello: Hello = None
     window: int = 1 << 20
+    clock: Callable[[], int] = time.monotonic_ns
     peer: Hello | None = None
     version: int = 0
     streams: dict[int, Stream] = field(default_factory=dict)
@@ -101,11 +111,20 @@ class Engine:
     goaway: tuple[int, str] | None = None       # as received
     gone: bool = False                          # no more frames are sent
     _in: bytearray = field(default_factory=bytearray)
+    _held: dict[int, list[Frame]] = field(default_factory=dict)  # by stream
+    _offers: list[Frame] = field(default_factory=list)  # OPEN, held
     _next_id: int = 0
     _last_peer_id: int = 0
     _pings: list[bytes] = field(default_factory=list)
+    _pongs_out: int = 0         # that nobody has fetched
+    _began: int = 0             # by the clock, before HELLO was sent
+    _met: int = 0               # when the peer's HELLO had come
+    _earned: int = 0            # control frames that DATA allows to each side
+    _control_sent: int = 0
+    _control_received: int = 0
 
     def __post_init__(self):
+        self._began = self.clock()
         self.hello = self.hello or Hello(self.role)
         self._next_id = 1 if self.role == Role.SOURCE else 2
         self.out += self.hello.pack()
@@ -113,13 +132,45 @@ class Engine:
     # What the application does
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame; none comes after a GOAWAY."""
-        if not self.gone:
+        """Queue a frame, or hold it; none comes after a GOAWAY."""
+        if self.gone:
+            return
+        if self._may_send(frame):
+            self._note_sent(frame)
             self.out += frame.pack()
+        elif frame.type == Type.OPEN:
+            self._offers.append(frame)
+        else:
+            self._held.setdefault(frame.stream, []).append(frame)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something for release()."""
+        return bool(self._held or self._offers)
+
+    def release(self) -> None:
+        """Queue what was held and need not be any more."""
+        held, self._held = self._held, {}
+        for waiting in held.values():
+            for frame in waiting:
+                self.send(frame)
+        offers, self._offers = self._offers, []
+        for frame in offers:
+            self.send(frame)
+
+    def fetch(self) -> bytes:
+        """What is to be sent; it counts as sent from here on."""
+        data = bytes(self.out)
+        self.out.clear()
+        self._pongs_out = 0
+        return data
 
     def open(self, name: str) -> Stream:
+        """Raises RuntimeError if no stream may be opened ever more."""
+        if self._next_id > 2 * frames.STREAMS_IN_LIFETIME:
+            raise RuntimeError(f'{name}: all streams are used up')
         stream = Stream(self._next_id, name, State.OFFERED,
-                        granted=self.window)
+                        granted=self.window, offered=False)
         self._next_id += 2
         self.streams[stream.id] = stream
         self.send(frames.open_(stream.id, self.window, name.encode()))
@@ -166,10 +217,13 @@ class Engine:
             if stream.state == State.ASKED:
                 stream.granted = 0
             stream.state = State.RETIRED
-            self.send(frames.ended(Type.RESET, stream.id, code, text))
+            self._held.pop(stream.id, None)
+            self._offers = [frame for frame in self._offers
+                            if frame.stream != stream.id]
+            if stream.offered:
+                self.send(frames.ended(Type.RESET, stream.id, code, text))
 
     def ping(self, payload: bytes) -> None:
-        self._pings.append(payload)
         self.send(Frame(Type.PING, payload=payload))
 
     def leave(self, code: int = Code.OK, text: str = '') -> None:
@@ -182,6 +236,63 @@ class Engine:
         return all(stream.state == State.RETIRED
                    for stream in self.streams.values())
 
+    # How much may be sent
+
+    def _may_send(self, frame: Frame) -> bool:
+        if frame.type in (Type.PONG, Type.GOAWAY):
+            return True
+        if self.peer is None or frame.stream in self._held:
+            return False
+        if frame.type not in frames.UNLIMITED and \
+                self._control_sent >= self._control_limit(self._met):
+            return False
+        if frame.type == Type.PING:
+            return len(self._pings) < frames.PINGS_UNANSWERED
+        if frame.type == Type.OPEN:         # in the order of their ids
+            return not self._offers and not self._open_exceeds(
+                frame.stream, self.peer.max_streams)
+        return True
+
+    def _note_sent(self, frame: Frame) -> None:
+        if frame.type not in frames.UNLIMITED:
+            self._control_sent += 1
+        if frame.type == Type.DATA:
+            self._earn(frame)
+        elif frame.type == Type.OPEN:
+            self.streams[frame.stream].offered = True
+        elif frame.type == Type.PING:
+            self._pings.append(frame.payload)
+
+    def _control_limit(self, since: int) -> int:
+        """Control frames that a side may have sent by now."""
+        return frames.CONTROL_BURST + self._earned + \
+            (self.clock() - since) // frames.CONTROL_INTERVAL
+
+    def _earn(self, frame: Frame) -> None:
+        """DATA of either direction allows control frames to both sides."""
+        self._earned += frames.CONTROL_PER_DATA + \
+            len(frame.payload) // frames.CONTROL_BYTES
+
+    def _open_exceeds(self, number: int, max_streams: int) -> str:
+        """
+        What is too many if one more is opened with this id, or ''.  The peer
+        does not know yet of what is held.
+        """
+        streams = [stream for stream in self.streams.values()
+                   if stream.offered and stream.id % 2 == number % 2]
+        for what, count, most in (
+                ('streams in all', len(streams), frames.STREAMS_IN_LIFETIME),
+                ('streams at once',
+                 sum(s.state != State.RETIRED or s.id in self._held
+                     for s in streams), max_streams),
+                ('OPEN unanswered',
+                 sum(s.state in (State.OFFERED, State.ASKED)
+                     or s.id in self._held for s in streams),
+                 frames.OPENS_UNANSWERED)):
+            if count >= most:
+                return f'more than {most} {what}'
+        return ''
+
     # What the peer does
 
     def feed(self, received: bytes) -> None:
@@ -192,6 +303,7 @@ class Engine:
                 return
             while not self.goaway and (frame := self._next_frame()):
                 self._take(frame)
+            self.release()
         except Fault as fault:
             self.leave(fault.code, fault.text[:frames.TEXT_MAX])
             raise
@@ -216,6 +328,7 @@ class Engine:
             return False
         del self._in[:hello.length]
         self._check_hello(hello)
+        self._met = self.clock()
         self.peer = hello
         return True
 
@@ -245,11 +358,21 @@ class Engine:
             return None
         frame = Frame.header(self._in)
         self._check_header(frame)
+        if frame.type not in frames.UNLIMITED and \
+                self._control_received >= self._control_limit(self._began):
+            raise Fault(Code.LIMIT, 'too many control frames')
+        if frame.type == Type.DATA:
+            self._check_state(frame)
+            self._check_data(frame, self.streams[frame.stream])
         end = frames.HEADER.size + frame.length
         if len(self._in) < end:
             return None
         frame.payload = bytes(self._in[frames.HEADER.size:end])
         del self._in[:end]
+        if frame.type not in frames.UNLIMITED:
+            self._control_received += 1
+        elif frame.type == Type.DATA:
+            self._earn(frame)
         return frame
 
     def _check_header(self, frame: Frame) -> None:
@@ -278,29 +401,35 @@ class Engine:
         if kind in frames.ABOUT_CONNECTION:
             getattr(self, f'_take_{kind.name.lower()}')(frame)
             return
+        self._check_state(frame)
         stream = self.streams.get(frame.stream)
-        state = stream.state if stream else State.UNKNOWN
-        if state in ALLOWED[kind]:
-            getattr(self, f'_take_{kind.name.lower()}')(frame, stream)
-        elif state == State.RETIRED and kind != Type.OPEN:
+        if stream and stream.state == State.RETIRED:
             self._drop(kind, frame, stream)
         else:
+            getattr(self, f'_take_{kind.name.lower()}')(frame, stream)
+
+    def _check_state(self, frame: Frame) -> None:
+        kind = Type(frame.type)
+        stream = self.streams.get(frame.stream)
+        state = stream.state if stream else State.UNKNOWN
+        if state not in ALLOWED[kind] and \
+                (state != State.RETIRED or kind == Type.OPEN):
             raise Fault(Code.PROTOCOL, f'{kind.name} on stream '
                         f'{frame.stream}, which is {state.name.lower()}')
 
     def _drop(self, kind: Type, frame: Frame, stream: Stream) -> None:
         if kind == Type.DATA:
-            self._charge(frame, stream)
+            stream.received += len(frame.payload)
         elif kind == Type.FIN:
             self._check_size(frame, stream)
             stream.granted = stream.received
 
-    def _charge(self, frame: Frame, stream: Stream) -> None:
+    @staticmethod
+    def _check_data(frame: Frame, stream: Stream) -> None:
         if frame.arg != stream.received & 0xffffffff:
             raise Fault(Code.PROTOCOL, f'{stream}: offset {frame.arg}, not '
                         f'{stream.received & 0xffffffff}')
-        stream.received += len(frame.payload)
-        if stream.received > stream.granted:
+        if stream.received + frame.length > stream.granted:
             raise Fault(Code.LIMIT, f'{stream}: data beyond the credit')
 
     @staticmethod
@@ -326,18 +455,9 @@ class Engine:
             raise Fault(Code.PROTOCOL, f'OPEN of {frame.stream} after '
                         f'{self._last_peer_id}')
         self._last_peer_id = frame.stream
-        theirs = [stream for stream in self.streams.values()
-                  if stream.id % 2 == frame.stream % 2]
-        for what, count, most in (
-                ('streams in all', len(theirs), frames.STREAMS_IN_LIFETIME),
-                ('streams at once',
-                 sum(s.state != State.RETIRED for s in theirs),
-                 self.hello.max_streams),
-                ('OPEN unanswered',
-                 sum(s.state == State.ASKED for s in theirs),
-                 frames.OPENS_UNANSWERED)):
-            if count >= most:
-                raise Fault(Code.LIMIT, f'more than {most} {what}')
+        exceeded = self._open_exceeds(frame.stream, self.hello.max_streams)
+        if exceeded:
+            raise Fault(Code.LIMIT, exceeded)
         stream = Stream(frame.stream, name.decode(), State.ASKED, limit=limit)
         self.streams[stream.id] = stream
         self.events.append(Event(Type.OPEN, stream))
@@ -348,7 +468,7 @@ class Engine:
         self.events.append(Event(Type.OPEN_OK, stream))
 
     def _take_data(self, frame: Frame, stream: Stream) -> None:
-        self._charge(frame, stream)
+        stream.received += len(frame.payload)
         self.events.append(Event(Type.DATA, stream, frame.payload))
 
     def _take_window(self, frame: Frame, stream: Stream) -> None:
@@ -377,6 +497,10 @@ class Engine:
                                  frame.arg))
 
     def _take_ping(self, frame: Frame) -> None:
+        if self._pongs_out == frames.PINGS_UNANSWERED:
+            raise Fault(Code.LIMIT,
+                        f'more than {self._pongs_out} PING unanswered')
+        self._pongs_out += 1
         self.send(Frame(Type.PONG, payload=frame.payload))
         self.events.append(Event(Type.PING, data=frame.payload))
 

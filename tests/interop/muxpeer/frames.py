@@ -21,6 +21,10 @@ NAME_MAX = 255
 OPENS_UNANSWERED = 16
 STREAMS_IN_LIFETIME = 4096
 PINGS_UNANSWERED = 16
+CONTROL_BURST = 65536           # control frames without any data
+CONTROL_INTERVAL = 10**7        # ns, for each of which there is one more
+CONTROL_PER_DATA = 2            # more for each DATA
+CONTROL_BYTES = 4096            # of its payload, for each of which one more
 FIRST_SKIPPED_TYPE = 0x80
 
 HELLO = struct.Struct('>IHHIQQIII')
@@ -60,6 +64,8 @@ class Code(IntEnum):
 # What each type is about, and the lengths that it may have; those of DATA
 # end with what the receiver's HELLO says.
 ABOUT_CONNECTION = {Type.PING, Type.PONG, Type.GOAWAY}
+# Not among the control frames whose number is limited
+UNLIMITED = {Type.DATA, Type.PONG, Type.GOAWAY}
 LENGTHS = {Type.OPEN: (OPEN_HEAD.size + 1, OPEN_HEAD.size + NAME_MAX),
            Type.OPEN_OK: (8, 8),
            Type.DATA: (1, None),
