@@ -11,14 +11,15 @@ import subprocess
 import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 from checks import BUILD, QEMUTest, for_each
 from muxpeer import frames
 from muxpeer.connection import Connection, MuxError
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Frame, Hello, Role, Type
-from muxpeer.nbd import SEND_FLUSH, SERVED
-from muxpeer.record import DISK, Recorder, replay, send
+from muxpeer.nbd import SEND_FLUSH, SERVED, Server
+from muxpeer.record import DISK, Recorder, image, replay, send
 from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene, goaway
 
@@ -50,8 +51,18 @@ class WholeMigration(unittest.TestCase):
 
     def assert_recorded(self):
         for disk in DISKS:
-            self.assertEqual((self.folder / (DISK + disk)).read_bytes(),
-                             (self.folder / f'{disk}.img').read_bytes())
+            original = (self.folder / f'{disk}.img').read_bytes()
+            self.assertEqual(image(self.folder, disk).read_bytes(), original)
+            self.assertEqual(self.serve_again(disk).read_bytes(), original)
+
+    def serve_again(self, disk: str) -> Path:
+        """The image that comes of what the disk's stream has carried."""
+        target = self.folder / 'again'
+        with open(self.folder / (DISK + disk), 'rb') as file:
+            stream = SimpleNamespace(read=file.read, write=lambda _: None)
+            Server(stream, disk, target, DISK_SIZE).serve()
+            self.assertEqual(file.read(), b'')
+        return target
 
     def destination(self) -> QEMU:
         other = self.folder / 'replayed'

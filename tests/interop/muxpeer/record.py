@@ -2,9 +2,9 @@
 """
 Both sides of a whole migration.
 
-Recorder is a destination: it accepts a migration and writes main and the
-multifd streams to files, and the disks to images.  replay() is a source that
-plays such a recording.
+Recorder is a destination: it accepts a migration and writes each stream to a
+file, and the disks to images as well.  replay() is a source that plays such a
+recording.
 """
 
 import threading
@@ -21,7 +21,8 @@ DISK = 'nbd-'
 class Recorder:
     """
     A destination.  `disks` has the size in bytes of each disk that is
-    expected; DIR/STREAM is what a stream has carried, or the image.
+    expected.  FOLDER/STREAM is what a stream has carried to this side, and
+    FOLDER/DISK.image the disk that came of it.
     """
 
     def __init__(self, sock, folder: Path, disks: dict[str, int],
@@ -77,10 +78,29 @@ class Recorder:
 
     def _serve(self, stream: Stream) -> None:
         disk = stream.name.removeprefix(DISK)
-        server = Server(stream, disk, self.folder / stream.name,
-                        self.disks[disk])
-        self.servers[disk] = server
-        server.serve()
+        with open(self.folder / stream.name, 'wb') as file:
+            server = Server(Recorded(stream, file), disk,
+                            image(self.folder, disk), self.disks[disk])
+            self.servers[disk] = server
+            server.serve()
+
+
+class Recorded:
+    """A stream for NBD, of which what is read is written to a file."""
+
+    def __init__(self, stream: Stream, file):
+        self.write = stream.write
+        self._stream = stream
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._file.write(data)
+        return data
+
+
+def image(folder: Path, disk: str) -> Path:
+    return folder / f'{disk}.image'
 
 
 def replay(sock, folder: Path, disks, tap=None) -> None:
@@ -105,7 +125,7 @@ def send(conn: Connection, folder: Path, disks) -> list[Stream]:
     for disk in disks:
         copies[disk] = Client(conn.open(DISK + disk))
         copies[disk].negotiate(disk)
-        copies[disk].send_image(folder / (DISK + disk))
+        copies[disk].send_image(image(folder, disk))
     for client in copies.values():
         client.disconnect()
         end(client.stream)
