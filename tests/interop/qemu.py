@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from muxpeer.connection import PATIENCE
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'guest'))
 # pylint: disable=wrong-import-position
 from guestlib.qmp import QMP, QMPError                         # noqa: E402
@@ -115,9 +117,9 @@ class QEMU:
             raise QMPError(answer['error-desc'])
 
 
-def wait_until(condition, what: str, detail=lambda: '', timeout=120) -> None:
+def wait_until(condition, what: str, detail=lambda: '') -> None:
     """Raises QMPError if it does not come true."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             raise QMPError(f'in vain waited for: {what} {detail()}')

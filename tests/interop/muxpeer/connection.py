@@ -16,8 +16,7 @@ from .frames import Code, Role, Type
 
 PIECE = 256 << 10
 # Seconds.  How long a busy machine takes is not what is tested.
-PATIENCE = 120
-LINGER = 20                     # for the peer to close after GOAWAY
+PATIENCE = 300
 RELEASE = 0.01                  # between two looks at what is held
 
 
@@ -120,6 +119,7 @@ class Connection:
         self.changed = threading.Condition()
         self.streams: dict[int, Stream] = {}
         self.error: Exception | None = None
+        self.peer = sock.getpeername()
         self.over = False               # the peer's bytes have ended
         self.listening = True           # else they are thrown away
         self._sending = False
@@ -142,12 +142,12 @@ class Connection:
             self.changed.notify_all()
         return result
 
-    def wait(self, condition, patience: float = PATIENCE) -> None:
+    def wait(self, condition) -> None:
         """Wait for a condition.  Raises MuxError at the end of it all."""
         with self.changed:
             if not self.changed.wait_for(
-                    lambda: condition() or self.error or self.over, patience):
-                raise MuxError(f'nothing happened in {patience} s')
+                    lambda: condition() or self.error or self.over, PATIENCE):
+                raise MuxError(f'nothing happened in {PATIENCE} s')
             if not condition():
                 raise MuxError(f'the connection is gone: {self.why()}')
 
@@ -201,7 +201,7 @@ class Connection:
             self.changed.notify_all()
             self.changed.wait_for(
                 lambda: self.over or (self.engine.goaway and not self._sending
-                                      and not self.engine.out), LINGER)
+                                      and not self.engine.out), PATIENCE)
         self.drop()
 
     def drop(self) -> None:

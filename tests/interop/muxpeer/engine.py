@@ -91,8 +91,8 @@ class Engine:
     One side of a connection.
 
     Received bytes go to feed(), which puts what they mean into `events`; what
-    is to be sent is in `out`, and fetch() hands it over.  A breach of the rules
-    by the peer makes feed() queue a GOAWAY and raise Fault.
+    is to be sent is in `out`, and fetch() hands it over.  A breach of the
+    rules by the peer makes feed() queue a GOAWAY and raise Fault.
 
     A frame that a limit forbids is held until it is allowed, with those behind
     it on the same stream, and holds up nothing else.  feed() lets go what it

@@ -39,7 +39,7 @@ class Recorder:
         conn = self.connection
         try:
             conn.wait(lambda: conn.streams)
-            conn.wait(lambda: conn.engine.all_retired or conn.error, 300)
+            conn.wait(lambda: conn.engine.all_retired or conn.error)
             for worker in self._workers:
                 worker.join()
             if conn.error:
