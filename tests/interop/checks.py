@@ -8,11 +8,21 @@ import unittest
 from pathlib import Path
 
 from muxpeer.frames import Role
-from qemu import QEMU, make_images, work_folder
+from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene
 
+SIZES = {disk: DISK_SIZE for disk in DISKS}
 BUILD = Path(os.environ.get(
     'INTEROP_BUILD', Path(__file__).resolve().parents[2] / 'build/qemu'))
+
+
+class QEMUScene(Scene):
+    """A scene with a QEMU that the test has started."""
+
+    def __init__(self, qemu: QEMU, sock, role: Role,
+                 hello: bytes | None = None):
+        super().__init__(sock, role, SIZES, hello)
+        self.qemu = qemu
 
 
 class Bench:
@@ -29,21 +39,24 @@ class Bench:
         self.source.wait_for_guest()
 
     def scene(self, role: Role, hello: bytes | None = None,
-              capabilities=()) -> Scene:
+              capabilities=()) -> QEMUScene:
         """
         A connection; `role` is the part that the test plays.  The
         capabilities are for a destination.
         """
         if role == Role.DESTINATION:
-            return Scene(self.source, role, self.listener, hello)
+            self.source.migrate(self.listener.getsockname()[1])
+            return QEMUScene(self.source, self.listener.accept()[0], role,
+                             hello)
         with work_folder() as folder:
             make_images(Path(folder))
             qemu = QEMU(BUILD, Path(folder), 'destination', incoming=True)
         for name in capabilities:
             qemu.set_capability(name)
-        return Scene(qemu, role, hello=hello)
+        sock = socket.create_connection(('127.0.0.1', qemu.listen()))
+        return QEMUScene(qemu, sock, role, hello)
 
-    def leave(self, scene: Scene) -> None:
+    def leave(self, scene: 'QEMUScene') -> None:
         """Cut a connection; a destination ends with it, a source stays."""
         scene.connection.drop()
         if scene.qemu is self.source:
@@ -65,13 +78,13 @@ class QEMUTest(unittest.TestCase):
         cls.addClassCleanup(cls.bench.close)
 
     def to_qemu(self, role: Role, hello: bytes | None = None,
-                capabilities=()) -> Scene:
+                capabilities=()) -> QEMUScene:
         """As Bench.scene(), and left when the test is over."""
         scene = self.bench.scene(role, hello, capabilities)
         self.addCleanup(self.bench.leave, scene)
         return scene
 
-    def assert_failed(self, scene: Scene, text: str) -> None:
+    def assert_failed(self, scene: QEMUScene, text: str) -> None:
         """
         QEMU reports the failure, with that text in it, and at the source
         no job is left and its guest runs on.

@@ -29,6 +29,7 @@ HELLOS = {                      # what differs from a good HELLO
     'max streams 0': {'max_streams': 0},
 }
 FAULTS = {}                     # name -> (stage, act)
+TIMED = 'incomplete for 30 seconds'     # HELLO, of which no more comes
 # Those that only a QEMU in this role takes for a fault
 ONLY_AT_SOURCE = {'max streams 0'}
 # Those that only a QEMU in this role can be led to
@@ -57,11 +58,40 @@ ENDS = {
 }
 
 
-def bad_hello(name: str, role: Role) -> bytes:
+def names() -> list[str]:
+    return [*HELLOS, TIMED, *FAULTS, *ENDS]
+
+
+def beginning(name: str, role: Role) -> bytes | None:
+    """What the connection begins with instead of a good HELLO, if so."""
+    if name == TIMED:
+        return frames.MAGIC.to_bytes(4, 'big')
+    if name in ENDS:
+        hello, _ = ENDS[name]
+        return hello and hello(role)
+    if name not in HELLOS:
+        return None
     change = dict(HELLOS[name])
     if 'role' in change:
         change['role'] = change['role'] or 3 - role
     return replace(Hello(role), **change).pack()
+
+
+def commit(name: str, scene: Scene) -> dict:
+    """
+    Commit a fault on a connection with its beginning; returns what else is
+    needed to know the text.
+    """
+    if name in FAULTS:
+        stage, act = FAULTS[name]
+        stage(scene)
+        return act(scene) or {}
+    if name in ENDS:
+        _, act = ENDS[name]
+        scene.connection.wait(lambda: scene.connection.engine.peer)
+        act(scene)
+        scene.connection.drop()
+    return {}
 
 
 def fault(name: str, stage=Scene.main):

@@ -1,47 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-A connection to a real QEMU, at a stage where something can go wrong.
+A connection to a QEMU, at a stage where something can go wrong.
 
-Keeps all that QEMU sends, so that a test can look at it whatever state the
-peer's own engine is in.
+Keeps all that QEMU sends, so that one can look at it whatever state the peer's
+own engine is in.
 """
 
-import socket
 import tempfile
 import time
 from pathlib import Path
 
 from muxpeer import frames
-from muxpeer.connection import Connection, MuxError, Stream
+from muxpeer.connection import PATIENCE, Connection, MuxError, Stream
 from muxpeer.engine import Engine
 from muxpeer.frames import Frame, Hello, Role, Type
 from muxpeer.nbd import Client, Server
 from muxpeer.record import end
-from qemu import DISK_SIZE, DISKS, QEMU
-
-ANSWER = 60                     # seconds that QEMU has
 
 
 class Scene:
     """
-    One connection.  `role` is the part that is played to QEMU; `main` is
-    open unless `hello` says what to begin with instead of good manners.
+    One connection.  `role` is the part that is played to QEMU, whose disks
+    are named with their sizes.  `hello` says what to begin with instead of
+    good manners.
     """
 
-    def __init__(self, qemu: QEMU, role: Role, listener=None,
+    def __init__(self, sock, role: Role, disks: dict[str, int],
                  hello: bytes | None = None):
-        self.qemu = qemu
         self.role = role
-        self.patience = ANSWER
+        self.disks = disks
         self.stream: Stream | None = None
         self.began = self.heard = time.monotonic()      # QEMU's last bytes
         self._seen = bytearray()
-        if role == Role.SOURCE:
-            self.address = '127.0.0.1', qemu.listen()
-            sock = socket.create_connection(self.address)
-        else:
-            qemu.migrate(listener.getsockname()[1])
-            sock, _ = listener.accept()
         engine = Engine(role)
         if hello is not None:
             engine.out[:] = hello
@@ -72,7 +62,7 @@ class Scene:
         """main is open, and QEMU has sent all that it sends then."""
         self.main()
         if self.role == Role.DESTINATION:
-            self.connection.wait(lambda: len(self._disks()) == len(DISKS))
+            self.connection.wait(self._has_all_disks)
         self.connection.flush()
 
     def deaf(self) -> None:
@@ -81,14 +71,14 @@ class Scene:
         if self.role == Role.SOURCE:
             # The NBD server cannot speak first, and so does not listen
             self.connection.engine.window = 0
-            self.stream = self.connection.open('nbd-disk0')
+            self.stream = self.connection.open(f'nbd-{self._first_disk}')
 
     def disk(self) -> None:
         """A disk's NBD session is over, and QEMU has sent FIN."""
         self.main()
         if self.role == Role.SOURCE:
-            client = Client(self.connection.open('nbd-disk0'))
-            client.negotiate('disk0')
+            client = Client(self.connection.open(f'nbd-{self._first_disk}'))
+            client.negotiate(self._first_disk)
             client.disconnect()
             self.stream = client.stream
         else:
@@ -136,7 +126,7 @@ class Scene:
         """All that QEMU sends until it closes.  Raises MuxError."""
         conn = self.connection
         with conn.changed:
-            closed = conn.changed.wait_for(lambda: conn.over, self.patience)
+            closed = conn.changed.wait_for(lambda: conn.over, PATIENCE)
         conn.drop()
         if not closed:
             raise MuxError('QEMU does not close the connection')
@@ -168,10 +158,19 @@ class Scene:
             self._seen += data
             self.heard = time.monotonic()
 
-    def _disks(self) -> list[Stream]:
-        """Those that QEMU has offered, as source."""
+    @property
+    def _first_disk(self) -> str:
+        if not self.disks:
+            raise MuxError('this needs a disk')
+        return next(iter(self.disks))
+
+    def _offered_disks(self) -> list[Stream]:
+        """By QEMU, as source."""
         return [stream for number, stream in self.connection.streams.items()
                 if number % 2 and stream.name != 'main']
+
+    def _has_all_disks(self) -> bool:
+        return len(self._offered_disks()) == len(self.disks)
 
     def serve_disks(self, **how) -> None:
         """
@@ -184,15 +183,15 @@ class Scene:
             while main.read_some():
                 pass
         conn.work(drain)
-        conn.wait(lambda: len(self._disks()) == len(DISKS))
+        conn.wait(self._has_all_disks)
         with tempfile.TemporaryDirectory() as folder:
-            for stream in self._disks():
+            for stream in self._offered_disks():
                 conn.accept(stream)
                 name = stream.name.removeprefix('nbd-')
-                server = Server(stream, name, Path(folder, name), DISK_SIZE,
-                                **how)
+                server = Server(stream, name, Path(folder, name),
+                                self.disks[name], **how)
                 conn.work(server.serve)
-            self.stream = self._disks()[0]
+            self.stream = self._offered_disks()[0]
             conn.wait(lambda: self.stream.ended)
 
 

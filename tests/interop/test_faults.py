@@ -6,20 +6,23 @@ document gives, reports the failure, and the guest of a source runs on.
 """
 
 import re
+import subprocess
+import sys
 import unittest
+from pathlib import Path
 
 import document
 import faults
-from checks import Bench, QEMUTest, for_each
+from checks import BUILD, SIZES, Bench, QEMUScene, QEMUTest, for_each
 from muxpeer.frames import Code, Role
-from scene import Scene, goaway
+from qemu import QEMU, make_images, work_folder
+from scene import goaway
 
 HELLO = {name: (code, text) for name, code, text
          in document.table('Faults of a HELLO')}
 FRAME = {name: (code, text) for name, code, text
          in document.table('Faults of a frame')}
 ENDS = dict(document.table('Faulty ends'))
-TIMED = 'incomplete for 30 seconds'
 
 
 def pattern(text: str, words: dict) -> str:
@@ -35,7 +38,7 @@ def pattern(text: str, words: dict) -> str:
 class FaultTest(QEMUTest):
     """A case is a fault's name."""
 
-    def assert_answer(self, scene: Scene, wanted, extra=None) -> None:
+    def assert_answer(self, scene: QEMUScene, wanted, extra=None) -> None:
         """QEMU ends the connection with this code and text."""
         code, text = wanted
         got = goaway(scene.answers())
@@ -51,7 +54,7 @@ class FaultTest(QEMUTest):
 class HelloFaults(FaultTest):
 
     def check(self, case: str, role: Role) -> None:
-        scene = self.to_qemu(role, faults.bad_hello(case, role))
+        scene = self.to_qemu(role, faults.beginning(case, role))
         self.assert_answer(scene, HELLO[case])
 
 
@@ -60,10 +63,8 @@ class HelloFaults(FaultTest):
 class FrameFaults(FaultTest):
 
     def check(self, case: str, role: Role) -> None:
-        stage, act = faults.FAULTS[case]
         scene = self.to_qemu(role)
-        stage(scene)
-        extra = act(scene)
+        extra = faults.commit(case, scene)
         self.assert_answer(scene, FRAME[case], extra)
 
 
@@ -71,11 +72,8 @@ class FrameFaults(FaultTest):
 class Ends(FaultTest):
 
     def check(self, case: str, role: Role) -> None:
-        hello, act = faults.ENDS[case]
-        scene = self.to_qemu(role, hello and hello(role))
-        scene.connection.wait(lambda: scene.connection.engine.peer)
-        act(scene)
-        scene.connection.drop()
+        scene = self.to_qemu(role, faults.beginning(case, role))
+        faults.commit(case, scene)
         self.assert_failed(scene,
                            ENDS[case].format(**scene.words()))
 
@@ -84,9 +82,57 @@ class Catalogue(unittest.TestCase):
     """The document's tables and the catalogue have the same faults."""
 
     def test_nothing_is_left_out(self):
-        self.assertEqual(sorted(HELLO), sorted([*faults.HELLOS, TIMED]))
+        self.assertEqual(sorted(HELLO), sorted([*faults.HELLOS,
+                                                faults.TIMED]))
         self.assertEqual(sorted(FRAME), sorted(faults.FAULTS))
         self.assertEqual(sorted(ENDS), sorted(faults.ENDS))
+
+
+class Command(QEMUTest):
+    """peer.py commits faults by name."""
+
+    PEER = [sys.executable, str(Path(__file__).with_name('peer.py'))]
+
+    def test_names(self):
+        listed = subprocess.run([*self.PEER, 'faults'], check=True, text=True,
+                                capture_output=True).stdout
+        self.assertEqual(sorted(listed.splitlines()),
+                         sorted([*HELLO, *FRAME, *ENDS]))
+
+    def peer(self, name: str, *options: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [*self.PEER, 'fault', name, *map('{0[0]}={0[1]}'.format,
+                                             SIZES.items()), *options],
+            stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.__exit__, None, None, None)
+        return process
+
+    def assert_answered(self, process, qemu, wanted, words: dict) -> None:
+        """The peer shows what QEMU tells its user, too."""
+        code, text = wanted
+        answer = process.stdout.read().strip()
+        self.assertEqual(process.wait(), 0)
+        self.assertRegex(answer, f'GOAWAY {code}: ' + pattern(text, words))
+        self.assertIn(answer.partition(': ')[2],
+                      qemu.wait_end()['error-desc'])
+
+    def test_as_source(self):
+        name = 'FIN_OK twice'
+        with work_folder() as folder:
+            make_images(Path(folder))
+            qemu = QEMU(BUILD, Path(folder), 'destination', incoming=True)
+        with qemu:
+            process = self.peer(name, '--connect', f'--port={qemu.listen()}')
+            self.assert_answered(process, qemu, FRAME[name], {
+                'peer': 'source', 'stream': "stream 'nbd-disk0' (id 3)"})
+
+    def test_as_destination(self):
+        name = 'length 39'
+        process = self.peer(name, '--port=0')
+        port = int(process.stdout.readline().split()[-1])
+        self.bench.source.migrate(port)
+        self.assert_answered(process, self.bench.source, HELLO[name],
+                             {'peer': 'destination'})
 
 
 class TimeoutOfHello(FaultTest):
@@ -99,16 +145,15 @@ class TimeoutOfHello(FaultTest):
         bench = Bench()
         unittest.addModuleCleanup(bench.close)
         for role in Role:
-            cls.scenes.append(bench.scene(role, b'QMUX'))
+            cls.scenes.append(bench.scene(
+                role, faults.beginning(faults.TIMED, role)))
             unittest.addModuleCleanup(bench.leave, cls.scenes[-1])
 
     def test_incomplete_hello(self):
         self.assertEqual(len(self.scenes), len(Role))
         for scene in self.scenes:
-            scene.patience = 90
-            self.assert_answer(scene, HELLO[TIMED])
-            took = scene.heard - scene.began
-            self.assertTrue(29 < took < 45, f'{took} s')
+            self.assert_answer(scene, HELLO[faults.TIMED])
+            self.assertGreater(scene.heard - scene.began, 29)
 
 
 def setUpModule():

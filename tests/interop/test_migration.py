@@ -13,17 +13,15 @@ import unittest
 from pathlib import Path
 from types import SimpleNamespace
 
-from checks import BUILD, QEMUTest, for_each
+from checks import BUILD, SIZES, QEMUTest, for_each
 from muxpeer import frames
-from muxpeer.connection import Connection, MuxError
+from muxpeer.connection import PATIENCE, Connection, MuxError
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Frame, Hello, Role, Type
 from muxpeer.nbd import SEND_FLUSH, SERVED, Server
 from muxpeer.record import DISK, Recorder, image, replay, send
 from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene, goaway
-
-SIZES = {disk: DISK_SIZE for disk in DISKS}
 
 
 def record(folder: Path, engine: Engine | None = None, setup=lambda _: None,
@@ -309,8 +307,8 @@ class Refusals(QEMUTest):
                           Hello(Role.SOURCE).pack()),
                       scene.main):
             stage()
-            with socket.create_connection(scene.address) as second:
-                second.settimeout(60)
+            with socket.create_connection(scene.connection.peer) as second:
+                second.settimeout(PATIENCE)
                 try:
                     self.assertEqual(second.recv(1), b'')
                 except ConnectionResetError:
