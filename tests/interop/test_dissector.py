@@ -5,12 +5,15 @@ what TCP and TLS make of one.  The captures are made from what the sides have
 sent, cut into TCP segments of random sizes.
 """
 
+import os
 import shutil
 import socket
+import subprocess
 import threading
 import unittest
 from pathlib import Path
 from ssl import TLSVersion
+from unittest import mock
 
 import pcap
 from muxpeer import frames, nbd
@@ -162,12 +165,52 @@ class Recordings(DissectorTest):
 
     def test_migration_between_two_qemus(self):
         """They agree upon extended headers."""
+        seen = self.assert_all_frames(self.migrate())
+        for text in ('WRITE request, offset 0, length 1048576',
+                     'WRITE reply, type 0',
+                     'DISC request, offset 0, length 0'):
+            self.assertEqual(seen.count(text), len(DISKS), text)
+        self.assertFalse([text for text in seen if 'unknown' in text])
+
+    def test_tls_between_two_qemus(self):
+        """GnuTLS writes the keys where it is told to."""
+        subprocess.run(['psktool', '-u', 'qemu', '-p',
+                        str(self.folder / 'keys.psk')], check=True,
+                       capture_output=True)
+
+        def setup(qemu, endpoint: str, **more):
+            qemu.qmp.cmd('object-add', **{
+                'qom-type': 'tls-creds-psk', 'id': 'tls', 'dir':
+                str(self.folder), 'endpoint': endpoint, **more})
+            qemu.qmp.cmd('migrate-set-parameters', **{'tls-creds': 'tls'})
+        keys = self.folder / 'keys'
+        with mock.patch.dict(os.environ, SSLKEYLOGFILE=str(keys)):
+            path = self.migrate(
+                lambda source: setup(source, 'client', username='qemu'),
+                lambda target: setup(target, 'server'))
+        options = '-o', f'tls.keylog_file:{keys}'
+        for passes in (1, 2):
+            packets = tshark(path, 'qmux.nbd', 'qmux.name', passes=passes,
+                             options=options)
+            seen = [text for texts, _ in packets for text in texts]
+            self.assertEqual(seen.count('DISC request, offset 0, length 0'),
+                             len(DISKS))
+            self.assertEqual({name for _, names in packets for name in names},
+                             {'main', *(f'nbd-{disk}' for disk in DISKS)})
+            self.assertEqual(tshark(path, 'frame.number', only=TROUBLE,
+                                    passes=passes, options=options), [])
+
+    def migrate(self, prepare_source=lambda _: None,
+                prepare_target=lambda _: None) -> Path:
+        """Between two QEMUs; returns the capture."""
         other = self.folder / 'destination'
         other.mkdir()
         make_images(self.folder)
         make_images(other)
         with QEMU(BUILD, self.folder, 'source') as source, \
                 QEMU(BUILD, other, 'destination', incoming=True) as target:
+            prepare_source(source)
+            prepare_target(target)
             source.wait_for_guest()
             relay = Relay(target.listen(), self.traffic)
             source.migrate(relay.port)
@@ -175,13 +218,7 @@ class Recordings(DissectorTest):
             target.wait_success()
             target.wait_for_guest()
         relay.join()
-        path = self.traffic.write(self.folder)
-        seen = self.assert_all_frames(path)
-        for text in ('WRITE request, offset 0, length 1048576',
-                     'WRITE reply, type 0',
-                     'DISC request, offset 0, length 0'):
-            self.assertEqual(seen.count(text), len(DISKS), text)
-        self.assertFalse([text for text in seen if 'unknown' in text])
+        return self.traffic.write(self.folder)
 
 
 class DecodeAs(DissectorTest):
