@@ -69,11 +69,12 @@ class Relay:
     def _run(self) -> None:
         left, _ = self.listener.accept()
         right = socket.create_connection(('127.0.0.1', self._target))
-        other = threading.Thread(target=self._copy, daemon=True,
-                                 args=(right, left, 'in'))
-        other.start()
-        self._copy(left, right, 'out')
-        other.join()
+        with left, right:
+            other = threading.Thread(target=self._copy, daemon=True,
+                                     args=(right, left, 'in'))
+            other.start()
+            self._copy(left, right, 'out')
+            other.join()
 
     def _copy(self, source, target, direction: str) -> None:
         try:
