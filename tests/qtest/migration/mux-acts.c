@@ -195,6 +195,8 @@ void move_disk_to_iothread(MuxTest *t)
     assert_refused(t->from, "x-blockdev-set-iothread",
                    "'node-name': 'disk0', 'iothread': 'iothread0'",
                    "Cannot change iothread of active block backend");
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'object-del',"
+                             "  'arguments': { 'id': 'iothread0' } }");
     migrate_ensure_converge(t->from);
 }
 
