@@ -219,7 +219,10 @@ mux_engine_fail(MuxEngine *e, uint32_t code, const char *fmt, ...);
 /* End everything now; takes @error, NULL is a clean end.  Sends nothing. */
 void mux_engine_end(MuxEngine *e, char *error);
 
-/* A MUX_EVENT_... for the application, unless it has let go of @s. */
+/*
+ * A MUX_EVENT_... for the application, unless it has let go of @s or the
+ * connection is over.
+ */
 void mux_stream_event(MuxStream *s, MuxEventType type);
 
 /* The peer's HELLO is here up to its tail: accept it or fail. */

@@ -177,7 +177,7 @@ void mux_stream_event(MuxStream *s, MuxEventType type)
 {
     MuxEngine *e = s->engine;
 
-    if (s->released) {
+    if (s->released || e->ended) {
         return;
     }
     s->events |= 1u << type;

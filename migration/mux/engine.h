@@ -92,7 +92,10 @@ void mux_engine_free(MuxEngine *e);
  */
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max);
 
-/* @bytes were put there, in order; take in what they say. */
+/*
+ * @bytes were put there, in order; take in what they say.  What comes after
+ * the connection's end is dropped.
+ */
 void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now);
 
 /*
@@ -149,7 +152,8 @@ void mux_engine_set_silence(MuxEngine *e, int64_t ns, int64_t now);
  * Fill *@event with the next one; returns whether there was one.  A stream's
  * events are not repeated: one READABLE stands for all that came since the
  * last.  ENDED comes last, and stands for the end of all streams that were
- * not finished.
+ * not finished and of what was still owed: an offer that goes out later has no
+ * WRITABLE any more.
  */
 bool mux_engine_next_event(MuxEngine *e, MuxEvent *event);
 

@@ -135,14 +135,16 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
     size_t payload = MIN(bytes, e->rx_named);
     bool had_payload = e->rx_left > 0;
 
+    if (e->ended) {
+        /* Who has been told of the end is told nothing more */
+        rx_settle(e, 0);
+        return;
+    }
     if (bytes) {
         mux_liveness_heard(e, now);
     }
     rx_settle(e, payload);
     bytes -= payload;
-    if (e->ended) {
-        return;
-    }
     if (had_payload) {
         if (e->rx_left) {
             g_assert(bytes == 0);

@@ -31,7 +31,11 @@ enum {
     OP_RUN, OP_TIME,
     /* that may end it */
     OP_CORRUPT, OP_CUT, OP_GOAWAY,
+    OPS,
 };
+
+#define AT_SLOT(op, side, slot) ((op) | (slot) << 5 | (side) << 7)
+#define AT(op, side)    AT_SLOT(op, side, 0)
 
 typedef struct Run {
     const uint8_t *p, *end;     /* what is left of the input */
@@ -100,7 +104,8 @@ static size_t take(Run *r, int side, size_t max)
     g_byte_array_set_size(from->sent, old + len);
     tx->niov = 0;
     mux_engine_tx_done(from->e, len);
-    mux_link_watch(from, &m->link.side[!side]);
+    /* A limit that was damaged on its way is not what the other granted */
+    mux_link_watch(from, m->corrupted ? NULL : &m->link.side[!side]);
     return len;
 }
 
@@ -427,6 +432,72 @@ static void finish_disturbed(Run *r)
         g_assert_true(mux_engine_tx_idle(e));
         g_assert_false(mux_engine_has_streams(e));
     }
+}
+
+/* --- inputs --- */
+
+/* How often each is chosen: data moves, and few inputs end early. */
+static const uint8_t likelihood[OPS] = {
+    [OP_ACCEPT] = 8, [OP_RESET] = 8, [OP_FIN] = 8, [OP_FIN_OK] = 8,
+    [OP_RELEASE] = 8, [OP_OFFER] = 24, [OP_WITHDRAW] = 8, [OP_COPY] = 16,
+    [OP_CONSUME] = 24, [OP_PEEK] = 8, [OP_URGENT] = 8, [OP_WRITABLE] = 8,
+    [OP_OPEN] = 16, [OP_PING] = 8, [OP_EVENTS] = 24, [OP_NAME_TX] = 16,
+    [OP_TAKE] = 24, [OP_NAME_RX] = 16, [OP_GIVE] = 24, [OP_RUN] = 8,
+    [OP_TIME] = 8, [OP_CORRUPT] = 1, [OP_CUT] = 1, [OP_GOAWAY] = 2,
+};
+
+static const uint8_t operands[OPS] = {
+    [OP_RESET] = 1, [OP_OFFER] = 2, [OP_COPY] = 1, [OP_CONSUME] = 1,
+    [OP_URGENT] = 1, [OP_TAKE] = 1, [OP_GIVE] = 1, [OP_TIME] = 1,
+    [OP_CORRUPT] = 1, [OP_GOAWAY] = 1,
+};
+
+static unsigned random_operation(GRand *rand)
+{
+    unsigned sum = 0;
+    int chosen;
+
+    for (unsigned op = 0; op < OPS; op++) {
+        sum += likelihood[op];
+    }
+    chosen = g_rand_int_range(rand, 0, sum);
+    for (unsigned op = 0; ; op++) {
+        chosen -= likelihood[op];
+        if (chosen < 0) {
+            return op;
+        }
+    }
+}
+
+static void append_byte(GByteArray *input, uint8_t byte)
+{
+    g_byte_array_append(input, &byte, 1);
+}
+
+GByteArray *mux_fuzz_random_operations(GRand *rand, unsigned count)
+{
+    static const uint8_t open[] = {
+        AT(OP_RUN, SRC), AT(OP_EVENTS, SRC), AT(OP_EVENTS, DST),
+        AT(OP_OPEN, SRC), AT(OP_OPEN, DST),
+        AT(OP_RUN, SRC), AT(OP_EVENTS, SRC), AT(OP_EVENTS, DST),
+        AT_SLOT(OP_ACCEPT, SRC, 1), AT_SLOT(OP_ACCEPT, DST, 1),
+        AT(OP_RUN, SRC), AT(OP_EVENTS, SRC), AT(OP_EVENTS, DST),
+    };
+    GByteArray *input = g_byte_array_new();
+
+    append_byte(input, g_rand_int(rand));
+    append_byte(input, g_rand_int(rand));
+    g_byte_array_append(input, open, sizeof(open));
+    while (count--) {
+        unsigned op = random_operation(rand);
+
+        append_byte(input, AT_SLOT(op, g_rand_int_range(rand, 0, 2),
+                                   g_rand_int_range(rand, 0, 2)));
+        for (unsigned i = 0; i < operands[op]; i++) {
+            append_byte(input, g_rand_int(rand));
+        }
+    }
+    return input;
 }
 
 /* --- */

@@ -47,4 +47,11 @@ enum {
  */
 void mux_fuzz_operations(const uint8_t *data, size_t size);
 
+/*
+ * An input for it that opens a stream on each side, accepts both, and goes on
+ * with @count operations such as applications and transports do.  Settings are
+ * random too.
+ */
+GByteArray *mux_fuzz_random_operations(GRand *rand, unsigned count);
+
 #endif

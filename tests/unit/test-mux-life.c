@@ -466,6 +466,35 @@ static void test_no_goaway_without_transport(void)
     }
 }
 
+/* What was on its way in or out when the connection ended makes no event. */
+static void test_ended_is_the_last_event(void)
+{
+    uint8_t data[1000] = { 0 };
+    struct iovec iov[8] = { { .iov_base = data, .iov_len = sizeof(data) } };
+    MuxStream *a, *b;
+    MuxEvent event;
+    MuxPair p;
+
+    mux_pair_init(&p, 256 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_stream_tx_offer(a, iov, 1);
+    mux_stream_tx_offer(b, iov, 1);
+    g_assert_cmpuint(mux_engine_tx_want(p.dst, iov, 8, 0), ==, 2);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, iov, 8, 0), ==, 2);
+    mux_feed(p.dst, iov[0].iov_base, MUX_HEADER_SIZE, 0);
+    g_assert_cmpuint(mux_engine_rx_want(p.dst, iov, 8), ==, 2);
+    mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "enough");
+    mux_expect_event(p.dst, MUX_EVENT_ENDED);
+    memset(iov[0].iov_base, 0, 500);
+    mux_engine_rx_done(p.dst, 500, 0);
+    mux_engine_tx_done(p.dst, MUX_HEADER_SIZE + sizeof(data));
+    g_assert_false(mux_engine_next_event(p.dst, &event));
+    g_assert_cmpuint(mux_stream_rx_pending(b), ==, 0);
+    g_assert_cmpuint(mux_stream_bytes_received(b), ==, 0);
+    g_assert_cmpuint(mux_stream_tx_sent(b), ==, sizeof(data));
+    mux_pair_cleanup(&p);
+}
+
 /* The rest of a HELLO is no news for who has ended the connection. */
 static void test_end_before_the_hello_is_whole(void)
 {
@@ -635,6 +664,7 @@ int main(int argc, char **argv)
     ADD("end-frees-released-streams", test_end_frees_released_streams);
     ADD("transport-error", test_transport_error);
     ADD("no-goaway-without-transport", test_no_goaway_without_transport);
+    ADD("ended-is-the-last-event", test_ended_is_the_last_event);
     ADD("end-before-the-hello-is-whole", test_end_before_the_hello_is_whole);
     ADD("eof-names-the-stream", test_eof_names_the_stream);
     ADD("eof-without-streams-is-clean", test_eof_without_streams_is_clean);

@@ -10,25 +10,14 @@
 #include "mux-fuzz.h"
 
 #define INPUTS          200
-#define INPUT_MAX       1000
-
-static GByteArray *random_input(GRand *rand)
-{
-    GByteArray *input = g_byte_array_new();
-    int len = g_rand_int_range(rand, 2, INPUT_MAX);
-
-    g_byte_array_set_size(input, len);
-    for (int i = 0; i < len; i++) {
-        input->data[i] = g_rand_int(rand);
-    }
-    return input;
-}
+#define OPERATIONS_MAX  200
 
 static void random_operations(uint32_t seed, bool peaceful)
 {
     for (int i = 0; i < INPUTS; i++) {
         g_autoptr(GRand) rand = g_rand_new_with_seed(seed + i);
-        g_autoptr(GByteArray) input = random_input(rand);
+        int count = g_rand_int_range(rand, 10, OPERATIONS_MAX);
+        g_autoptr(GByteArray) input = mux_fuzz_random_operations(rand, count);
 
         g_test_message("seed %u", seed + i);
         input->data[1] &= ~(MUX_FUZZ_PEACEFUL | MUX_FUZZ_ABRUPT);
