@@ -181,6 +181,7 @@ struct MuxEngine {
     GQueue opens;               /* streams waiting for their OPEN */
     GQueue urgent, bulk;        /* streams with data that credit allows */
     uint64_t bulk_had;          /* MuxStream.had of the last bulk stream */
+    uint64_t dry_had;           /* and the least that ran dry in this batch */
     unsigned urgent_run;        /* urgent frames since the last bulk one */
     unsigned urgent_active;     /* live urgent streams that have carried data */
     uint64_t pongs[MUX_UNANSWERED_PINGS];
@@ -320,10 +321,16 @@ void mux_sched_update(MuxStream *s);
 /* Bytes that @s has to send and that are not in a batch. */
 size_t mux_stream_tx_waiting(MuxStream *s);
 
+/* A new batch is being put together. */
+void mux_sched_batch_begin(MuxEngine *e);
+
 /* How much data a batch may have now, bytes. */
 size_t mux_sched_batch_max(MuxEngine *e);
 
-/* The stream that sends next, NULL: none; *@max becomes its share, bytes. */
+/*
+ * The stream that sends next, NULL: none in this batch; *@max becomes its
+ * share, bytes.
+ */
 MuxStream *mux_sched_pick(MuxEngine *e, size_t *max);
 
 /* @s has put a frame with @bytes of payload in the batch. */

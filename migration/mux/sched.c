@@ -9,6 +9,10 @@
  * writer prepares the next piece.  It may catch up, but by MUX_CATCH_UP at
  * most: nobody saves up what he did not need.
  *
+ * A writer of small pieces offers the next one when the batch with the last is
+ * out.  Where others would get further ahead of it than it may catch up, the
+ * batch ends with its piece, or it would never have more than one in each.
+ *
  * While an urgent stream is in use a batch has one frame, so that what is
  * urgent waits for no more than that.
  *
@@ -96,6 +100,25 @@ static void count_urgent(MuxStream *s)
     }
 }
 
+void mux_sched_batch_begin(MuxEngine *e)
+{
+    e->dry_had = UINT64_MAX;
+}
+
+/* @s has sent all there was.  There may be more once the batch is out. */
+static void note_dry(MuxStream *s)
+{
+    if (!mux_stream_tx_waiting(s) && !s->fin_wanted) {
+        s->engine->dry_had = MIN(s->engine->dry_had, s->had);
+    }
+}
+
+/* One that ran dry in this batch could not catch up with @s any more. */
+static bool too_far_ahead(MuxStream *s)
+{
+    return s->had - MIN(s->had, s->engine->dry_had) > MUX_CATCH_UP;
+}
+
 void mux_sched_update(MuxStream *s)
 {
     MuxEngine *e = s->engine;
@@ -122,7 +145,7 @@ MuxStream *mux_sched_pick(MuxEngine *e, size_t *max)
     MuxStream *s = g_queue_peek_head(queue);
     uint64_t credit;
 
-    if (!s) {
+    if (!s || (queue == &e->bulk && too_far_ahead(s))) {
         return NULL;
     }
     *max = MIN(frame_max(e), mux_stream_tx_waiting(s));
@@ -145,6 +168,7 @@ void mux_sched_sent(MuxStream *s, size_t bytes)
         e->bulk_had = s->had;
         s->had += bytes * MUX_WEIGHT_MAX / s->weight;
         insert_bulk(s);
+        note_dry(s);
     }
     mux_sched_update(s);
 }

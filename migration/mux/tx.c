@@ -337,6 +337,7 @@ static void batch_build(MuxEngine *e, int64_t now)
     if (!e->hello_done) {
         return;
     }
+    mux_sched_batch_begin(e);
     /* the last data of a stream lets its FIN follow */
     do {
         if (!put_pings(e, now) || !put_controls(e, now) ||

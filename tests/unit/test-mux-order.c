@@ -5,8 +5,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "migration/mux/engine-limits.h"
-#include "migration/mux/frame.h"
+#include "migration/mux/engine-int.h"
 #include "mux-wire-sim.h"
 
 #define PAGE_REQUEST    20      /* bytes, as postcopy sends them */
@@ -17,17 +16,28 @@ static SimFlow *flow(Sim *sim, unsigned i)
     return g_ptr_array_index(sim->flows, i);
 }
 
-/* @n streams, all of them written to in pieces of @piece bytes. */
-static void sim_with_bulk(Sim *sim, int n, size_t piece)
+/* @n streams, written to in pieces of @piece[] bytes; NULL: of 1 MiB. */
+static void sim_with_bulk(Sim *sim, int n, const size_t *piece)
 {
     sim_init(sim, SIM_GBIT, SIM_MS, NULL, NULL);
     for (int i = 0; i < n; i++) {
-        sim_open(sim, SRC, "nbd-disk0")->piece = piece;
+        sim_open(sim, SRC, "nbd-disk0")->piece = piece ? piece[i] : 1024 * KIB;
     }
     for (int i = 0; i < n; i++) {
         flow(sim, i)->writing = true;
     }
     sim_run(sim, 100 * SIM_MS);
+}
+
+/* What the next batch has, bytes; it goes out at once. */
+static size_t next_batch(MuxEngine *e)
+{
+    struct iovec named[64];
+    unsigned n = mux_engine_tx_want(e, named, 64, 0);
+    size_t len = mux_iov_total(named, n);
+
+    mux_engine_tx_done(e, len);
+    return len;
 }
 
 /* --- shares --- */
@@ -44,7 +54,7 @@ static double part_of(Sim *sim, const uint64_t *before, unsigned i)
 }
 
 static void shares_follow_weights(const unsigned *weight, unsigned n,
-                                  size_t piece)
+                                  const size_t *piece)
 {
     g_autofree uint64_t *before = g_new0(uint64_t, n);
     unsigned sum = 0;
@@ -64,31 +74,57 @@ static void shares_follow_weights(const unsigned *weight, unsigned n,
         double want = weight[i] / (double)sum;
 
         g_test_message("pieces of %zu: weight %u has %.4f of all, not %.4f",
-                       piece, weight[i], part_of(&sim, before, i), want);
+                       piece[i], weight[i], part_of(&sim, before, i), want);
         g_assert_cmpfloat(part_of(&sim, before, i), >, 0.95 * want);
         g_assert_cmpfloat(part_of(&sim, before, i), <, 1.05 * want);
     }
     sim_cleanup(&sim);
 }
 
-static void test_equal_weights_share_equally(void)
+static void shares_with_pieces_of(size_t piece)
 {
     static const unsigned equal[] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    static const unsigned ram_and_disks[] = { 4, 1, 1, 1, 1 };
+    static const unsigned rising[] = { 1, 2, 3, 5, 8 };
+    static const unsigned most[] = { MUX_WEIGHT_MAX, 1 };
+    const size_t pieces[] = {
+        piece, piece, piece, piece, piece, piece, piece, piece,
+    };
 
-    shares_follow_weights(equal, 8, 1024 * KIB);
-    shares_follow_weights(equal, 8, 300 * KIB);
+    shares_follow_weights(equal, 8, pieces);
+    shares_follow_weights(ram_and_disks, 5, pieces);
+    shares_follow_weights(rising, 5, pieces);
+    shares_follow_weights(most, 2, pieces);
 }
 
 static void test_shares_follow_weights(void)
 {
-    static const unsigned ram_and_disks[] = { 4, 1, 1, 1, 1 };
-    static const unsigned rising[] = { 1, 2, 3, 5, 8 };
-    static const unsigned most[] = { MUX_WEIGHT_MAX, 1 };
+    shares_with_pieces_of(1024 * KIB);
+    shares_with_pieces_of(300 * KIB);
+}
 
-    shares_follow_weights(ram_and_disks, 5, 1024 * KIB);
-    shares_follow_weights(ram_and_disks, 5, 300 * KIB);
-    shares_follow_weights(rising, 5, 1024 * KIB);
-    shares_follow_weights(most, 2, 1024 * KIB);
+static void test_short_pieces_do_not_lose_their_share(void)
+{
+    static const size_t length[] = { 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB };
+
+    for (int i = 0; i < G_N_ELEMENTS(length); i++) {
+        shares_with_pieces_of(length[i]);
+    }
+}
+
+static void test_pieces_may_differ(void)
+{
+    static const unsigned weight[] = { 1, 4, 2, 1, 8, 1, 1, 3 };
+    static const size_t falling[] = {
+        1024 * KIB, 300 * KIB, 128 * KIB, 64 * KIB, 32 * KIB, 16 * KIB,
+        4 * KIB, 1 * KIB,
+    };
+    static const size_t one_short[] = {
+        1024 * KIB, 1024 * KIB, 1024 * KIB, 1024 * KIB, 4 * KIB,
+    };
+
+    shares_follow_weights(weight, 8, falling);
+    shares_follow_weights(weight, 5, one_short);
 }
 
 static void test_weights_stay_within_bounds(void)
@@ -102,7 +138,7 @@ static void test_weights_stay_within_bounds(void)
     uint64_t before[4];
     Sim sim;
 
-    sim_with_bulk(&sim, 4, 1024 * KIB);
+    sim_with_bulk(&sim, 4, NULL);
     for (int i = 0; i < 4; i++) {
         mux_stream_set_weight(flow(&sim, i)->from, beyond[i]);
         before[i] = flow(&sim, i)->read;
@@ -120,7 +156,7 @@ static void test_nobody_starves(void)
     uint64_t before[STARVING] = { 0 };
     Sim sim;
 
-    sim_with_bulk(&sim, STARVING, 1024 * KIB);
+    sim_with_bulk(&sim, STARVING, NULL);
     mux_stream_set_weight(flow(&sim, 1)->from, MUX_WEIGHT_MAX);
     mux_stream_set_urgent(flow(&sim, 0)->from, true);
     sim_run(&sim, 3 * SIM_S);
@@ -139,7 +175,7 @@ static void test_urgent_leaves_bulk_its_part(void)
     uint64_t before[9];
     Sim sim;
 
-    sim_with_bulk(&sim, 9, 1024 * KIB);
+    sim_with_bulk(&sim, 9, NULL);
     mux_stream_set_urgent(flow(&sim, 0)->from, true);
     sim_run(&sim, SIM_S);
     for (int i = 0; i < 9; i++) {
@@ -160,7 +196,7 @@ static void test_nobody_saves_up(void)
     uint64_t before[2];
     Sim sim;
 
-    sim_with_bulk(&sim, 2, 1024 * KIB);
+    sim_with_bulk(&sim, 2, NULL);
     flow(&sim, 0)->writing = false;
     sim_run(&sim, 10 * SIM_S);
     for (int i = 0; i < 2; i++) {
@@ -196,20 +232,112 @@ static void test_short_absence_is_made_up_for(void)
     mux_stream_tx_offer(a[1], &iov, 1);
     /* a batch is a frame: the other's turn comes after the third of ours */
     for (int i = 1; i <= 4; i++) {
-        struct iovec named[64];
-        unsigned n = mux_engine_tx_want(p.src, named, 64, 0);
-        size_t len = 0;
-
-        for (unsigned k = 0; k < n; k++) {
-            len += named[k].iov_len;
-        }
-        mux_engine_tx_done(p.src, len);
+        next_batch(p.src);
         g_assert_cmpuint(mux_stream_bytes_sent(a[1]), ==,
                          MIN(i, 3) * MUX_FRAME_BULK);
     }
     g_assert_cmpuint(mux_stream_bytes_sent(a[0]), ==,
                      5 * sizeof(data) + MUX_FRAME_BULK);
     mux_pair_cleanup(&p);
+}
+
+/* --- size of batches --- */
+
+/* Streams that the peer lets send for ever. */
+static void pair_with_endless_credit(MuxPair *p, MuxStream **s, int n)
+{
+    MuxStream *theirs;
+
+    mux_pair_init(p, 64 * KIB);
+    for (int i = 0; i < n; i++) {
+        mux_link_open(&p->link, SRC, "x", &s[i], &theirs);
+        s[i]->tx_limit = UINT64_MAX;
+    }
+}
+
+/* Mean size of a batch while all have more to send at once, bytes. */
+static size_t mean_batch(const unsigned *weight, int n, size_t piece)
+{
+    static uint8_t data[1024 * KIB];
+    struct iovec iov = { .iov_base = data, .iov_len = piece };
+    MuxStream *s[8];
+    size_t sum = 0;
+    MuxPair p;
+
+    pair_with_endless_credit(&p, s, n);
+    for (int i = 0; i < n; i++) {
+        mux_stream_set_weight(s[i], weight[i]);
+        mux_stream_tx_offer(s[i], &iov, 1);
+    }
+    for (int batch = 0; batch < 1000; batch++) {
+        sum += next_batch(p.src);
+        for (int i = 0; i < n; i++) {
+            if (mux_stream_tx_sent(s[i]) == piece) {
+                mux_stream_tx_offer(s[i], &iov, 1);
+            }
+        }
+    }
+    mux_pair_cleanup(&p);
+    return sum / 1000;
+}
+
+/* Writes stay long where nobody is about to lose his share. */
+static void test_batches_are_whole_unless_somebody_is_behind(void)
+{
+    static const unsigned equal[] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    static const unsigned ram_and_disks[] = { 4, 1, 1, 1, 1 };
+
+    g_assert_cmpuint(mean_batch(equal, 1, 1024 * KIB), >=, MUX_BATCH_BYTES);
+    g_assert_cmpuint(mean_batch(equal, 8, 1024 * KIB), >=, MUX_BATCH_BYTES);
+    g_assert_cmpuint(mean_batch(equal, 8, 300 * KIB), >=,
+                     0.99 * MUX_BATCH_BYTES);
+    g_assert_cmpuint(mean_batch(equal, 8, 32 * KIB), >=, MUX_BATCH_BYTES);
+    g_assert_cmpuint(mean_batch(equal, 8, 4 * KIB), >=, 8 * 4 * KIB);
+    g_assert_cmpuint(mean_batch(ram_and_disks, 5, 300 * KIB), >=,
+                     0.99 * MUX_BATCH_BYTES);
+}
+
+/*
+ * One stream has sent a lot, the other sends @piece bytes, and the former has
+ * more.  Returns what the batch has, bytes.
+ */
+static size_t batch_with_short_piece(size_t piece, bool last)
+{
+    static uint8_t data[5 * 1024 * KIB];
+    struct iovec iov = { .iov_base = data };
+    MuxStream *s[2];
+    size_t len;
+    MuxPair p;
+
+    pair_with_endless_credit(&p, s, 2);
+    for (size_t size = sizeof(data); size; size = size > 1000 ? 1000 : 0) {
+        iov.iov_len = size;
+        mux_stream_tx_offer(s[0], &iov, 1);
+        while (!mux_engine_tx_idle(p.src)) {
+            next_batch(p.src);
+        }
+    }
+    iov.iov_len = sizeof(data);
+    mux_stream_tx_offer(s[0], &iov, 1);
+    iov.iov_len = piece;
+    mux_stream_tx_offer(s[1], &iov, 1);
+    if (last) {
+        mux_stream_fin(s[1]);
+    }
+    len = next_batch(p.src);
+    mux_pair_cleanup(&p);
+    return len;
+}
+
+/* The former is as much ahead as it had last, and what may be made up for. */
+static void test_batch_ends_for_who_is_behind(void)
+{
+    g_assert_cmpuint(batch_with_short_piece(999, false), ==, 16 + 999);
+    g_assert_cmpuint(batch_with_short_piece(1000, false), ==,
+                     2 * 16 + MUX_BATCH_BYTES);
+    /* there is no more to wait for */
+    g_assert_cmpuint(batch_with_short_piece(999, true), ==,
+                     2 * 16 + 24 + MUX_BATCH_BYTES);
 }
 
 /* --- size of frames --- */
@@ -334,7 +462,7 @@ static void test_urgent_waits_for_one_frame(void)
     SimFlow *urgent;
     Sim sim;
 
-    sim_with_bulk(&sim, 8, 1024 * KIB);
+    sim_with_bulk(&sim, 8, NULL);
     /* a transport that takes part of a batch now and then */
     sim.write_max = 10000;
     urgent = sim_open(&sim, SRC, "postcopy");
@@ -390,13 +518,18 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
 #define ADD(path, func) g_test_add_func("/mux/order/" path, func)
-    ADD("equal-weights-share-equally", test_equal_weights_share_equally);
     ADD("shares-follow-weights", test_shares_follow_weights);
+    ADD("short-pieces-do-not-lose-their-share",
+        test_short_pieces_do_not_lose_their_share);
+    ADD("pieces-may-differ", test_pieces_may_differ);
     ADD("weights-stay-within-bounds", test_weights_stay_within_bounds);
     ADD("nobody-starves", test_nobody_starves);
     ADD("urgent-leaves-bulk-its-part", test_urgent_leaves_bulk_its_part);
     ADD("nobody-saves-up", test_nobody_saves_up);
     ADD("short-absence-is-made-up-for", test_short_absence_is_made_up_for);
+    ADD("batches-are-whole-unless-somebody-is-behind",
+        test_batches_are_whole_unless_somebody_is_behind);
+    ADD("batch-ends-for-who-is-behind", test_batch_ends_for_who_is_behind);
     ADD("frames-are-short-while-urgent-streams-are-used",
         test_frames_are_short_while_urgent_streams_are_used);
     ADD("batch-ends-when-less-is-allowed",
