@@ -191,8 +191,8 @@ static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
     qemu_mutex_lock(&s->lock);
     ioc->reading = false;
     qemu_cond_broadcast(&ioc->read_cond);
+    mux_stream_rx_consume(ioc->stream, peek ? 0 : len);
     if (!peek) {
-        mux_stream_rx_consume(ioc->stream, len);
         stat64_add(&ioc->bytes_received, len);
     }
     mux_channel_update(ioc);

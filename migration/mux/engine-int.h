@@ -79,6 +79,8 @@ struct MuxStream {
     uint64_t rx_arrived;        /* bytes that came */
     uint64_t rx_consumed;       /* bytes that the application is done with */
     MuxChunks rx;               /* what lies between the two */
+    bool rx_lent;               /* a reader may be using it */
+    bool aborted;               /* by a RESET of either side: drop it */
     bool fin_received, fin_ok_wanted;
 
     /* credit for the peer */

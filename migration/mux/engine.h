@@ -194,8 +194,8 @@ void mux_stream_accept(MuxStream *s);
 
 /*
  * Abort both directions; the peer sees @code and @text (NULL: none; cut at
- * 1 KiB).  What is buffered in @s is neither sent nor readable any more.  No
- * event follows.
+ * 1 KiB).  What is buffered in @s is neither sent nor readable any more, as
+ * after a RESET of the peer.  No event follows.
  */
 void mux_stream_reset(MuxStream *s, uint32_t code, const char *text);
 
@@ -224,11 +224,14 @@ void mux_stream_release(MuxStream *s);
 
 /*
  * Up to @max pieces of what can be read.  Returns how many.  Their memory
- * stays as it is until consumed or released, even if @s is reset or the
- * connection ends.  One reader at a time.
+ * stays as it is until the next mux_stream_rx_consume() or the release, even if
+ * @s is reset or the connection ends.  One reader at a time.
  */
 unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max);
-/* The first @bytes are done with: their credit goes back to the peer. */
+/*
+ * The first @bytes are done with: their credit goes back to the peer.  0 after
+ * a look that takes nothing.
+ */
 void mux_stream_rx_consume(MuxStream *s, size_t bytes);
 /*
  * The window grows to @bytes at most, or 64 KiB if that is more: where what

@@ -28,7 +28,7 @@ static void rx_settle(MuxEngine *e, size_t bytes)
         return;
     }
     mux_chunks_commit(&s->rx, bytes);
-    if (bytes && !e->rx_drop) {
+    if (bytes) {
         mux_stream_rx_arrived(s, bytes);
     }
     mux_stream_maybe_free(s);

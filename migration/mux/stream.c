@@ -14,9 +14,9 @@
  *   FINISHED   both directions are finished and dealt with.  What was
  *              received stays readable; release.
  *   RESET      aborted by one side, or the connection ended first:
- *              mux_stream_error() says why.  What was received before a
- *              RESET from the peer or the end of the connection stays
- *              readable, after our own it does not; release.
+ *              mux_stream_error() says why.  What was received before the
+ *              end of the connection stays readable, what was before a RESET
+ *              of either side does not; release.
  *
  * FINISHED and RESET are final: each stream gets to exactly one of them.
  *
@@ -106,6 +106,26 @@ static void forget_id(MuxStream *s, MuxStreamState state)
     mux_credit_end(s);
 }
 
+/* The first @bytes of what was received are gone. */
+static void consume(MuxStream *s, size_t bytes)
+{
+    mux_chunks_consume(&s->rx, bytes);
+    s->rx_consumed += bytes;
+    mux_credit_consumed(s, bytes);
+}
+
+/*
+ * Nobody may read what came before a RESET.  If it stayed until the release, a
+ * peer could have us hold more and more of it: the credit of a retired stream
+ * goes to the next one.
+ */
+static void drop_aborted(MuxStream *s)
+{
+    if (!s->rx_lent) {
+        consume(s, s->rx.size);
+    }
+}
+
 void mux_stream_retire(MuxStream *s, MuxStreamState state)
 {
     MuxEngine *e = s->engine;
@@ -113,6 +133,8 @@ void mux_stream_retire(MuxStream *s, MuxStreamState state)
     forget_id(s, state);
     s->state = state;
     if (state == MUX_STREAM_RESET) {
+        s->aborted = true;
+        drop_aborted(s);
         mux_stream_unqueue(s);
         if (e->rx_stream == s) {
             e->rx_drop = true;
@@ -262,15 +284,18 @@ void mux_stream_release(MuxStream *s)
 
 /* --- received data --- */
 
-/* What the application may read: not what came before our own RESET. */
+/* What the application may read. */
 static size_t rx_readable(MuxStream *s)
 {
-    return s->reset_text ? 0 : s->rx.size;
+    return s->aborted ? 0 : s->rx.size;
 }
 
 unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max)
 {
-    return mux_chunks_peek(&s->rx, 0, rx_readable(s), iov, max);
+    unsigned n = mux_chunks_peek(&s->rx, 0, rx_readable(s), iov, max);
+
+    s->rx_lent |= n > 0;
+    return n;
 }
 
 size_t mux_stream_rx_pending(MuxStream *s)
@@ -280,9 +305,8 @@ size_t mux_stream_rx_pending(MuxStream *s)
 
 void mux_stream_rx_consume(MuxStream *s, size_t bytes)
 {
-    mux_chunks_consume(&s->rx, bytes);
-    s->rx_consumed += bytes;
-    mux_credit_consumed(s, bytes);
+    s->rx_lent = false;
+    consume(s, s->aborted ? s->rx.size : bytes);
     if (!s->retired && !s->fin_received && s->rx_limit && mux_credit_due(s)) {
         mux_stream_want_control(s, MUX_PENDING_WINDOW);
     }
@@ -290,6 +314,10 @@ void mux_stream_rx_consume(MuxStream *s, size_t bytes)
 
 void mux_stream_rx_arrived(MuxStream *s, size_t bytes)
 {
+    if (s->aborted) {
+        drop_aborted(s);
+        return;
+    }
     s->rx_arrived += bytes;
     if (s->released) {
         mux_stream_rx_consume(s, s->rx.size);

@@ -120,6 +120,7 @@ void mux_assert_memory_bounded(MuxEngine *e)
         MuxStream *s = key;
 
         g_assert_cmpuint(s->rx.size, <=, s->rx_limit - s->rx_consumed);
+        g_assert(!s->aborted || s->rx_lent || !s->rx.size);
         g_assert_cmpuint(s->own.size, <=, MUX_OWN_BUFFER);
         chunks += s->rx.size + s->own.size + 4 * MUX_CHUNK_SIZE;
         windows += s->retired ? 0 : s->rx_limit - s->rx_consumed;

@@ -27,7 +27,7 @@
  * 10 answers pile up for a peer that never reads
  *      floods-leave-nothing-behind; test-mux-limits: unanswered-pings
  * 11 rapid reset
- *      test-mux-limits: streams-in-a-lifetime
+ *      resets-leave-no-data-behind; test-mux-limits: streams-in-a-lifetime
  * 12 a message over endless frames (HTTP/2's CONTINUATION)
  *      there are none; test-mux-limits: name, reset-text, goaway-text
  * 13 empty data frames
@@ -419,6 +419,82 @@ static void test_floods_leave_nothing_behind(void)
     }
 }
 
+/* --- 11: rapid reset --- */
+
+/* @bytes of zeros on stream @id, whose direction has had none. */
+static void feed_zeros(MuxEngine *e, uint32_t id, uint64_t bytes)
+{
+    for (uint64_t done = 0, n; done < bytes; done += n) {
+        g_autoptr(GByteArray) data = NULL;
+
+        n = MIN(bytes - done, MUX_FRAME_BULK);
+        data = frame(MUX_FRAME_DATA, id, n);
+        stl_be_p(data->data + 12, done);
+        mux_feed(e, data->data, data->len, 0);
+    }
+}
+
+/*
+ * Streams that the peer fills and resets, and that the application hardly
+ * reads and never lets go: the credit of one serves the next, so its data must
+ * go.
+ */
+static void test_resets_leave_no_data_behind(void)
+{
+    struct iovec iov;
+    MuxStream *a, *b;
+    MuxPair p;
+
+    mux_pair_init(&p, MUX_WINDOW_SHARE);
+    for (int i = 0; i < MUX_LIFETIME_STREAMS; i++) {
+        mux_link_open(&p.link, SRC, "x", &a, &b);
+        feed_zeros(p.dst, a->id, a->tx_limit);
+        g_assert_cmpuint(mux_stream_rx_pending(b), ==, MUX_WINDOW_SHARE);
+        if (i % 2) {
+            g_assert_cmpuint(mux_stream_rx_iov(b, &iov, 1), ==, 1);
+            mux_stream_rx_consume(b, 1);
+        }
+        a->tx_offset = a->tx_limit;
+        mux_stream_reset(a, MUX_CODE_ABORTED, "");
+        mux_link_run(&p.link);
+        g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
+        g_assert_cmpuint(p.dst->pool.nused, ==, 0);
+    }
+    g_assert_false(mux_engine_ended(p.dst));
+    mux_pair_cleanup(&p);
+}
+
+/* Who is copying when a RESET comes finds all where it was. */
+static void test_reset_leaves_a_reader_alone(void)
+{
+    for (int ours = 0; ours < 2; ours++) {
+        MuxStream *a, *b, *c, *d;
+        struct iovec iov;
+        MuxPair p;
+
+        mux_pair_init(&p, 64 * KIB);
+        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_link_open(&p.link, SRC, "y", &c, &d);
+        mux_copy_pattern(a, SRC, 0, 1000);
+        mux_link_run(&p.link);
+        g_assert_cmpuint(mux_stream_rx_iov(b, &iov, 1), ==, 1);
+        mux_stream_reset(ours ? b : a, MUX_CODE_ABORTED, "");
+        mux_link_run(&p.link);
+        g_assert_cmpuint(mux_stream_rx_pending(b), ==, 0);
+        /* others would use the same memory */
+        mux_copy_pattern(c, SRC, 0, 1000);
+        mux_link_run(&p.link);
+        for (int i = 0; i < 1000; i++) {
+            g_assert_cmphex(((uint8_t *)iov.iov_base)[i], ==,
+                            mux_pattern(a->id, SRC, i));
+        }
+        mux_stream_rx_consume(b, 1000);
+        mux_stream_rx_consume(d, 1000);
+        g_assert_cmpuint(p.dst->pool.nused, ==, 0);
+        mux_pair_cleanup(&p);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -435,6 +511,8 @@ int main(int argc, char **argv)
     ADD("credit-at-the-edges-of-numbers",
         test_credit_at_the_edges_of_numbers);
     ADD("floods-leave-nothing-behind", test_floods_leave_nothing_behind);
+    ADD("resets-leave-no-data-behind", test_resets_leave_no_data_behind);
+    ADD("reset-leaves-a-reader-alone", test_reset_leaves_a_reader_alone);
 #undef ADD
 
     return g_test_run();
