@@ -13,8 +13,8 @@
  * out.  Where others would get further ahead of it than it may catch up, the
  * batch ends with its piece, or it would never have more than one in each.
  *
- * While an urgent stream is in use a batch has one frame, so that what is
- * urgent waits for no more than that.
+ * While an urgent stream is in use a batch has no more data than the longest
+ * frame may have then, so that what is urgent waits for no more than that.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -550,6 +550,23 @@ static void test_eof_without_streams_is_clean(void)
     mux_pair_cleanup(&p);
 }
 
+/* Nothing is left but what is in a batch that went out in part. */
+static void assert_only_batch_held(MuxEngine *e)
+{
+    GHashTableIter iter;
+    gpointer s;
+
+    if (!g_hash_table_size(e->all)) {
+        mux_assert_nothing_held(e);
+        return;
+    }
+    g_hash_table_iter_init(&iter, e->all);
+    while (g_hash_table_iter_next(&iter, &s, NULL)) {
+        g_assert_cmpuint(((MuxStream *)s)->batch_refs, >, 0);
+    }
+    g_assert_cmpuint(e->batch.first, <, e->batch.niov);
+}
+
 /* Both sides have their say; the transport ends wherever @link says. */
 static void cut_conversation(MuxLink *link)
 {
@@ -611,6 +628,7 @@ static void cut_conversation(MuxLink *link)
                             mux_stream_error(s[side][i]) != NULL);
             mux_stream_release(s[side][i]);
         }
+        assert_only_batch_held(link->side[side].e);
     }
 }
 
