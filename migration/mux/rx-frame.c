@@ -237,15 +237,15 @@ static void on_open(MuxEngine *e)
     size_t len = h->length - MUX_OPEN_SIZE;
     MuxStream *s;
 
-    if (!open_allowed(e)) {
-        return;
-    }
     if (lduw_be_p(e->rx_control + 8) != len || lduw_be_p(e->rx_control + 10)) {
         fail_frame(e, MUX_CODE_PROTOCOL, "with a bad length of the name");
         return;
     }
     if (!mux_name_ok(name, len)) {
         fail_frame(e, MUX_CODE_PROTOCOL, "with a name that is not printable");
+        return;
+    }
+    if (!open_allowed(e)) {
         return;
     }
     s = mux_stream_new(e, g_strndup(name, len), h->stream, false);

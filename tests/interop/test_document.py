@@ -128,6 +128,12 @@ class Vectors(unittest.TestCase):
         source.feed(BYTES['hello-future'])
         self.assertEqual(source.version, 1)
 
+    def test_hello_is_judged_before_its_tail(self):
+        source = Engine(Role.SOURCE)
+        with self.assertRaises(Fault) as caught:
+            source.feed(Hello(Role.SOURCE, length=48).pack()[:40])
+        self.assertEqual(caught.exception.code, Code.INCOMPATIBLE)
+
     def assert_said(self, side: Engine, name: str) -> None:
         self.assertEqual(side.fetch(), BYTES[name], name)
 

@@ -35,6 +35,11 @@
     FRAME("01", id, "0000000d", "00000000") \
     "00000000 00000064 0001 0000 " name " "
 #define OPEN1   OPEN(ID1, "61")
+#define OPEN8(tens) \
+    OPEN("000000" tens "1", "61") OPEN("000000" tens "3", "61") \
+    OPEN("000000" tens "5", "61") OPEN("000000" tens "7", "61") \
+    OPEN("000000" tens "9", "61") OPEN("000000" tens "b", "61") \
+    OPEN("000000" tens "d", "61") OPEN("000000" tens "f", "61")
 #define DATA1(id, offset) \
     FRAME("03", id, "00000001", offset) "ff "
 
@@ -163,6 +168,10 @@ static const BadCase bad_case[] = {
       HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
                  "00000003"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad role" },
+    { "hello-role-before-the-tail", NULL, 0,
+      HELLO_WITH("0001 0001", "0000002c", "0000000000000000", "00040000",
+                 "00000003"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad role" },
     { "hello-same-role", NULL, 0,
       HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
                  "00000002"), MUX_CODE_INCOMPATIBLE,
@@ -231,6 +240,17 @@ static const BadCase bad_case[] = {
     { "open-name-not-printable", SOURCE_HELLO, 0, OPEN(ID1, "0a"),
       MUX_CODE_PROTOCOL,
       "source sent OPEN on stream id 1 with a name that is not printable" },
+    /* two faults: what has no good form is not counted */
+    { "open-id-and-limit", SOURCE_HELLO OPEN8("0") OPEN8("1"), 0, OPEN1,
+      MUX_CODE_PROTOCOL, "source sent OPEN on stream 'a' (id 1) but ids only "
+      "grow, and 31 was used" },
+    { "open-name-and-limit", SOURCE_HELLO OPEN8("0") OPEN8("1"), 0,
+      OPEN("00000021", "0a"), MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 33 with a name that is not printable" },
+    { "open-name-length-and-limit", SOURCE_HELLO OPEN8("0") OPEN8("1"), 0,
+      FRAME("01", "00000021", "0000000d", ID0)
+      "0000000000000064 0002 0000 61", MUX_CODE_PROTOCOL,
+      "source sent OPEN on stream id 33 with a bad length of the name" },
     /* OPEN_OK */
     { "open-ok-unasked", SOURCE_HELLO OPEN1, 0,
       U64_FRAME("02", ID1, "00000001"), MUX_CODE_PROTOCOL,

@@ -324,10 +324,10 @@ class Engine:
         hello = Hello.unpack(self._in)
         if not frames.HELLO_MIN <= hello.length <= frames.HELLO_MAX:
             raise Fault(Code.PROTOCOL, f'length of HELLO: {hello.length}')
+        self._check_hello(hello)
         if len(self._in) < hello.length:
             return False
         del self._in[:hello.length]
-        self._check_hello(hello)
         self._met = self.clock()
         self.peer = hello
         return True
@@ -357,10 +357,10 @@ class Engine:
         if len(self._in) < frames.HEADER.size:
             return None
         frame = Frame.header(self._in)
-        self._check_header(frame)
         if frame.type not in frames.UNLIMITED and \
                 self._control_received >= self._control_limit(self._began):
             raise Fault(Code.LIMIT, 'too many control frames')
+        self._check_header(frame)
         if frame.type == Type.DATA:
             self._check_state(frame)
             self._check_data(frame, self.streams[frame.stream])
