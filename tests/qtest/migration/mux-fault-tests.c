@@ -387,7 +387,7 @@ static void do_harm(MuxTest *t, MuxRelay *relay, const Cell *c)
         f->act(t);
     }
     if (f->slow) {
-        add_fault(relay, "delay=1000,dir=from", "");
+        add_fault(relay, "delay=300,dir=from", "");
     }
     if (!f->relay && !f->relay_back) {
         add_fault(relay, "heal,dir=to", "");
