@@ -59,6 +59,8 @@ Error *migration_mux_bare_cause(const Error *explained)
         cause = strstr(phase, "': ");
         text = cause + strlen("': ");
     }
+    /* Whoever hears of it knows that by how */
+    strstart(text, ALL_STREAMS, &text);
     error_setg(&err, "%s", text);
     return err;
 }

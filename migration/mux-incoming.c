@@ -452,8 +452,8 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
         return true;
     }
     cause = m->err ? error_copy(m->err) : qio_channel_mux_get_error(m->main);
-    error_setg(&err, "everything was loaded, but the source did not hand the "
-               "guest over: %s", cause ? error_get_pretty(cause) :
+    error_setg(&err, "stream 'main': everything was loaded, but the source did "
+               "not hand the guest over: %s", cause ? error_get_pretty(cause) :
                "it ended the connection");
     /* For migration_mux_load_failed() */
     error_free(m->err);

@@ -62,7 +62,8 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 /*
  * The migration thread begins (@setting_up) or ends to write with the BQL held,
  * on a connection that may be full of what disks have sent: meanwhile it does
- * not wait for the peer.  Migration thread.
+ * not wait for the peer with up to 256 KiB, and with more not for ever.
+ * Migration thread.
  */
 void migration_mux_setting_up(MigrationState *s, bool setting_up);
 

@@ -81,15 +81,38 @@ void mux_switchover_stop(MuxOutgoing *m)
     mux_converge_stop(m->switchover.converge);
 }
 
-/* --- before the first byte --- */
+/* --- steps that end in time, although the BQL is held meanwhile --- */
+
+/* Whatever comes next has to be over in @ms, 0: no limit. */
+static void mux_switchover_start_step(MuxOutgoing *m, const char *what,
+                                      uint32_t ms)
+{
+    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
+                                           ms / 1000.0);
+
+    mux_session_set_deadline(m->session, ms, why);
+}
+
+static void mux_switchover_end_step(MuxOutgoing *m)
+{
+    mux_session_set_deadline(m->session, 0, NULL);
+}
+
+/* --- before RAM --- */
 
 void migration_mux_setting_up(MigrationState *s, bool setting_up)
 {
-    if (!s->mux) {
+    MuxOutgoing *m = s->mux;
+
+    if (!m) {
         return;
     }
-    qio_channel_set_blocking(QIO_CHANNEL(s->mux->main), !setting_up, NULL);
-    if (!setting_up) {
+    qio_channel_set_blocking(QIO_CHANNEL(m->main), !setting_up, NULL);
+    if (setting_up) {
+        mux_switchover_start_step(m, "room for the first bytes of 'main'",
+                                  migration_mux_setup_ms());
+    } else {
+        mux_switchover_end_step(m);
         /* The main loop may not have heard of a failure meanwhile */
         migration_mux_find_cause(s);
     }
@@ -118,13 +141,18 @@ double migration_mux_disk_bandwidth(MigrationState *s)
     return bandwidth;
 }
 
-/* From here on the guest's writes wait for the destination: not for ever. */
+/* The guest, or its writes, wait for the destination: not for ever. */
 static void mux_switchover_limit_silence(MuxOutgoing *m)
 {
     uint32_t ms = migrate_channel_mux_timeout();
 
     mux_session_set_silence(m->session,
                             ms ?: migrate_channel_mux_stop_timeout());
+}
+
+static void mux_switchover_usual_silence(MuxOutgoing *m)
+{
+    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
 }
 
 static void mux_switchover_converge_bh(void *opaque)
@@ -196,35 +224,22 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
 
 /* --- the guest is stopped --- */
 
-/*
- * The guest is stopped, or about to be: whatever comes next has to be over in
- * time, although the thread that does it holds the BQL while it waits.  What
- * has to be sent first may take @sending_ms on top.
- */
-static void mux_switchover_start_step(MuxOutgoing *m, const char *what,
-                                      uint64_t sending_ms)
+/* What has to be sent first may take @sending_ms on top of the limit. */
+static uint32_t mux_switchover_stop_ms(uint64_t sending_ms)
 {
-    uint64_t wait_ms = migrate_channel_mux_stop_timeout();
-    uint32_t ms = wait_ms ? MIN(wait_ms + sending_ms, UINT32_MAX) : 0;
-    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
-                                           ms / 1000.0);
+    uint64_t ms = migrate_channel_mux_stop_timeout();
 
-    mux_session_set_deadline(m->session, ms, why);
-}
-
-static void mux_switchover_end_step(MuxOutgoing *m)
-{
-    mux_session_set_deadline(m->session, 0, NULL);
+    return ms ? MIN(ms + sending_ms, UINT32_MAX) : 0;
 }
 
 void migration_mux_stopping(MigrationState *s)
 {
     if (s->mux) {
         mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
-        /* From here on each step has a limit, which says what was awaited */
-        mux_session_set_silence(s->mux->session, migrate_channel_mux_timeout());
+        /* The limits of the steps say what was awaited */
+        mux_switchover_usual_silence(s->mux);
         mux_switchover_start_step(s->mux, "the end and the flush of the "
-                                  "guest's writes", 0);
+                                  "guest's writes", mux_switchover_stop_ms(0));
     }
 }
 
@@ -295,6 +310,8 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
         error_propagate(errp, error_copy(mux_outgoing_cause(m)));
         return false;
     }
+    /* In pre-switchover */
+    mux_switchover_limit_silence(m);
     return true;
 }
 
@@ -316,8 +333,10 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
     }
     if (m) {
         /* The rest of RAM goes with it */
-        mux_switchover_start_step(m, "the confirmation of the device state",
-                                  migrate_downtime_limit());
+        mux_switchover_usual_silence(m);
+        mux_switchover_start_step(
+            m, "the confirmation of the device state",
+            mux_switchover_stop_ms(migrate_downtime_limit()));
     }
     return true;
 }

@@ -367,14 +367,21 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
     mux_session_settle(s);
 }
 
-void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why)
+/* What is said of @ioc, without its name */
+static const char *mux_channel_bare(QIOChannelMux *ioc, const char *text)
 {
     g_autofree char *prefix = g_strdup_printf("stream '%s': ", ioc->name);
-    const char *text = why ? error_get_pretty(why) : "no reason given";
 
     strstart(text, prefix, &text);
+    return text;
+}
+
+void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why)
+{
+    const char *text = why ? error_get_pretty(why) : "no reason given";
+
     QEMU_LOCK_GUARD(&ioc->session->lock);
-    mux_channel_fail(ioc, text);
+    mux_channel_fail(ioc, mux_channel_bare(ioc, text));
 }
 
 /* --- asking and telling --- */
@@ -502,7 +509,8 @@ static void mux_channel_release(QIOChannelMux *ioc)
     mux_stream_set_opaque(ioc->stream, NULL);
     if (s->goaway) {
         /* To let go of it must not look as if all was dealt with */
-        mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, s->goaway);
+        mux_stream_reset(ioc->stream, MUX_CODE_ABORTED,
+                         mux_channel_bare(ioc, s->goaway));
     }
     mux_stream_release(ioc->stream);
     mux_session_settle(s);

@@ -99,6 +99,7 @@ void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
  * End in good order: what is queued is flushed, GOAWAY sent (@why nullable:
  * code 0, else its text), the transport closed (TLS bye first), threads ended;
  * after @timeout_ms at the latest.  Quick: a thread of the session does it.
+ * With @why, streams that are let go of from now on are reset, not finished.
  * The session must have been detached or its opaque must outlive it.
  */
 void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);

@@ -36,8 +36,8 @@ static void test_source_flush_eio(void)
                      "error");
     mux_wait_target_status(&t, "failed");
     mux_assert_error(t.to, "migration failed in phase 'precopy': stream "
-                     "'main': aborted by the source: all streams: Error in "
-                     "migration completion: Input/output error");
+                     "'main': aborted by the source: Error in migration "
+                     "completion: Input/output error");
     mux_end_after_failure(&t);
 }
 
