@@ -104,7 +104,7 @@ static void take_events(Model *m, int side)
     }
 }
 
-static void accept(Model *m, int stream)
+static void accept_stream(Model *m, int stream)
 {
     mux_stream_accept(m->s[DST][stream]);
     write_all(m, DST, stream);
@@ -223,7 +223,7 @@ static void apply(Model *m, unsigned action)
     } else if (action < ACCEPT) {
         mux_stream_rx_consume(m->s[action % 2][(action - READ) / 2], 1);
     } else if (action < RESET) {
-        accept(m, action - ACCEPT);
+        accept_stream(m, action - ACCEPT);
     } else {
         int stream = (action - RESET) / 2;
 
