@@ -3,11 +3,13 @@
 """
 A campaign of migrations that go wrong, as TAP: one test for each round.
 
-What a round does follows from the seed and its number; `--round` repeats
-one.  A guest lives at the source from round to round, and moves on when a
-migration succeeds.  After each round it has to run on one side, to go on
-writing, and the source must have nothing more than before; at the end of a
-guest's life every write that it was told is durable has to be there.
+What a round does follows from the seed and its number, and `--round` repeats
+one; or, with `--table`, the rounds are the cells of a table of phases and
+faults, of which `--only disks/kill` is one.  A guest lives at the source from
+round to round, and moves on when a migration succeeds.  After each round it
+has to run on one side, to go on writing, and the source must have nothing more
+than before; at the end of a guest's life every write that it was told is
+durable has to be there.
 """
 
 import argparse
@@ -20,9 +22,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from guestlib import faults, layout, migrate
+from guestlib import faults, layout, migrate, table
+from guestlib.faults import PHASES
 from guestlib.leftovers import belongings_at_rest, what_is_left
 from guestlib.relay import Relay, RelayError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
@@ -35,40 +39,55 @@ LIFE = 60                       # rounds that a guest lives
 PLACES = layout.record_capacity(SMALL.disk_mb << 20)    # for its writes
 GOOD_EVERY = 6                  # rounds, one of them without a fault
 LOADS = (0, 0, 5, 15)           # MiB/s and disk
+LOAD = 5                        # ... of the table
 END = 120                       # seconds until a migration has ended
 STUCK = 3                       # ... until somebody does something about it
 DESTINATION_ENDS = 60           # ... until it knows of the failure
-ALIVE = 60                      # ... until the guest has written again
+ALIVE = 180                     # ... until the guest, rebooted, has written
 GOES_ON = 10                    # ... until it runs, once 'failed' was told
+QUIT = 'the source quit'
 TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
-FORM = re.compile(r"migration failed in phase '\w+': ")
+START = "migration failed in phase '"
+FORM = re.compile(START + r"(\w+)': (?:stream '[^']+'|all streams): ")
+# The source has the guest no more, and the destination not yet
+NOT_HANDED_OVER = 'everything was loaded, but the source did not hand'
 CHAOS_ERRORS = (*ERRORS, RelayError)
 
 
+@dataclass
 class Plan:
-    """All that is random in a round."""
+    """All that makes a round what it is."""
 
-    def __init__(self, seed: int, number: int):
+    title: str
+    again: str                  # what repeats it
+    fault: faults.Fault
+    transport: str = 'inet'
+    multifd: bool = False
+    iothread: bool = True
+    load: int = LOAD
+    place: int = 0      # KiB on the disk, in its half that is full: of errors
+
+    @classmethod
+    def drawn(cls, seed: int, number: int) -> 'Plan':
         rng = random.Random(f'{seed}/{number}')
-        self.transport = rng.choice(('inet', 'unix', 'inet', 'tls'))
-        self.multifd = rng.random() < 0.3
-        self.iothread = rng.random() < 0.5
-        self.load = rng.choice(LOADS)
-        # KiB on the disk, in its half that is full: where an error is
-        self.place = rng.randrange(SMALL.disk_mb << 9)
+        transport = rng.choice(('inet', 'unix', 'inet', 'tls'))
         good = number % GOOD_EVERY == 0
-        self.fault = faults.Fault() if good else \
-            faults.draw(rng, self.transport == 'tls')
-        if self.fault.name == 'throttle':
-            self.load = 0       # or the guest may be faster than the link
+        fault = faults.Fault() if good else faults.draw(rng,
+                                                        transport == 'tls')
+        # With a throttle the guest may be faster than the link
+        loads = (0,) if fault.name == 'throttle' else LOADS
+        return cls(f'round {number}: {fault}',
+                   f'--seed {seed} --round {number}', fault, transport,
+                   rng.random() < 0.3, rng.random() < 0.5, rng.choice(loads),
+                   rng.randrange(SMALL.disk_mb << 9))
 
     def __str__(self) -> str:
         words = [self.transport, f'load {self.load}']
         words += ['multifd'] * self.multifd + ['iothread'] * self.iothread
-        return f'{self.fault} ({", ".join(words)})'
+        return f'{self.title} ({", ".join(words)})'
 
-    def own(self, keys: Path) -> Own:
+    def there(self, keys: Path) -> Own:
         """What is special with the destination."""
         errors = ()
         if self.fault.name in ('there-eio', 'there-enospc'):
@@ -76,15 +95,22 @@ class Plan:
                 'event': 'none', 'iotype': 'write', 'sector': 2 * self.place,
                 'errno': 5 if self.fault.name == 'there-eio' else 28}),)
         small = ('disk1',) * (self.fault.name == 'there-too-small')
-        return Own(self.iothread, tls_objects(keys), errors, small)
+        return own(self.iothread, keys, errors=errors, too_small=small)
 
 
-def tls_objects(keys: Path) -> tuple[str, ...]:
+def failures_in(log: str) -> list[str]:
+    """The messages about failures, without the program's name."""
+    return [START + line.partition(START)[2] for line in log.splitlines()
+            if START in line]
+
+
+def own(iothread: bool, keys: Path, **more) -> Own:
     """Each QEMU is the server of one migration and the client of others."""
-    return tuple(word for name, end in (('tls-in', 'server'),
-                                        ('tls-out', 'client'))
-                 for word in ('-object', f'tls-creds-psk,id={name},'
-                                         f'endpoint={end},dir={keys}'))
+    tls = tuple(word for name, end in (('tls-in', 'server'),
+                                       ('tls-out', 'client'))
+                for word in ('-object', f'tls-creds-psk,id={name},'
+                                        f'endpoint={end},dir={keys}'))
+    return Own(iothread, tls, may_reboot=True, **more)
 
 
 class Life:
@@ -96,19 +122,21 @@ class Life:
         self.keys.mkdir(parents=True, exist_ok=True)
         (self.keys / 'keys.psk').write_text(f'qemu:{KEY}\n')
         self.bed = Testbed(build, work, SMALL)
-        self.here = self.bed.boot_source(Own(True, tls_objects(self.keys)))
+        self.here = self.bed.boot_source(own(True, self.keys))
         self.over = False       # the guest is lost, or its QEMU not as it was
         self.handed_back = 0    # times that an administrator had to do it
         self.said = ''          # by the source, in the last round
+        self.heard = 0          # bytes of its messages, before that
 
     def round(self, plan: Plan) -> tuple[str, list[str]]:
         """Returns how the migration ended, and what is wrong."""
         bed, source = self.bed, self.here
         bed.load(source, plan.load)
-        destination = bed.start_destination(plan.own(self.keys))
+        destination = bed.start_destination(plan.there(self.keys))
         migration = self.prepare(plan, source, destination)
         before = belongings_at_rest(source)
-        scene = faults.Scene(migration, source, destination)
+        self.heard = source.log.stat().st_size
+        scene = faults.Scene(migration, source, destination, bed.log)
         try:
             if plan.fault.relayed:
                 listen = dict(migration.address)
@@ -124,6 +152,8 @@ class Life:
             wrong = self.judge(plan, scene, status, struck, before)
             if not struck and plan.fault.name != 'none':
                 status += TOO_LATE if scene.late else NEVER
+            elif scene.phase not in ('', plan.fault.phase):
+                status += f', struck in {scene.phase}'
         except CHAOS_ERRORS:
             self.keep_stacks()
             raise
@@ -160,7 +190,12 @@ class Life:
         began = time.monotonic()
         remedied = False
         while time.monotonic() < began + END:
-            info = qmp.cmd('query-migrate')
+            try:
+                info = qmp.cmd('query-migrate')
+            except migrate.QMPError:
+                if fault.name == 'quit-source':
+                    return QUIT
+                raise
             if info['status'] in migrate.ENDED:
                 return info['status']
             stuck = time.monotonic() > began + STUCK
@@ -173,8 +208,13 @@ class Life:
 
     def judge(self, plan: Plan, scene: faults.Scene, status: str,
               struck: bool, before: dict) -> list[str]:
+        if status == QUIT:
+            return self.judge_quit(plan, scene)
         if status == 'completed':
-            return self.judge_success(plan, scene, before)
+            wrong = self.judge_success(plan, scene, before)
+            if struck and scene.early and not plan.fault.harmless:
+                wrong.append('completed in spite of it')
+            return wrong
         wrong = []
         source, destination = scene.source, scene.destination
         self.said = self.reason(source)
@@ -190,8 +230,8 @@ class Life:
         for undo in scene.undo:
             undo()
         scene.undo.clear()
-        if scene.relay:
-            scene.relay.close()
+        if plan.fault.name.startswith('silence'):
+            scene.relay.close()     # else it would wait for ever
         wrong += self.judge_destination(plan, destination)
         if wrong:
             self.keep_stacks()
@@ -202,6 +242,7 @@ class Life:
             return wrong + [f'the guest does not run: {state}']
         wrong += self.judge_writes(source)
         wrong += what_is_left(source, before)
+        wrong += self.judge_log(source, status)
         if wrong:
             self.over = True
         else:
@@ -235,8 +276,8 @@ class Life:
         """The source names the cause, in the form that it has to have."""
         wrong = []
         reason = self.said
-        if status == 'failed' and (len(FORM.findall(reason)) != 1 or
-                                   not re.search(plan.fault.says, reason)):
+        if status == 'failed' and not self.is_right(
+                reason, plan.fault.says, plan.fault.phase):
             wrong.append(f'message of the source: "{reason}"')
         if status == 'cancelled' and reason:
             wrong.append(f'cancelled with a message: {reason}')
@@ -245,7 +286,22 @@ class Life:
         return wrong
 
     @staticmethod
-    def judge_destination(plan: Plan, vm: VM) -> list[str]:
+    def is_right(message: str, cause: str, phase: str = PHASES[0]) -> bool:
+        """Does it have the form, the cause, that phase or a later one?"""
+        found = FORM.match(message)
+        return bool(found and message.count(START) == 1 and
+                    found[1] in PHASES[PHASES.index(phase):] and
+                    re.search(cause, message))
+
+    def judge_log(self, vm: VM, status: str) -> list[str]:
+        """The source has said the same where an administrator looks."""
+        said = failures_in(vm.messages(self.heard))
+        if said != [self.said] * (status == 'failed'):
+            return [f'{status}: "{self.said}", but in the log of {vm.name}: '
+                    f'{said}']
+        return []
+
+    def judge_destination(self, plan: Plan, vm: VM) -> list[str]:
         """It ends, and says why, once, and never runs the guest."""
         wrong = []
         deadline = time.monotonic() + DESTINATION_ENDS
@@ -264,10 +320,14 @@ class Life:
             return []
         if vm.running:
             wrong.append('the destination does not end')
-        said = FORM.findall(vm.messages())
-        if len(said) != 1:
-            wrong.append(f'messages of the destination: {vm.messages()}')
-        return wrong
+        return wrong + self.judge_last_words(vm, plan.fault.says_there or
+                                             plan.fault.says)
+
+    def judge_last_words(self, vm: VM, cause: str) -> list[str]:
+        said = failures_in(vm.messages())
+        if len(said) != 1 or not self.is_right(said[0], cause):
+            return [f'messages of {vm.name}: {vm.messages()}, not {cause}']
+        return []
 
     def judge_writes(self, vm: VM) -> list[str]:
         """The guest goes on, here."""
@@ -286,22 +346,9 @@ class Life:
         for undo in scene.undo:
             undo()
         scene.undo.clear()
-        began = time.monotonic()
-        state = ''
-        while destination.running and time.monotonic() < began + END:
-            if time.monotonic() > began + STUCK:
-                self.end_silence(plan, scene)
-            try:
-                state = destination.qmp.cmd('query-status')['status']
-            except migrate.QMPError:
-                time.sleep(0.02)
-                continue
-            if state == 'running':
-                break
-            time.sleep(0.02)
-        if state != 'running':
+        if not self.arrives(plan, scene):
             if plan.fault.harmless:
-                return [f'completed, but the guest does not run: "{state}" '
+                return ['completed, but the guest does not run: '
                         f'{destination.messages()}']
             return self.take_back(plan, scene, before)
         self.end_silence(plan, scene)
@@ -309,9 +356,43 @@ class Life:
         if source.qmp.cmd('query-status')['status'] == 'running':
             wrong.append('the guest runs on both sides')
         wrong += what_is_left(source, before, succeeded=True)
-        self.bed.retire(source)
-        self.here = destination
+        wrong += self.judge_log(source, 'completed')
+        self.move_on(scene)
         return wrong
+
+    def arrives(self, plan: Plan, scene: faults.Scene) -> bool:
+        """Whether the guest comes to run at the destination."""
+        qmp = scene.destination.qmp
+        began = time.monotonic()
+        while scene.destination.running and time.monotonic() < began + END:
+            if time.monotonic() > began + STUCK:
+                self.end_silence(plan, scene)
+            with contextlib.suppress(migrate.QMPError):     # about to end
+                if qmp.cmd('query-status')['status'] == 'running':
+                    return True
+                if 'phase' not in qmp.cmd('query-migrate'):
+                    return False        # nobody has come
+            time.sleep(0.02)
+        return False
+
+    def judge_quit(self, plan: Plan, scene: faults.Scene) -> list[str]:
+        """The guest's life ends with its QEMU, unless it has moved on."""
+        wrong = []
+        if status := scene.source.wait(END):
+            wrong.append(f'exit status {status} of the source: '
+                         f'{scene.source.messages(self.heard)}')
+        if self.arrives(plan, scene):
+            wrong += self.judge_writes(scene.destination)
+            self.move_on(scene)
+        else:
+            wrong += self.judge_destination(plan, scene.destination)
+            self.over = True
+        return wrong
+
+    def move_on(self, scene: faults.Scene) -> None:
+        """The destination is the next round's source."""
+        self.bed.retire(scene.source)
+        self.here = scene.destination
 
     @staticmethod
     def end_silence(plan: Plan, scene: faults.Scene) -> None:
@@ -337,9 +418,11 @@ class Life:
             self.here, self.over = scene.destination, True
             return []
         self.handed_back += 1
+        wrong = self.judge_last_words(scene.destination, NOT_HANDED_OVER)
         scene.source.qmp.cmd('cont')
-        wrong = self.judge_writes(scene.source)
+        wrong += self.judge_writes(scene.source)
         wrong += what_is_left(scene.source, before, succeeded=True)
+        wrong += self.judge_log(scene.source, 'completed')
         self.bed.drop(scene.destination)
         return wrong
 
@@ -386,6 +469,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, metavar='N')
     parser.add_argument('--round', type=int, metavar='N',
                         help='that one only')
+    parser.add_argument('--table', action='store_true',
+                        help='the cells of a table, not rounds at random')
+    parser.add_argument('--every', type=int, default=1, metavar='N',
+                        help='only each Nth cell')
+    parser.add_argument('--only', default='', metavar='PART',
+                        help='only cells with PART in their name')
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.work = (args.work or args.build / 'guest').resolve()
@@ -399,17 +488,25 @@ class Campaign:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
+        if args.table:
+            self.again = f'--table --every {args.every}'
+            self.plans = [Plan(name, f'--table --only {name}', fault)
+                          for name, fault in table.cells(args.every,
+                                                         args.only)]
+        else:
+            self.again = f'--seed {args.seed} --rounds {args.rounds}'
+            numbers = [args.round] if args.round else \
+                range(1, args.rounds + 1)
+            self.plans = [Plan.drawn(args.seed, number) for number in numbers]
         self.life: Life | None = None
         self.rounds = 0         # of this life
         self.outcomes: Counter = Counter()
         self.failed = 0
 
     def run(self) -> int:
-        numbers = [self.args.round] if self.args.round else \
-            range(1, self.args.rounds + 1)
-        print(f'1..{len(numbers)}\n# seed {self.args.seed}', flush=True)
-        for count, number in enumerate(numbers, 1):
-            self.one(count, number)
+        print(f'1..{len(self.plans)}\n# {self.again}', flush=True)
+        for count, plan in enumerate(self.plans, 1):
+            self.one(count, plan)
         self.end_life()
         for (fault, status), times in sorted(self.outcomes.items()):
             print(f'# {times:4} {fault}: {status}')
@@ -422,8 +519,7 @@ class Campaign:
               'had none')
         return 1 if self.failed else 0
 
-    def one(self, count: int, number: int) -> None:
-        plan = Plan(self.args.seed, number)
+    def one(self, count: int, plan: Plan) -> None:
         began = time.monotonic()
         status = 'error'
         try:
@@ -444,8 +540,8 @@ class Campaign:
         self.outcomes[plan.fault.name, status] += 1
         if self.life and self.life.said:
             print(f'#   {self.life.said}')
-        self.report(count, f'round {number}: {plan}: {status}', wrong,
-                    f'--round {number}', time.monotonic() - began)
+        self.report(count, f'{plan}: {status}', wrong, plan.again,
+                    time.monotonic() - began)
 
     def report(self, count, title: str, wrong: list[str], again: str,
                seconds: float) -> None:
@@ -453,7 +549,7 @@ class Campaign:
         for text in wrong:
             print('#   ' + text.replace('\n', '\n#   '))
         if wrong:
-            print(f'#   again: chaos.py --seed {self.args.seed} {again}')
+            print(f'#   again: chaos.py {again}')
         print(f'{"not ok" if wrong else "ok"} {count} - {title} '
               f'{seconds:.1f} s', flush=True)
 
@@ -472,8 +568,7 @@ class Campaign:
               f'{sum(map(len, life.bed.log.acks))} writes, '
               f'{life.handed_back} times continued by hand at the source')
         if wrong:
-            self.report('', 'writes of a guest', wrong,
-                        f'--rounds {self.args.rounds}', 0)
+            self.report('', 'writes of a guest', wrong, self.again, 0)
 
 
 def main() -> int:

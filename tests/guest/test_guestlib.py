@@ -14,9 +14,11 @@ import unittest
 import zlib
 from pathlib import Path
 
-from guestlib import layout, netwatch, verify
+from chaos import Life
+from guestlib import layout, netwatch, table, verify
 from guestlib.disks import Disk
 from guestlib.display import Display
+from guestlib.faults import PHASES
 from guestlib.guestlog import GuestLog
 from guestlib.migrate import Progress, Stream
 
@@ -294,6 +296,53 @@ class Shown(unittest.TestCase):
         lines = self.lines(step, step, out=Screen())
         self.assertRegex(lines[2], r'nbd-disk0 +\[#{6}\.{18}\]')
         self.assertIn('\033[3A', lines[3])
+
+
+class Cells(unittest.TestCase):
+    """The table of phases and faults."""
+
+    def test_all(self):
+        table_cells = table.cells()
+        rows = {fault.name for _, fault in table_cells}
+        self.assertEqual(len(dict(table_cells)), len(table_cells))
+        self.assertEqual(len(table_cells),
+                         len(rows) * len(PHASES) - len(table.LEFT_OUT))
+
+    def test_some(self):
+        some = table.cells(6)
+        self.assertEqual({fault.phase for _, fault in some}, set(PHASES))
+        self.assertGreater(len({fault.name for _, fault in some}), 15)
+
+    def test_one(self):
+        self.assertEqual([name for name, _ in table.cells(part='s/kill')],
+                         ['disks/kill'])
+
+
+class Messages(unittest.TestCase):
+    """Life.is_right(): what a side has to say."""
+
+    GOOD = "migration failed in phase 'precopy': stream 'nbd-disk0': it broke"
+
+    def right(self, message: str, phase: str = 'disks') -> bool:
+        return Life.is_right(message, 'broke', phase)
+
+    def test_good(self):
+        self.assertTrue(self.right(self.GOOD))
+        self.assertTrue(self.right(self.GOOD.replace("stream 'nbd-disk0'",
+                                                     'all streams')))
+
+    def test_cause(self):
+        self.assertFalse(self.right(self.GOOD.replace('broke', 'ended')))
+
+    def test_stream(self):
+        self.assertFalse(self.right(self.GOOD.replace("stream '", "disk '")))
+
+    def test_phase(self):
+        self.assertTrue(self.right(self.GOOD, 'precopy'))
+        self.assertFalse(self.right(self.GOOD, 'converge'))
+
+    def test_once(self):
+        self.assertFalse(self.right(f'{self.GOOD}: {self.GOOD}'))
 
 
 if __name__ == '__main__':

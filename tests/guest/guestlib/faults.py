@@ -2,8 +2,9 @@
 """
 What may go wrong in a round of the campaign, and what comes of it.
 
-A Fault is drawn with all that it needs to know; strike() does the harm
-while the migration runs, and remedy() ends what would last for ever.
+A Fault is made with all that it needs to know: drawn at random by draw(), or
+one of timed(), which the table of phases and faults has, too.  strike() does
+the harm while the migration runs, and remedy() ends what would last for ever.
 """
 
 import itertools
@@ -15,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from .guestlog import GuestLog
 from .migrate import ENDED, Migration, MigrationError, jobs_of
 from .qmp import QMPError
 from .relay import Relay
@@ -22,27 +24,36 @@ from .vm import VM
 
 HEAL = 120                      # seconds in which a silence begins
 WORD = 2                        # seconds until the relay's word is read
+DEED = 30                       # ... until it has done what it is told
 YANK = [{'type': 'migration'}]
 PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
+DONE = 'done'
+SLOW = 'delay=10'               # makes each phase last some round trips
 # Where a header says something, or a control frame everything
 FRAMES_TO = ('HELLO', 'OPEN:main', 'OPEN:nbd-disk0', 'DATA:nbd-disk0',
              'DATA:nbd-disk1', 'DATA:main', 'FIN:nbd-disk0', 'FIN:nbd-disk1',
              'WINDOW:nbd-disk1')
 FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
-# How the source names a cause
-YANKED = 'yanked'
+# How a side names a cause
+YANKED = 'the connection was yanked'
+CANCELLED = 'the migration was cancelled at the source'
 CLOSED = 'closed the connection|Connection reset by peer|Broken pipe|' \
     'TLS connection was non-properly terminated|TLS handshake failed|' \
     'TLS channel: The specified session has been invalidated'
 # Whoever ends a destination at once may be faster than the connection to it
 GONE = f"{CLOSED}|phase 'connect': .*Failed to connect to"
 SHUT_DOWN = f'the destination was shut down|{GONE}'
-YANKED_THERE = f'{YANKED}|{CLOSED}'     # the other side may be heard no more
+# A source that ends before there is a stream has no word for the destination
+CLOSED_THERE = f'{CLOSED}|the source ended the connection early'
 # A limit of the migration's own may pass first: with the guest stopped, the
 # source does not listen to anybody until then
-LATE = '(did not come|was not complete|sent no HELLO|not accept it) within'
+LATE = '(did not come|was not complete|sent no HELLO|not accept it) within|' \
+    'no byte from the destination for'
 GIVEN_UP = f'{YANKED}|{LATE}'
+TOO_MANY = 'Too many open files'
+# ... until the judge takes the relay away, or what still comes through
+MUTE_THERE = f'{CLOSED_THERE}|{CANCELLED}|{LATE}'
 JOB_ENDED = 'was ended by someone other|Operation canceled'
 
 
@@ -53,24 +64,36 @@ class Scene:
     migration: Migration
     source: VM
     destination: VM
+    log: GuestLog
     relay: Relay | None = None
     undo: list = field(default_factory=list)    # callables
     struck: bool = False        # what somebody has to do is done
+    phase: str = ''             # ... in this phase of the source
+    early: bool = False         # ... when the guest was not yet stopped
     late: str = ''              # why it is not
 
+    def phase_now(self) -> str:
+        """The source's; DONE, too, when it is as good as over."""
+        info = self.source.qmp.cmd('query-migrate')
+        return DONE if info['status'] in ENDED else info.get('phase', DONE)
 
-def await_phase(scene: Scene, phase: str, limit: float = 10) -> bool:
-    """Until the source is there; False: the migration ended before."""
-    wanted = PHASES.index(phase)
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        info = scene.source.qmp.cmd('query-migrate')
-        if info['status'] in ENDED:
-            return False
-        now = info.get('phase', 'done')     # that is, it is as good as over
-        if now != 'done' and PHASES.index(now) >= wanted:
-            return True
-    return False
+    def await_phase(self, phase: str, possible, limit: float = 60) -> bool:
+        """
+        Until the source is there, or further, and something is possible();
+        False: the migration ended before, or does not come to that.
+        """
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            self.phase = self.phase_now()
+            if self.phase == DONE:
+                return False
+            if self.phase in PHASES[PHASES.index(phase):] and possible(self):
+                return True
+        return False
+
+    def connected(self) -> bool:
+        """Whether the source has heard that it is."""
+        return bool(self.source.qmp.cmd('query-migrate').get('streams'))
 
 
 @dataclass
@@ -85,8 +108,10 @@ class Fault:
     # Whether the source may have any reason, and the destination a message
     cancelled: bool = False
     text: str = ''
-    # How the source names the cause if this is why the migration failed
+    # How the source names the cause if this is why the migration failed, and
+    # how the destination does, which is the same if either tells the other
     says: str = r'(?!)'
+    says_there: str = ''
 
     def __str__(self) -> str:
         return f'{self.name} {self.text}'.strip()
@@ -106,23 +131,31 @@ class Timed(Fault):
     """Happens at a time in a phase."""
 
     def strike(self, scene: Scene) -> None:
-        if not await_phase(scene, self.phase):
-            scene.late = 'the migration had ended'
+        if not scene.await_phase(self.phase, self.possible):
+            scene.late = f'it was in phase {scene.phase}'
             return
         time.sleep(self.wait)
         try:
             self.act(scene)
             scene.struck = True
+            scene.early = scene.phase_now() in PHASES[:-1]
         except QMPError as err:
-            # Late: what it is about is not there any more
+            # What it is about is not there any more: late, or its own doing
             scene.late = str(err)
+
+    def struck(self, scene: Scene, status: str) -> bool:
+        return scene.struck     # the relay may just be slow
+
+    def possible(self, _: Scene) -> bool:
+        """Whether there is already what it is about."""
+        return True
 
     def act(self, scene: Scene) -> None:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        return f'{self.name} in {self.phase} +{self.wait * 1000:.0f} ms ' \
-               f'{self.text}'.strip()
+        return f'{self.name} in {self.phase} +{self.wait * 1000:.0f} ms' + \
+            ', slow' * (self.relayed == SLOW)
 
 
 class Kill(Timed):
@@ -135,37 +168,54 @@ class Quit(Timed):
         scene.destination.qmp.cmd('quit')
 
 
+class QuitSource(Timed):
+    """The guest's life ends there, or has moved on."""
+
+    def act(self, scene: Scene) -> None:
+        scene.source.qmp.cmd('quit')
+
+
 class Cancel(Timed):
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('migrate_cancel')
 
 
 class Yank(Timed):
+    def possible(self, scene: Scene) -> bool:
+        return scene.connected()
+
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('yank', instances=YANK)
 
 
 class YankDestination(Timed):
+    def possible(self, scene: Scene) -> bool:
+        return 'phase' in scene.destination.qmp.cmd('query-migrate')
+
     def act(self, scene: Scene) -> None:
         scene.destination.qmp.cmd('yank', instances=YANK)
 
 
-class OfJob(Timed):
-    """Happens to the job `text`; not before there is one."""
+class ResetGuest(Timed):
+    def act(self, scene: Scene) -> None:
+        scene.log.expect_reboot()
+        scene.source.qmp.cmd('system_reset')
 
-    def strike(self, scene: Scene) -> None:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and \
-                self.text not in jobs_of(scene.source) and \
-                scene.source.qmp.cmd('query-migrate')['status'] not in ENDED:
-            pass
-        super().strike(scene)
+
+class OfJob(Timed):
+    """Happens to the job `text`."""
+
+    def possible(self, scene: Scene) -> bool:
+        return self.text in jobs_of(scene.source)
+
+    def __str__(self) -> str:
+        return f'{super().__str__()}, {self.text}'
 
 
 class EndJob(OfJob):
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('block-job-cancel', device=self.text,
-                             force=self.wait * 1000 % 2 < 1)
+                             force=self.name == 'job-kill')
 
 
 class CompleteJob(OfJob):
@@ -193,6 +243,9 @@ class PauseJob(OfJob):
 class Freeze(Timed):
     """SIGSTOP for a while, and then what `text` says."""
 
+    def possible(self, scene: Scene) -> bool:
+        return scene.connected()
+
     def act(self, scene: Scene) -> None:
         pid = scene.destination.pid
         os.kill(pid, signal.SIGSTOP)
@@ -201,6 +254,37 @@ class Freeze(Timed):
         give_up(scene, self.text)
         if self.text == 'cont':
             scene.undo.pop()()
+
+
+class Connection(Timed):
+    """The relay does to it what `text` says."""
+
+    def deed(self) -> str:
+        return self.text
+
+    def possible(self, scene: Scene) -> bool:
+        return scene.connected()
+
+    def act(self, scene: Scene) -> None:
+        scene.relay.do(self.deed(), DEED)
+
+    def struck(self, scene: Scene, status: str) -> bool:
+        return scene.relay.fired(fault=self.deed())
+
+
+class Mute(Connection):
+    """The relay falls silent for a while, and then what `text` says."""
+
+    def deed(self) -> str:
+        return 'silence'
+
+    def act(self, scene: Scene) -> None:
+        super().act(scene)
+        time.sleep(0.2 + self.wait)
+        if self.text == 'heal':
+            scene.relay.add('heal')
+        else:
+            give_up(scene, self.text)
 
 
 class Lasting(Fault):
@@ -217,7 +301,9 @@ class FewDescriptors(Lasting):
         """Too late: see before()."""
 
     def before(self, scene: Scene) -> None:
-        pid = scene.source.pid
+        self.limit(scene, scene.source.pid)
+
+    def limit(self, scene: Scene, pid: int) -> None:
         old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         used = set(map(int, os.listdir(f'/proc/{pid}/fd')))
         free = next(fd for fd in itertools.count() if fd not in used)
@@ -225,6 +311,13 @@ class FewDescriptors(Lasting):
                          (free + int(self.text), old[1]))
         scene.undo.append(lambda: resource.prlimit(
             pid, resource.RLIMIT_NOFILE, old))
+
+
+class FewDescriptorsThere(FewDescriptors):
+    """The same for the destination."""
+
+    def before(self, scene: Scene) -> None:
+        self.limit(scene, scene.destination.pid)
 
 
 class Silence(Fault):
@@ -306,40 +399,71 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
         how = rng.choice(('cancel', 'yank', 'heal'))
         return Silence(kind, harmless=how == 'heal', wait=rng.random() / 3,
                        relayed=f'{kind},{place}', text=how,
-                       cancelled=how == 'cancel', says=GIVEN_UP)
-    return Relayed(kind, harmless=False, says=CLOSED,
+                       cancelled=how == 'cancel', says=GIVEN_UP,
+                       says_there=MUTE_THERE)
+    return Relayed(kind, harmless=False, says=CLOSED, says_there=CLOSED_THERE,
                    relayed=f'{kind},{place}')
+
+
+def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
+          relayed: str = '') -> list[Fault]:
+    """All that may happen at this time."""
+    when = {'phase': phase, 'wait': wait, 'relayed': relayed}
+    harm = {'harmless': False, **when}
+    by_relay = {**when, 'relayed': SLOW}
+    # Before there is a connection there is nobody to be told
+    called_off = CANCELLED if phase != 'connect' else \
+        f'{CANCELLED}|{CLOSED_THERE}'
+    return [
+        Kill('kill', says=GONE, **harm),
+        Quit('quit', says=SHUT_DOWN, **harm),
+        Cancel('cancel', cancelled=True, says_there=called_off, **harm),
+        Yank('yank', says=YANKED, says_there=CLOSED_THERE, **harm),
+        YankDestination('yank-there', says=f'{YANKED}|{CLOSED}',
+                        says_there=YANKED, **harm),
+        EndJob('job-cancel', says=JOB_ENDED, text=job, **harm),
+        EndJob('job-kill', says=JOB_ENDED, text=job, **harm),
+        CompleteJob('job-complete', text=job, **when),
+        PauseJob('job-pause', text=job, **when),
+        ResetGuest('guest-reset', **when),
+        Freeze('freeze-cont', text='cont', **when),
+        Freeze('freeze-cancel', text='cancel', cancelled=True, says=GIVEN_UP,
+               says_there=f'{CANCELLED}|{LATE}', **harm),
+        Freeze('freeze-yank', text='yank', says=GIVEN_UP,
+               says_there=f'{CLOSED_THERE}|{LATE}', **harm),
+        *(Connection(what.replace(',dir=', '-'), text=what, harmless=False,
+                     says=CLOSED, says_there=CLOSED_THERE, **by_relay)
+          for what in ('cut', 'reset', 'half-close,dir=to',
+                       'half-close,dir=from')),
+        *(Mute(f'silence-{how}', text=how, harmless=how == 'heal',
+               cancelled=how == 'cancel', says=GIVEN_UP,
+               says_there=MUTE_THERE, **by_relay)
+          for how in ('heal', 'cancel', 'yank')),
+        QuitSource('quit-source', says_there=called_off, **harm),
+    ]
+
+
+def lasting(spare: str) -> list[Fault]:
+    """All that is there from the beginning; so many descriptors are left."""
+    harm = {'harmless': False}
+    return [
+        FewDescriptors('descriptors', text=spare, says=TOO_MANY,
+                       says_there=f'{TOO_MANY}|{CLOSED_THERE}', **harm),
+        # It may not even be able to answer
+        FewDescriptorsThere('there-descriptors', text=spare,
+                            says=f'{TOO_MANY}|{CLOSED}|{LATE}',
+                            says_there=f'{TOO_MANY}|{CLOSED_THERE}', **harm),
+        Lasting('there-eio', says='Input/output error', **harm),
+        Lasting('there-enospc', says='No space left on device', **harm),
+        Lasting('there-too-small', says="the destination's image has", **harm),
+    ]
 
 
 def draw(rng: random.Random, tls: bool) -> Fault:
     """A fault for one round."""
-    when = {'phase': rng.choice(PHASES), 'wait': rng.random() ** 3 / 4}
-    job = f'nbd-disk{rng.randint(0, 1)}'
-    how = rng.choice(('cont', 'cancel', 'yank'))
-    choices = [
-        (1, lambda: Kill('kill', harmless=False, says=GONE, **when)),
-        (1, lambda: Quit('quit', harmless=False, says=SHUT_DOWN, **when)),
-        (1, lambda: Cancel('cancel', harmless=False, cancelled=True, **when)),
-        (1, lambda: Yank('yank', harmless=False, says=YANKED, **when)),
-        (1, lambda: YankDestination('yank-there', harmless=False,
-                                    says=YANKED_THERE, **when)),
-        (1, lambda: EndJob('job-cancel', harmless=False, text=job,
-                           says=JOB_ENDED, **when)),
-        (1, lambda: CompleteJob('job-complete', text=job, **when)),
-        (1, lambda: PauseJob('job-pause', text=job, **when)),
-        (2, lambda: Freeze('freeze', harmless=how == 'cont', text=how,
-                           cancelled=how == 'cancel', says=GIVEN_UP,
-                           **when)),
-        (1, lambda: FewDescriptors('descriptors', harmless=False,
-                                   text=str(rng.randint(0, 12)),
-                                   says='Too many open files')),
-        (1, lambda: Lasting('there-eio', harmless=False,
-                            says='Input/output error')),
-        (1, lambda: Lasting('there-enospc', harmless=False,
-                            says='No space left on device')),
-        (1, lambda: Lasting('there-too-small', harmless=False,
-                            says="the destination's image has")),
-        (8, lambda: _relayed(rng, tls)),
-    ]
-    weights = [weight for weight, _ in choices]
-    return rng.choices([make for _, make in choices], weights)[0]()
+    if rng.random() < 0.3:
+        return _relayed(rng, tls)
+    return rng.choice(
+        timed(rng.choice(PHASES), rng.random() ** 3 / 4,
+              f'nbd-disk{rng.randint(0, 1)}', rng.choice(('', SLOW))) +
+        lasting(str(rng.randint(0, 12))))

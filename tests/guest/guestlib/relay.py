@@ -53,15 +53,20 @@ class Relay:
         except (OSError, ValueError):   # it has ended with its connection
             pass
 
-    def fired(self, wait: float = 0) -> bool:
+    def do(self, fault: str, wait: float) -> None:
+        """The same, which is to happen at once, and wait until it has."""
+        self.add(fault)
+        self.fired(wait, fault)
+
+    def fired(self, wait: float = 0, fault: str = '') -> bool:
         """
-        Whether any fault has happened.  What came of it may be seen before
-        the relay's word is read: wait so many seconds for that.
+        Whether the fault, or any, has happened.  What came of it may be seen
+        before the relay's word is read: wait so many seconds for that.
         """
         deadline = time.monotonic() + wait
         while True:
             more = self._reader.is_alive() and time.monotonic() < deadline
-            if any(line.startswith('fired') for line in self.said):
+            if any(line.startswith(f'fired {fault}') for line in self.said):
                 return True
             if not more:
                 return False

@@ -105,9 +105,9 @@ class VM:
         except QMPError as err:
             raise VMError(f'{err}: {self.messages()}') from None
 
-    def messages(self) -> str:
-        """What QEMU printed."""
-        return self.log.read_text(errors='replace').strip()
+    def messages(self, since: int = 0) -> str:
+        """What QEMU printed, from that byte on."""
+        return self.log.read_bytes()[since:].decode(errors='replace').strip()
 
     def wait(self, timeout: float) -> int:
         """Wait for the end of the process; returns its status."""
