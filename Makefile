@@ -50,10 +50,11 @@ mutants: setup ## change each thing in the engine: is it noticed? (T=tx.c, long)
 coverage: setup ## lines and branches of the engine that its tests run
 	@scripts/coverage
 
-chaos: build ## migrations that go wrong at random (ROUNDS=n, SEED=n)
+chaos: build ## migrations that go wrong at random (ROUNDS=n, SEED=n) or in each phase (TABLE=1)
 	$(NINJA) tests/qtest/migration/mux-relay
 	python3 tests/guest/chaos.py --build $(BUILD)/qemu \
-		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TABLE),--table $(only))
 
 bench: build ## measure it beside the way with an NBD server
 	python3 tests/guest/bench.py --build $(BUILD)/qemu
