@@ -50,7 +50,9 @@ CLOSED_THERE = f'{CLOSED}|the source ended the connection early'
 # source does not listen to anybody until then
 LATE = '(did not come|was not complete|sent no HELLO|not accept it) within|' \
     'no byte from the destination for'
-GIVEN_UP = f'{YANKED}|{LATE}'
+# GnuTLS has its own words for a handshake that is cut, even by a yank
+YANKED_HERE = f"{YANKED}|phase 'connect': .*TLS handshake failed"
+GIVEN_UP = f'{YANKED_HERE}|{LATE}'
 TOO_MANY = 'Too many open files'
 # ... until the judge takes the relay away, or what still comes through
 MUTE_THERE = f'{CLOSED_THERE}|{CANCELLED}|{LATE}'
@@ -418,7 +420,7 @@ def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
         Kill('kill', says=GONE, **harm),
         Quit('quit', says=SHUT_DOWN, **harm),
         Cancel('cancel', cancelled=True, says_there=called_off, **harm),
-        Yank('yank', says=YANKED, says_there=CLOSED_THERE, **harm),
+        Yank('yank', says=YANKED_HERE, says_there=CLOSED_THERE, **harm),
         YankDestination('yank-there', says=f'{YANKED}|{CLOSED}',
                         says_there=YANKED, **harm),
         EndJob('job-cancel', says=JOB_ENDED, text=job, **harm),
