@@ -17,8 +17,7 @@ typedef struct MuxHoldings {
     char *threads;              /* names, without those of workers */
     char *node_states;          /* and numbers of dirty bitmaps */
     unsigned num_inactive;      /* nodes of a guest that runs elsewhere */
-    char *live_streams;         /* after success: as they were before the end */
-    char *others;               /* exports, blockers */
+    char *others;               /* exports, live streams, blockers */
 } MuxHoldings;
 
 /* To be freed with mux_holdings_clear() */
