@@ -100,7 +100,9 @@ QIOChannelMux *mux_session_open(MuxSession *s, const char *name, Error **errp)
         if (why) {
             error_setg(errp, "all streams: %s", why);
         } else {
-            error_setg(errp, "stream '%s': connection closed", name);
+            error_setg(errp, "stream '%s': %s", name, s->closing ?
+                       "connection closed" :
+                       "the peer has closed the connection");
         }
         return NULL;
     }
