@@ -26,7 +26,7 @@ help: ## list the targets
 demo: build ## migrate a guest with two disks over one socket, and show it
 	python3 tests/guest/demo.py --build $(BUILD)/qemu
 
-check: configure ## all tests (about 20 minutes on two cores, set-up included)
+check: configure ## all tests (about half an hour on two cores, set-up included)
 	@scripts/check
 
 check-full: configure ## the same with the long forms of some tests
