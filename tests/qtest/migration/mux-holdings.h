@@ -14,7 +14,7 @@ typedef struct MuxHoldings {
     unsigned num_jobs;
     bool yank;                  /* a migration or a block node can be yanked */
     unsigned num_fds;           /* open descriptors; 0: not to be found out */
-    char *threads;              /* names, without those of workers */
+    char *threads;              /* names, but of workers and RCU */
     char *node_states;          /* and numbers of dirty bitmaps */
     unsigned num_inactive;      /* nodes of a guest that runs elsewhere */
     char *others;               /* exports, live streams, blockers */
