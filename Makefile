@@ -8,13 +8,13 @@ NINJA := ninja -C $(BUILD)/qemu
 PROGRAMS := qemu-system-x86_64 qemu-img qemu-io qemu-nbd \
 	storage-daemon/qemu-storage-daemon
 SUITES := tools patches engine engine-san fuzz unit interop nbd qtest guest \
-	chaos docs asan tsan
+	campaign docs asan tsan
 # `make check-unit T=part-of-a-name`
 only = $(if $(T),--only $(T))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-full fuzz mutants coverage setup configure \
-	build lay chaos bench series series-check engine clean distclean \
+	build lay campaign bench series series-check engine clean distclean \
 	$(SUITES:%=check-%)
 
 help: ## list the targets
@@ -50,9 +50,9 @@ mutants: setup ## change each thing in the engine: is it noticed? (T=tx.c, long)
 coverage: setup ## lines and branches of the engine that its tests run
 	@scripts/coverage
 
-chaos: build ## migrations that go wrong at random (ROUNDS=n, SEED=n) or in each phase (TABLE=1)
+campaign: build ## migrations that go wrong at random (ROUNDS=n, SEED=n) or in each phase (TABLE=1)
 	$(NINJA) tests/qtest/migration/mux-relay
-	python3 tests/guest/chaos.py --build $(BUILD)/qemu \
+	python3 tests/guest/campaign.py --build $(BUILD)/qemu \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TABLE),--table $(only))
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestlib import layout, migrate, netwatch
-from guestlib.leftovers import belongings, what_is_left
+from guestlib.resources import belongings, what_is_left
 from guestlib.link import Link
 from guestlib.qmp import QMPError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,

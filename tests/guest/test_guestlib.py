@@ -14,7 +14,7 @@ import unittest
 import zlib
 from pathlib import Path
 
-from chaos import Life
+from campaign import Life
 from guestlib import layout, netwatch, table, verify
 from guestlib.disks import Disk
 from guestlib.display import Display

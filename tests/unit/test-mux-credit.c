@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "migration/mux/engine-int.h"
-#include "mux-wire-sim.h"
+#include "mux-link-sim.h"
 
 #define MIB     (1024 * KIB)
 #define RATE    (10 * SIM_GBIT)

@@ -3,7 +3,7 @@
  *
  * Tables for how it takes what a peer may send; what it sends itself is held
  * against the specification in test-mux-vectors.c.  All types, states and
- * lengths are tried in test-mux-sweep.c.  The engine under test is the
+ * lengths are tried in test-mux-frame-states.c.  The engine under test is the
  * destination unless said otherwise; the bytes play the source.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later

@@ -12,8 +12,8 @@
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
-#include "migration/mux-acts.h"
-#include "migration/mux-judge.h"
+#include "migration/mux-actions.h"
+#include "migration/mux-assert.h"
 
 /* The guest is stopped, which flushes its disks. */
 static void test_source_flush_eio(void)

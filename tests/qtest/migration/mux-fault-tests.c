@@ -14,8 +14,8 @@
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
-#include "migration/mux-acts.h"
-#include "migration/mux-judge.h"
+#include "migration/mux-actions.h"
+#include "migration/mux-assert.h"
 
 /*
  * Each cell has a source of its own, so that a second migration follows each.

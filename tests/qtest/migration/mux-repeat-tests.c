@@ -236,12 +236,12 @@ static void test_fail_repeatedly(void)
     mux_write(&t, 0, 0x40, 0, 4 * MiB);
     for (unsigned i = 0; i < NUM_ATTEMPTS; i++) {
         if (i == NUM_WARM_UP) {
-            memory = mux_holdings_memory(t.from);
+            memory = mux_resources_memory(t.from);
         }
         run_attempt(&t, &attempts[i % ARRAY_SIZE(attempts)]);
-        g_test_message("memory: %" PRIu64, mux_holdings_memory(t.from));
+        g_test_message("memory: %" PRIu64, mux_resources_memory(t.from));
     }
-    g_assert_cmpuint(mux_holdings_memory(t.from), <=,
+    g_assert_cmpuint(mux_resources_memory(t.from), <=,
                      memory + (NUM_ATTEMPTS - NUM_WARM_UP) * MAX_GROWTH);
     mux_end_after_failure(&t);
 }

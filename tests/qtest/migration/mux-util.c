@@ -222,11 +222,11 @@ bool mux_start(MuxTest *t)
 
     mux_write(t, 0, 0x10, 0, MiB);
     mux_write(t, 1, 0x11, 3 * MiB + 512, MiB);
-    mux_holdings_get(&t->before, t->from);
+    mux_resources_get(&t->before, t->from);
     return true;
 }
 
-static void assert_holdings(const MuxHoldings *now, const MuxHoldings *before,
+static void assert_resources(const MuxResources *now, const MuxResources *before,
                             bool given_up)
 {
     g_assert_cmpstr(now->nodes, ==, before->nodes);
@@ -244,19 +244,19 @@ static void assert_holdings(const MuxHoldings *now, const MuxHoldings *before,
 /* The status is set a little before the rest is cleaned up. */
 static void assert_nothing_left(MuxTest *t, bool given_up)
 {
-    MuxHoldings now;
+    MuxResources now;
 
     g_test_timer_start();
-    mux_holdings_get(&now, t->from);
-    while (!mux_holdings_match(&now, &t->before, given_up)) {
+    mux_resources_get(&now, t->from);
+    while (!mux_resources_match(&now, &t->before, given_up)) {
         if (g_test_timer_elapsed() > CLEANUP_TIMEOUT_S) {
-            assert_holdings(&now, &t->before, given_up);
+            assert_resources(&now, &t->before, given_up);
         }
         usleep(10 * 1000);
-        mux_holdings_clear(&now);
-        mux_holdings_get(&now, t->from);
+        mux_resources_clear(&now);
+        mux_resources_get(&now, t->from);
     }
-    mux_holdings_clear(&now);
+    mux_resources_clear(&now);
 }
 
 static void end_processes(MuxTest *t, bool moved)
@@ -289,7 +289,7 @@ void mux_end(MuxTest *t, bool moved)
         assert_image_as_expected("dst", i);
     }
     remove_files();
-    mux_holdings_clear(&t->before);
+    mux_resources_clear(&t->before);
     g_free(t->via_port);
 }
 
@@ -612,12 +612,12 @@ void mux_wait_jobs_ready(MuxTest *t)
 
 void mux_assert_no_jobs(MuxTest *t)
 {
-    MuxHoldings now;
+    MuxResources now;
 
-    mux_holdings_get(&now, t->from);
+    mux_resources_get(&now, t->from);
     g_assert_cmpuint(now.num_jobs, ==, 0);
     g_assert_cmpstr(now.nodes, ==, t->before.nodes);
-    mux_holdings_clear(&now);
+    mux_resources_clear(&now);
 }
 
 /* --- after a failure --- */

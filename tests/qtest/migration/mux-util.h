@@ -12,7 +12,7 @@
 
 #include "libqtest.h"
 #include "migration/framework.h"
-#include "migration/mux-holdings.h"
+#include "migration/mux-resources.h"
 #include "migration/mux-relay.h"
 #include "qobject/qdict.h"
 
@@ -39,7 +39,7 @@ typedef struct MuxTest {
     QTestState *from;
     QTestState *to;
     char *via_port;             /* the relay's, if there is one */
-    MuxHoldings before;         /* the source's, when it has started */
+    MuxResources before;         /* the source's, when it has started */
 } MuxTest;
 
 /* Call once, before anything else. */

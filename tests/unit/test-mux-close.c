@@ -658,7 +658,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-#define ADD(path, func) g_test_add_func("/mux/life/" path, func)
+#define ADD(path, func) g_test_add_func("/mux/close/" path, func)
     ADD("finish-round-trip", test_finish_round_trip);
     ADD("fin-ok-needs-fin", test_fin_ok_needs_fin);
     ADD("fin-ok-may-be-decided-before-fin",

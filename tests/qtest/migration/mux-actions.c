@@ -14,7 +14,7 @@
 #include "libqtest.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
-#include "migration/mux-acts.h"
+#include "migration/mux-actions.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
 #include "qemu/units.h"

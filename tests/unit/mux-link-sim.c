@@ -5,7 +5,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "mux-wire-sim.h"
+#include "mux-link-sim.h"
 
 #define IOV     64
 

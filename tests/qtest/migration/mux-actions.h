@@ -7,8 +7,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef MUX_ACTS_H
-#define MUX_ACTS_H
+#ifndef MUX_ACTIONS_H
+#define MUX_ACTIONS_H
 
 #include "migration/mux-util.h"
 

@@ -9,8 +9,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef TESTS_UNIT_MUX_WIRE_SIM_H
-#define TESTS_UNIT_MUX_WIRE_SIM_H
+#ifndef TESTS_UNIT_MUX_LINK_SIM_H
+#define TESTS_UNIT_MUX_LINK_SIM_H
 
 #include "mux-engine-helpers.h"
 

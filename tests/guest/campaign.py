@@ -28,7 +28,7 @@ from pathlib import Path
 
 from guestlib import faults, layout, migrate, table
 from guestlib.faults import PHASES
-from guestlib.leftovers import belongings_at_rest, what_is_left
+from guestlib.resources import belongings_at_rest, what_is_left
 from guestlib.relay import Relay, RelayError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
                               end_in_good_order)
@@ -55,7 +55,7 @@ START = "migration failed in phase '"
 FORM = re.compile(START + r"(\w+)': (?:stream '[^']+'|all streams): ")
 # The source has the guest no more, and the destination not yet
 NOT_HANDED_OVER = 'everything was loaded, but the source did not hand'
-CHAOS_ERRORS = (*ERRORS, RelayError)
+CAMPAIGN_ERRORS = (*ERRORS, RelayError)
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Life:
                 status += TOO_LATE if scene.late else NEVER
             elif scene.phase not in ('', plan.fault.phase):
                 status += f', struck in {scene.phase}'
-        except CHAOS_ERRORS:
+        except CAMPAIGN_ERRORS:
             self.keep_stacks()
             raise
         finally:
@@ -548,7 +548,7 @@ class Campaign:
             self.rounds += 1
             self.life.said = ''
             status, wrong = self.life.round(plan)
-        except CHAOS_ERRORS as err:
+        except CAMPAIGN_ERRORS as err:
             wrong = [str(err)]
         if wrong and self.life:
             self.life.over = True
@@ -565,7 +565,7 @@ class Campaign:
         for text in wrong:
             print('#   ' + text.replace('\n', '\n#   '))
         if wrong:
-            print(f'#   again: chaos.py {again}')
+            print(f'#   again: campaign.py {again}')
         print(f'{"not ok" if wrong else "ok"} {count} - {title} '
               f'{seconds:.1f} s', flush=True)
 
@@ -576,7 +576,7 @@ class Campaign:
             return
         try:
             wrong = life.finish()
-        except CHAOS_ERRORS as err:
+        except CAMPAIGN_ERRORS as err:
             wrong = [str(err)]
         life.bed.keep |= bool(wrong)
         life.bed.__exit__(None, None, None)

@@ -257,8 +257,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-    g_test_add_func("/mux/sweep/source", test_source);
-    g_test_add_func("/mux/sweep/destination", test_destination);
+    g_test_add_func("/mux/frame-states/source", test_source);
+    g_test_add_func("/mux/frame-states/destination", test_destination);
 
     return g_test_run();
 }

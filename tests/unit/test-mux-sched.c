@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "migration/mux/engine-int.h"
-#include "mux-wire-sim.h"
+#include "mux-link-sim.h"
 
 #define PAGE_REQUEST    20      /* bytes, as postcopy sends them */
 #define STARVING        200     /* streams */
@@ -517,7 +517,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-#define ADD(path, func) g_test_add_func("/mux/order/" path, func)
+#define ADD(path, func) g_test_add_func("/mux/sched/" path, func)
     ADD("shares-follow-weights", test_shares_follow_weights);
     ADD("short-pieces-do-not-lose-their-share",
         test_short_pieces_do_not_lose_their_share);

@@ -9,7 +9,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "migration/migration-util.h"
-#include "migration/mux-holdings.h"
+#include "migration/mux-resources.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qobject/qstring.h"
@@ -194,11 +194,11 @@ static char *list_threads(QTestState *who)
     return g_strjoinv(" ", (char **)names->pdata);
 }
 
-void mux_holdings_get(MuxHoldings *h, QTestState *who)
+void mux_resources_get(MuxResources *h, QTestState *who)
 {
     g_autoptr(QList) jobs = query_list(who, "query-jobs");
 
-    *h = (MuxHoldings) {
+    *h = (MuxResources) {
         .nodes = list_nodes(who),
         .num_jobs = qlist_size(jobs),
         .yank = has_yank_instance(who),
@@ -209,7 +209,7 @@ void mux_holdings_get(MuxHoldings *h, QTestState *who)
     h->node_states = list_node_states(who, &h->num_inactive);
 }
 
-void mux_holdings_clear(MuxHoldings *h)
+void mux_resources_clear(MuxResources *h)
 {
     g_clear_pointer(&h->nodes, g_free);
     g_clear_pointer(&h->threads, g_free);
@@ -217,7 +217,7 @@ void mux_holdings_clear(MuxHoldings *h)
     g_clear_pointer(&h->others, g_free);
 }
 
-bool mux_holdings_match(const MuxHoldings *h, const MuxHoldings *before,
+bool mux_resources_match(const MuxResources *h, const MuxResources *before,
                         bool given_up)
 {
     return g_str_equal(h->nodes, before->nodes) &&
@@ -239,7 +239,7 @@ static bool has_sanitizer(QTestState *who)
         strstr(maps, "/libasan.so");
 }
 
-uint64_t mux_holdings_memory(QTestState *who)
+uint64_t mux_resources_memory(QTestState *who)
 {
     static const char field[] = "\nRssAnon:";
     g_autofree char *path = proc_path(who, "status");

@@ -18,7 +18,7 @@
  *  6 a slow write is taken for death (yamux)
  *      saturated-link-stays-alive; test-mux-liveness: slow-write-is-not-silence
  *  7 data before the stream is open, or beyond its credit (CVE-2026-32314)
- *      test-mux-sweep: all; test-mux-wire: bad/data-*
+ *      test-mux-frame-states: all; test-mux-wire: bad/data-*
  *  8 credit arithmetic
  *      credit-at-the-edges-of-numbers
  *  9 credit read as relative where it is absolute
@@ -36,9 +36,9 @@
  *      test-mux-credit: slow-reader-gets-no-larger-window,
  *      memory-is-bounded-by-the-sum
  * 15 streams half open, frames lost when the connection ends
- *      test-mux-life: cut-at-every-byte
+ *      test-mux-close: cut-at-every-byte
  * 16 what is urgent waits in the queue
- *      test-mux-order: urgent-waits-for-one-frame
+ *      test-mux-sched: urgent-waits-for-one-frame
  * 17 TLS: rekeying with two threads, frames that end within a record
  *      test-io-channel-mux-tls: rekeys, rekeys-small-buffers,
  *      frames-cross-records
@@ -52,7 +52,7 @@
 #endif
 #include "qemu/bswap.h"
 #include "migration/mux/engine-int.h"
-#include "mux-wire-sim.h"
+#include "mux-link-sim.h"
 
 /* Write as much of the pattern as @s takes; *@offset counts it. */
 static void write_more(MuxStream *s, int side, uint64_t *offset, uint64_t size)
@@ -519,7 +519,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-#define ADD(path, func) g_test_add_func("/mux/lessons/" path, func)
+#define ADD(path, func) g_test_add_func("/mux/pitfalls/" path, func)
     ADD("any-one-stream-finishes-alone", test_any_one_stream_finishes_alone);
     ADD("control-passes-streams-that-nobody-reads",
         test_control_passes_streams_that_nobody_reads);

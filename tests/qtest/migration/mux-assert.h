@@ -5,8 +5,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef MUX_JUDGE_H
-#define MUX_JUDGE_H
+#ifndef MUX_ASSERT_H
+#define MUX_ASSERT_H
 
 #include "migration/mux-util.h"
 

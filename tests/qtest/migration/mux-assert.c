@@ -9,7 +9,7 @@
 #include "libqtest.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
-#include "migration/mux-judge.h"
+#include "migration/mux-assert.h"
 #include "qapi/error.h"
 
 #define END_TIMEOUT_S 60
