@@ -1,15 +1,14 @@
 /*
- * QTest helpers for migration over a multiplexed connection: what happens to
- * the two sides
+ * QTest helpers for migration over a multiplexed connection: the actions that
+ * the catalogue of faults names
  *
- * Only does it, and checks that what has to be refused is; what comes of it is
- * for the tests to say.
+ * An action only acts, and checks that what has to be refused is; what comes
+ * of it is for the tests to assert.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include "libqtest.h"
 #include "migration/migration-qmp.h"
@@ -24,7 +23,7 @@
 /* libqtest takes a signal for a failure: those killed are kept from it. */
 static GPtrArray *killed;
 
-void kill_target(MuxTest *t)
+static void kill_destination(MuxTest *t)
 {
     qtest_remove_abrt_handler(t->to);
     kill(qtest_pid(t->to), SIGKILL);
@@ -37,7 +36,7 @@ void kill_target(MuxTest *t)
 }
 
 /* It goes on until its threads have been scheduled. */
-void stop_target(MuxTest *t)
+static void freeze_destination(MuxTest *t)
 {
     int status;
 
@@ -47,19 +46,19 @@ void stop_target(MuxTest *t)
     g_assert(WIFSTOPPED(status));
 }
 
-void continue_target(MuxTest *t)
+static void thaw_destination(MuxTest *t)
 {
     usleep(200 * 1000);
     kill(qtest_pid(t->to), SIGCONT);
 }
 
-void quit_target(MuxTest *t)
+static void quit_destination(MuxTest *t)
 {
     qtest_quit(t->to);
     t->to = NULL;
 }
 
-void yank_target(MuxTest *t)
+static void yank_destination(MuxTest *t)
 {
     qtest_qmp_assert_success(t->to, "{ 'execute': 'yank', 'arguments': {"
                              "  'instances': [ { 'type': 'migration' } ] } }");
@@ -67,13 +66,13 @@ void yank_target(MuxTest *t)
 
 /* --- the source --- */
 
-void quit_source(MuxTest *t)
+static void quit_source(MuxTest *t)
 {
     qtest_quit(t->from);
     t->from = NULL;
 }
 
-void yank_source(MuxTest *t)
+static void yank_source(MuxTest *t)
 {
     usleep(50 * 1000);
     qtest_qmp_assert_success(t->from,
@@ -81,50 +80,60 @@ void yank_source(MuxTest *t)
                              "  'instances': [ { 'type': 'migration' } ] } }");
 }
 
-void cancel_source(MuxTest *t)
+static void cancel(MuxTest *t)
 {
     usleep(50 * 1000);
     migrate_cancel(t->from);
 }
 
-void limit_silence(MuxTest *t)
+/* Longer than a side that is there is ever silent, on a busy machine, too */
+#define SILENCE_MS 3000
+
+static void limit_silence(MuxTest *t)
 {
-    migrate_set_parameter_int(t->from, "channel-mux-timeout", 1500);
+    migrate_set_parameter_int(t->from, "channel-mux-timeout", SILENCE_MS);
+}
+
+static void limit_silence_of_source(MuxTest *t)
+{
+    migrate_set_parameter_int(t->to, "channel-mux-timeout", SILENCE_MS);
 }
 
 /* What the stopped guest waits for is given up soon. */
-void limit_stop(MuxTest *t)
+static void limit_stop(MuxTest *t)
 {
     migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 3000);
 }
 
-void cancel_job(MuxTest *t)
+/* --- its mirror job --- */
+
+static void cancel_job(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
-void kill_job(MuxTest *t)
+static void kill_job(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
                              "  'arguments': { 'device': 'nbd-disk0',"
                              "                 'force': true } }");
 }
 
-void pause_job(MuxTest *t)
+static void pause_job(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-pause',"
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
 /* The disk is behind until the job goes on. */
-void pause_job_and_write(MuxTest *t)
+static void pause_job_and_write(MuxTest *t)
 {
     pause_job(t);
     mux_write(t, 0, 0x70, 4 * MiB, MiB);
 }
 
-void resume_job(MuxTest *t)
+static void resume_job(MuxTest *t)
 {
     g_autofree char *status = NULL;
 
@@ -136,7 +145,7 @@ void resume_job(MuxTest *t)
 }
 
 /* The migration may have ended the job, which makes it go on. */
-void resume_ending_job(MuxTest *t)
+static void resume_ending_job(MuxTest *t)
 {
     usleep(200 * 1000);
     qobject_unref(qtest_qmp(t->from, "{ 'execute': 'block-job-resume',"
@@ -156,38 +165,38 @@ static void assert_refused(QTestState *who, const char *command,
     qobject_unref(err);
 }
 
-void complete_unready_job(MuxTest *t)
+static void complete_unready_job(MuxTest *t)
 {
     assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
                    "cannot accept command verb 'complete'");
 }
 
-void complete_job(MuxTest *t)
+static void complete_job(MuxTest *t)
 {
     assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
                    "the migration that started it will end it");
 }
 
-void unplug_disk(MuxTest *t)
+static void unplug_disk(MuxTest *t)
 {
     assert_refused(t->from, "device_del", "'id': 'vd0'",
                    "not allowed while migrating");
 }
 
 /* What is done in then() lets it go on. */
-void keep_in_precopy(MuxTest *t)
+static void keep_in_precopy(MuxTest *t)
 {
     migrate_ensure_non_converge(t->from);
 }
 
-void reset_guest(MuxTest *t)
+static void reset_guest(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'system_reset' }");
     migrate_ensure_converge(t->from);
 }
 
 /* Only the device could do it. */
-void move_disk_to_iothread(MuxTest *t)
+static void move_disk_to_iothread(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'object-add',"
                              "  'arguments': { 'qom-type': 'iothread',"
@@ -200,40 +209,117 @@ void move_disk_to_iothread(MuxTest *t)
     migrate_ensure_converge(t->from);
 }
 
-/* --- errors of the images --- */
+/* --- the images --- */
 
-void write_bad_sector(MuxTest *t)
+/* Where the errors are that the catalogue puts below disk0 */
+#define BAD_SECTOR 20480
+
+static void write_bad_sector(MuxTest *t)
 {
-    mux_write(t, 0, 0x66, BAD_OFFSET, 64 * KiB);
+    mux_write(t, 0, 0x66, BAD_SECTOR * 512, 64 * KiB);
 }
 
-/* --- descriptors --- */
-
-/* Let @who open @spare descriptors more. */
-void limit_descriptors(QTestState *who, unsigned spare)
+/* When its copy is complete */
+static void write_disk1(MuxTest *t)
 {
-    struct rlimit limit;
-    unsigned n = 0;
+    mux_write(t, 1, 0x50, 5 * MiB, 512);
+}
 
-    for (;; n++) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%u",
-                                                (int)qtest_pid(who), n);
-        struct stat st;
+/* --- capabilities --- */
 
-        if (lstat(path, &st) < 0) {
-            break;
+static void pause_before_switchover(MuxTest *t)
+{
+    migrate_set_capability(t->from, "pause-before-switchover", true);
+}
+
+static void continue_migration(MuxTest *t)
+{
+    migrate_continue(t->from, "pre-switchover");
+}
+
+static void use_return_path(MuxTest *t)
+{
+    migrate_set_capability(t->from, "return-path", true);
+    migrate_set_capability(t->to, "return-path", true);
+}
+
+static void use_multifd_at_source(MuxTest *t)
+{
+    migrate_set_capability(t->from, "multifd", true);
+    migrate_set_parameter_int(t->from, "multifd-channels", 2);
+}
+
+static void use_multifd(MuxTest *t)
+{
+    use_multifd_at_source(t);
+    migrate_set_capability(t->to, "multifd", true);
+    migrate_set_parameter_int(t->to, "multifd-channels", 2);
+}
+
+static void use_multifd_3_to_2(MuxTest *t)
+{
+    use_multifd(t);
+    migrate_set_parameter_int(t->from, "multifd-channels", 3);
+}
+
+/* --- by name --- */
+
+static const struct {
+    const char *name;
+    MuxAction *act;
+} actions[] = {
+    { "cancel", cancel },
+    { "cancel-job", cancel_job },
+    { "complete-job", complete_job },
+    { "complete-unready-job", complete_unready_job },
+    { "continue-migration", continue_migration },
+    { "freeze-destination", freeze_destination },
+    { "keep-in-precopy", keep_in_precopy },
+    { "kill-destination", kill_destination },
+    { "kill-job", kill_job },
+    { "limit-silence", limit_silence },
+    { "limit-silence-of-source", limit_silence_of_source },
+    { "limit-stop", limit_stop },
+    { "move-disk-to-iothread", move_disk_to_iothread },
+    { "multifd", use_multifd },
+    { "multifd-3-to-2", use_multifd_3_to_2 },
+    { "multifd-of-source", use_multifd_at_source },
+    { "pause-before-switchover", pause_before_switchover },
+    { "pause-job", pause_job },
+    { "pause-job-and-write", pause_job_and_write },
+    { "quit-destination", quit_destination },
+    { "quit-source", quit_source },
+    { "reset-guest", reset_guest },
+    { "resume-ending-job", resume_ending_job },
+    { "resume-job", resume_job },
+    { "return-path", use_return_path },
+    { "thaw-destination", thaw_destination },
+    { "unplug-disk", unplug_disk },
+    { "write-bad-sector", write_bad_sector },
+    { "write-disk1", write_disk1 },
+    { "yank-destination", yank_destination },
+    { "yank-source", yank_source },
+};
+
+MuxAction *mux_find_action(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(actions); i++) {
+        if (g_str_equal(actions[i].name, name)) {
+            return actions[i].act;
         }
     }
-    g_assert(!prlimit(qtest_pid(who), RLIMIT_NOFILE, NULL, &limit));
-    limit.rlim_cur = n + spare;
-    g_assert(!prlimit(qtest_pid(who), RLIMIT_NOFILE, &limit, NULL));
+    return NULL;
 }
 
-void unlimit_descriptors(QTestState *who)
+void mux_restore_source(MuxTest *t)
 {
-    struct rlimit limit;
+    static const char *const capabilities[] = {
+        "multifd", "pause-before-switchover", "return-path"
+    };
 
-    g_assert(!prlimit(qtest_pid(who), RLIMIT_NOFILE, NULL, &limit));
-    limit.rlim_cur = limit.rlim_max;
-    g_assert(!prlimit(qtest_pid(who), RLIMIT_NOFILE, &limit, NULL));
+    for (unsigned i = 0; i < ARRAY_SIZE(capabilities); i++) {
+        migrate_set_capability(t->from, capabilities[i], false);
+    }
+    migrate_set_parameter_int(t->from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 10000);
 }

@@ -1,10 +1,12 @@
 /*
- * QTest testcases for migration over a multiplexed connection: each fault in
- * each phase
+ * QTest testcases for migration over a multiplexed connection: the catalogue of
+ * faults, each fault in each of its phases
  *
  * A relay stands between the two sides.  A phase is a place on the wire: there
  * either the relay does harm, or it holds what the source sends while something
  * else happens, and then goes on.
+ *
+ * Each cell has a source of its own, so that a second migration follows each.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -16,434 +18,396 @@
 #include "migration/migration-util.h"
 #include "migration/mux-actions.h"
 #include "migration/mux-assert.h"
-
-/*
- * Each cell has a source of its own, so that a second migration follows each.
- */
-
-/* What becomes of the migration */
-typedef enum FaultEnd {
-    ENDS_FAILED,
-    ENDS_CANCELLED,
-    ENDS_GIVEN_UP,              /* failed or cancelled: whichever came first */
-    ENDS_COMPLETED,             /* the guest is at the destination */
-    ENDS_WITHOUT_SOURCE,
-} FaultEnd;
-
-/* What is left of the destination if the migration has not completed */
-typedef enum FaultTarget {
-    TARGET_SAYS_WHY,            /* it has failed, and says why */
-    TARGET_CUT_OFF,             /* the same, but only when the relay has gone */
-    TARGET_GONE,
-} FaultTarget;
-
-typedef enum FaultPhase {
-    PHASE_CONNECT,
-    PHASE_HELLO,
-    PHASE_DISKS,
-    PHASE_PRECOPY,
-    PHASE_CONVERGE,
-    PHASE_STOPPING,
-    PHASE_COMPLETION,
-    PHASE_DEVICE,
-    PHASE_HANDOVER,
-    PHASE__MAX,
-} FaultPhase;
-
-typedef struct PhaseInfo {
-    const char *name;
-    const char *place;          /* for the relay: to the destination */
-    const char *back;           /* the same, from the destination */
-    const char *from_phase;     /* the phase that the source names */
-    const char *to_phase;       /* the phase that the destination names */
-    bool to_late;               /* or a later one */
-    bool stopped;               /* wait for the guest to be stopped first */
-} PhaseInfo;
-
-/*
- * In converge the destination is made to flush; then the guest is stopped,
- * which flushes all nodes; then the mirrors are ended.  On the wire one flush
- * looks like another.
- */
-static const PhaseInfo phases[PHASE__MAX] = {
-    [PHASE_CONNECT] = { "connect", "", "", "connect", "connect" },
-    [PHASE_HELLO] = { "hello", ",frame=HELLO", ",in=from,frame=HELLO",
-                      "connect", "connect" },
-    [PHASE_DISKS] = { "disks", ",frame=DATA:nbd-disk0,nth=8",
-                      ",in=from,frame=DATA:nbd-disk0,nth=8",
-                      "disks", "disks" },
-    [PHASE_PRECOPY] = { "precopy", ",frame=DATA:main,after=WINDOW:main",
-                        ",in=from,frame=WINDOW:main",
-                        "precopy", "precopy" },
-    [PHASE_CONVERGE] = { "converge",
-                         PLACE_CONVERGE, ",in=from" PLACE_CONVERGE,
-                         "converge", "precopy" },
-    [PHASE_STOPPING] = { "stopping", ",frame=DATA:nbd-disk0",
-                         ",in=from,frame=DATA:nbd-disk0",
-                         "switchover", "precopy", true, true },
-    [PHASE_COMPLETION] = { "completion", ",frame=FIN:nbd-disk0",
-                           ",in=from,frame=FIN_OK:nbd-disk0",
-                           "switchover", "precopy", true },
-    [PHASE_DEVICE] = { "device", ",frame=DATA:main,after=FIN_OK:nbd-disk0",
-                       NULL, "switchover", "switchover" },
-    [PHASE_HANDOVER] = { "handover", ",frame=FIN:main",
-                         ",in=from,frame=FIN_OK:main",
-                         "switchover", "switchover" },
-};
-
-#define IN(phase) (1u << PHASE_##phase)
-#define IN_ALL ((1u << PHASE__MAX) - 1)
-
-/* Parts of the messages of both sides; "A|B" is either of the two. */
-typedef struct FaultTexts {
-    const char *from, *to;
-} FaultTexts;
-
-typedef struct Fault {
-    const char *name;
-    unsigned phases;            /* those in which it can happen */
-    /*
-     * What the relay does at the phase's place, or at that in the other
-     * direction, and goes on doing.  If it is neither, it stops bytes to the
-     * destination there, until act() is done.
-     */
-    const char *relay, *relay_back;
-    void (*before)(MuxTest *t); /* before the migration starts */
-    void (*act)(MuxTest *t);    /* at the place */
-    void (*then)(MuxTest *t);   /* when the relay has gone on */
-    FaultEnd end;
-    FaultTarget target;
-    FaultTexts says;
-    FaultTexts says_in[PHASE__MAX];     /* where it is not @says */
-    bool late;                  /* the phase that they name may be the next */
-    bool slow;                  /* answers take a while when it has gone on */
-    /* Instead of files, below disk0 at the source and at the destination */
-    const char *from_protocol, *to_protocol;
-} Fault;
-
-#define YANKED_BY(peer) \
-    "connection with the " peer " failed: the connection was yanked"
-#define YANKED YANKED_BY("destination")
-#define CANCELLED "the migration was cancelled at the source"
-/* The source may have said nothing but that it ends. */
-#define CLOSED_BEFORE_MAIN \
-    [PHASE_CONNECT].to = "the source ended the connection early|" CLOSED, \
-    [PHASE_HELLO].to = "the source ended the connection early|" CLOSED
-#define UNKNOWN_FLAGS "with unknown flags 0x01"
-#define BAD_OFFSET_OF(stream) "DATA on stream '" stream ") with offset 0x"
-#define NO_STREAM "on stream id 2 which was never opened|without a stream id"
-#define BAD_LENGTH "with a bad length of |sent a frame of unknown type 0x"
-#define MIRROR_FAILED(why) "stream 'nbd-disk0': mirror failed: " why
-#define MIRROR_FAILED_BOTH(why) { MIRROR_FAILED(why), MIRROR_FAILED(why) }
-#define FLUSH_FAILED(why) \
-    "stream 'nbd-disk0': cannot flush the destination's disk: " why
-#define FLUSH_FAILED_BOTH(why) { FLUSH_FAILED(why), FLUSH_FAILED(why) }
-
-static const Fault faults[] = {
-    { "kill", IN_ALL, .act = kill_target, .target = TARGET_GONE,
-      .says.from = CLOSED },
-    { "reset", IN_ALL, "reset", .says = { RESET, RESET } },
-    { "cut", IN_ALL, "cut", .says = { CLOSED, CLOSED } },
-    { "cut-inside", IN_ALL & ~IN(CONNECT), "cut,byte=5",
-      .says = { CLOSED, CLOSED } },
-    { "half-close-to", IN_ALL, "half-close,dir=to",
-      .says = { CLOSED, CLOSED }, .late = true },
-    { "half-close-from", IN_ALL, "half-close,dir=from",
-      .says = { CLOSED, CLOSED }, .says_in = { CLOSED_BEFORE_MAIN },
-      .late = true },
-    { "silence-yank", IN_ALL, "silence", .then = yank_source,
-      .target = TARGET_CUT_OFF, .says = { YANKED, CLOSED } },
-    { "silence-cancel", IN_ALL & ~IN(STOPPING), "silence",
-      .then = cancel_source, .end = ENDS_CANCELLED, .target = TARGET_CUT_OFF,
-      .says.to = CLOSED },
-    /* QMP waits for the guest to be stopped, which is given up after a time. */
-    { "silence-cancel", IN(STOPPING), "silence", .before = limit_stop,
-      .then = cancel_source, .end = ENDS_GIVEN_UP, .target = TARGET_CUT_OFF,
-      .says = { "the end and the flush of the guest's writes did not come "
-                "within 3 s", CLOSED } },
-    { "silence", IN(CONVERGE) | IN(STOPPING) | IN(COMPLETION) | IN(DEVICE) |
-      IN(HANDOVER), "silence", .before = limit_stop,
-      .target = TARGET_CUT_OFF,
-      .says = { "the confirmation of the device state did not come within 3.",
-                CLOSED },
-      .says_in = {
-          [PHASE_CONVERGE].from = "no byte from the destination for 3 s",
-          [PHASE_STOPPING].from = "the end and the flush of the guest's writes "
-                                  "did not come within 3 s",
-          [PHASE_COMPLETION].from = "stream 'nbd-disk0': the destination's "
-                                    "confirmation did not come within 3 s",
-          [PHASE_HANDOVER].to = NOT_HANDED_OVER
-                                "all streams: source closed the connection" } },
-    { "silence-timeout",
-      IN(CONNECT) | IN(HELLO) | IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      "silence", .before = limit_silence, .target = TARGET_CUT_OFF,
-      .says = { "no byte from the destination for 1.5 s", CLOSED },
-      .says_in[PHASE_HELLO].from =
-          "no byte from the destination for 1.5 s|"
-          "stream 'main': the destination did not accept it within 1.5 s",
-      .late = true },
-    { "stop-continue", IN_ALL, .act = stop_target, .then = continue_target,
-      .end = ENDS_COMPLETED },
-    { "stop-yank", IN_ALL, .act = stop_target, .then = yank_source,
-      .says = { YANKED, CLOSED }, .says_in = { CLOSED_BEFORE_MAIN },
-      .late = true },
-    { "stop-cancel", IN_ALL & ~IN(STOPPING), .act = stop_target,
-      .then = cancel_source, .end = ENDS_CANCELLED, .says.to = CANCELLED,
-      .late = true },
-    { "stop-cancel", IN(STOPPING), .before = limit_stop,
-      .act = stop_target, .then = cancel_source, .end = ENDS_GIVEN_UP,
-      .says = { "the end and the flush of the guest's writes did not come "
-                "within 3 s", "did not come within 3 s|" CANCELLED } },
-    { "flip-flags", IN_ALL & ~IN(CONNECT), "flip,byte=1",
-      .says = { UNKNOWN_FLAGS, UNKNOWN_FLAGS }, .says_in = {
-          [PHASE_HELLO] = { "does not speak the migration multiplexer",
-                            "does not speak the migration multiplexer" } } },
-    { "flip-stream", IN_ALL & ~IN(CONNECT) & ~IN(HELLO), "flip,byte=7",
-      .says = { NO_STREAM, NO_STREAM } },
-    { "flip-length", IN_ALL & ~IN(CONNECT), "flip,byte=11",
-      .says = { BAD_LENGTH, BAD_LENGTH },
-      /* What the last byte of its DATA is as a type */
-      .says_in[PHASE_DEVICE] = { "source sent ", "source sent " } },
-    { "flip-offset", IN(DISKS) | IN(CONVERGE) | IN(STOPPING), "flip,byte=15",
-      .says = { BAD_OFFSET_OF("nbd-disk0' (id 3"),
-                BAD_OFFSET_OF("nbd-disk0' (id 3") } },
-    { "flip-offset", IN(PRECOPY) | IN(DEVICE), "flip,byte=15",
-      .says = { BAD_OFFSET_OF("main' (id 1"), BAD_OFFSET_OF("main' (id 1") } },
-    { "flip-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE),
-      .relay_back = "flip,byte=1", .says = { UNKNOWN_FLAGS, UNKNOWN_FLAGS },
-      .says_in = {
-          [PHASE_HELLO] = { "got 0x514c5558", "got 0x514c5558" },
-          [PHASE_HANDOVER] = { UNKNOWN_FLAGS, NOT_HANDED_OVER
-                               "all streams: source ended the connection: "
-                               "destination sent FIN_OK on stream 'main'" } } },
-    { "cut-back", IN_ALL & ~IN(CONNECT) & ~IN(DEVICE), .relay_back = "cut",
-      .says = { CLOSED, CLOSED },
-      .says_in = { CLOSED_BEFORE_MAIN } },
-    { "quit-target",
-      IN(HELLO) | IN(DISKS) | IN(PRECOPY) | IN(CONVERGE) | IN(STOPPING),
-      .then = quit_target, .target = TARGET_GONE, .slow = true,
-      .says.from = "the destination was shut down", .late = true },
-    { "quit-target", IN(COMPLETION) | IN(DEVICE) | IN(HANDOVER),
-      .act = quit_target, .target = TARGET_GONE,
-      .says.from = "the destination was shut down" },
-    { "yank-target",
-      IN(DISKS) | IN(PRECOPY) | IN(CONVERGE) | IN(STOPPING) | IN(COMPLETION) |
-      IN(DEVICE) | IN(HANDOVER),
-      .act = yank_target, .says = { CLOSED, YANKED_BY("source") } },
-    { "quit-source", IN_ALL & ~IN(CONNECT), .then = quit_source, .slow = true,
-      .end = ENDS_WITHOUT_SOURCE, .late = true, .says.to = CANCELLED },
-    { "quit-source", IN(CONNECT), .then = quit_source,
-      .end = ENDS_WITHOUT_SOURCE, .late = true,
-      .says.to = CLOSED "|" CANCELLED },
-    { "job-cancel", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = cancel_job, .says = { JOB_ENDED, JOB_ENDED }, .late = true },
-    { "job-kill", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = kill_job, .says = { JOB_ENDED, JOB_ENDED } },
-    { "job-pause", IN(DISKS), .act = pause_job, .then = resume_job,
-      .end = ENDS_COMPLETED },
-    { "job-pause", IN(CONVERGE), .act = pause_job, .then = resume_ending_job,
-      .end = ENDS_COMPLETED },
-    { "job-pause-behind", IN(PRECOPY), .act = pause_job_and_write,
-      .then = resume_job, .end = ENDS_COMPLETED },
-    { "job-complete", IN(DISKS), .act = complete_unready_job,
-      .end = ENDS_COMPLETED },
-    { "job-complete", IN(PRECOPY) | IN(CONVERGE), .act = complete_job,
-      .end = ENDS_COMPLETED },
-    { "unplug", IN(DISKS) | IN(PRECOPY) | IN(CONVERGE),
-      .act = unplug_disk, .end = ENDS_COMPLETED },
-    { "guest-reset", IN(DISKS) | IN(PRECOPY), .before = keep_in_precopy,
-      .then = reset_guest, .end = ENDS_COMPLETED },
-    { "guest-reset", IN(CONVERGE), .then = reset_guest, .slow = true,
-      .end = ENDS_COMPLETED },
-    { "iothread", IN(DISKS) | IN(PRECOPY), .before = keep_in_precopy,
-      .then = move_disk_to_iothread, .end = ENDS_COMPLETED },
-    { "iothread", IN(CONVERGE), .then = move_disk_to_iothread, .slow = true,
-      .end = ENDS_COMPLETED },
-    { "target-full", IN(DISKS) | IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = FAILING_WRITE("28"), .late = true,
-      .says = MIRROR_FAILED_BOTH("No space left on device") },
-    /* From here on the guest's write waits for that of the destination. */
-    { "target-full", IN(CONVERGE), .then = write_bad_sector, .slow = true,
-      .to_protocol = FAILING_WRITE("28"), .late = true,
-      .says = MIRROR_FAILED_BOTH("No space left on device") },
-    { "target-eio", IN(DISKS) | IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = FAILING_WRITE("5"), .late = true,
-      .says = MIRROR_FAILED_BOTH("Input/output error") },
-    { "target-eio", IN(CONVERGE), .then = write_bad_sector, .slow = true,
-      .to_protocol = FAILING_WRITE("5"), .late = true,
-      .says = MIRROR_FAILED_BOTH("Input/output error") },
-    { "target-flush-eio", IN(PRECOPY), .act = write_bad_sector,
-      .to_protocol = BLKDEBUG SECOND_FLUSH IMAGE, .late = true,
-      .says = FLUSH_FAILED_BOTH("Input/output error") },
-    { "source-eio", IN(DISKS), .before = write_bad_sector,
-      .from_protocol = FAILING_READ,
-      .says = MIRROR_FAILED_BOTH("Input/output error") },
-    { "source-eio", IN(PRECOPY), .act = write_bad_sector,
-      .from_protocol = FAILING_READ, .late = true,
-      .says = MIRROR_FAILED_BOTH("Input/output error") },
-};
-
-/* --- a cell of the table --- */
+#include "migration/mux-catalogue.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
 
 typedef struct Cell {
-    const PhaseInfo *phase;
-    const Fault *fault;
+    const char *fault, *phase;
+    /* Of one run */
+    MuxTest t;
+    MuxRelay *relay;
+    unsigned num_faults;        /* that the relay was told, and has to do */
 } Cell;
 
-static const char *const end_status[] = {
-    [ENDS_FAILED] = "failed",
-    [ENDS_CANCELLED] = "cancelled",
-    [ENDS_COMPLETED] = "completed",
-};
+/* --- what the catalogue says about the cell --- */
 
-static void assert_source_says(MuxTest *t, const Cell *c)
+static const char *get(const Cell *c, const char *key)
 {
-    const Fault *f = c->fault;
-    const char *texts = f->says_in[c->phase - phases].from ?: f->says.from;
-
-    assert_says(t->from, c->phase->from_phase, f->late, texts);
+    return mux_fault_get(c->fault, c->phase, key);
 }
 
-static void assert_target_says(MuxTest *t, const Cell *c)
+static bool is(const Cell *c, const char *key)
 {
-    const Fault *f = c->fault;
-    const char *texts = f->says_in[c->phase - phases].to ?: f->says.to;
-
-    mux_wait_target_status(t, "failed");
-    assert_says(t->to, c->phase->to_phase, f->late || c->phase->to_late, texts);
+    return mux_fault_is(c->fault, c->phase, key);
 }
 
-static void judge_source(MuxTest *t, const Cell *c)
+static bool ends(const Cell *c, const char *end)
 {
-    g_autofree char *status = wait_for_end(t);
+    return g_str_equal(get(c, "end") ?: "failed", end);
+}
 
-    if (c->fault->end != ENDS_GIVEN_UP) {
-        g_assert_cmpstr(status, ==, end_status[c->fault->end]);
+static bool in_phase(const Cell *c, const char *phase)
+{
+    return g_str_equal(c->phase, phase);
+}
+
+/* The migration fails without anything that happens at a place. */
+static bool fails_alone(const Cell *c)
+{
+    return !g_strcmp0(get(c, "relay"), "none");
+}
+
+/* Returns: what is below disk0 of @side, without the file; NULL: nothing */
+static char *below_disk0(const Cell *c, const char *side)
+{
+    g_autofree char *key = g_strconcat(side, "-error", NULL);
+    const char *error = get(c, key), *set_state = get(c, "set-state");
+    g_autoptr(GString) text = g_string_new("driver=blkdebug");
+    const struct {
+        const char *name, *options;
+    } rules[] = {
+        { "inject-error.0", error },
+        { "set-state.0", set_state },
+    };
+
+    if (!error && !mux_phase_is(c->phase, "stopped")) {
+        return NULL;
     }
-    switch (c->fault->end) {
-    case ENDS_FAILED:
-        assert_source_says(t, c);
-        break;
-    case ENDS_CANCELLED:
-        assert_says_nothing(t->from);
-        break;
-    case ENDS_GIVEN_UP:
-        g_assert_cmpstr(status, !=, "completed");
-        assert_source_says(t, c);
-        break;
-    default:
-        break;
+    for (unsigned i = 0; i < ARRAY_SIZE(rules); i++) {
+        g_auto(GStrv) options = g_strsplit(rules[i].options ?: "", ",", -1);
+
+        for (unsigned o = 0; options[o]; o++) {
+            g_string_append_printf(text, ",%s.%s", rules[i].name, options[o]);
+        }
+    }
+    g_string_append(text, ",image.driver=file,image.cache.no-flush=on,"
+                    "image.filename=");
+    return g_string_free(g_steal_pointer(&text), false);
+}
+
+/* Returns: the disks of @side for mux_listen() and mux_migrate() */
+static const char *disks(const Cell *c, const char *side)
+{
+    g_autofree char *key = g_strconcat(side, "-disks", NULL);
+    const char *names = get(c, key);
+
+    if (!names) {
+        return MUX_BOTH_DISKS;
+    }
+    return g_str_equal(names, "disk0") ? MUX_DISK0 : "";
+}
+
+/* --- what happens --- */
+
+static void act(Cell *c, const char *key)
+{
+    g_auto(GStrv) names = mux_fault_list(c->fault, c->phase, key);
+
+    for (unsigned i = 0; names[i] && *names[i]; i++) {
+        MuxAction *action = mux_find_action(names[i]);
+
+        g_test_message("%s: %s", key, names[i]);
+        g_assert(action);
+        action(&c->t);
     }
 }
 
-static void judge_target(MuxTest *t, const Cell *c)
+static void add_fault(Cell *c, const char *fault)
 {
-    kill(qtest_pid(t->to), SIGCONT);
-    if (c->fault->end == ENDS_COMPLETED) {
-        mux_wait_target_status(t, "completed");
+    g_test_message("relay: %s", fault);
+    mux_relay_add_fault(c->relay, fault, &error_abort);
+    c->num_faults++;
+}
+
+/* Have the relay do @what at the phase's place, which is that at @key. */
+static void add_fault_at(Cell *c, const char *what, const char *key)
+{
+    const char *place = mux_phase_get(c->phase, key);
+    g_autofree char *fault = g_strconcat(what, *place ? "," : "", place, NULL);
+
+    add_fault(c, fault);
+}
+
+static void wait_fired(Cell *c)
+{
+    g_assert(mux_relay_wait_fired(c->relay, c->num_faults,
+                                  MUX_WAIT_TIMEOUT_S * 1000));
+}
+
+static void place_fault(Cell *c)
+{
+    if (get(c, "relay-back")) {
+        add_fault_at(c, get(c, "relay-back"), "back");
     } else {
-        assert_target_says(t, c);
-    }
-}
-
-static void place_fault(MuxRelay *relay, const Cell *c)
-{
-    if (c->fault->relay_back) {
-        add_fault(relay, c->fault->relay_back, c->phase->back);
-    } else {
-        add_fault(relay, c->fault->relay ?: "silence,dir=to",
-                  c->phase->place);
+        add_fault_at(c, get(c, "relay") ?: "silence,dir=to", "at");
     }
 }
 
 /* The phase is named exactly: what little RAM there is must not end it. */
-static void stay_in_phase(MuxTest *t, const Cell *c)
+static void stay_in_phase(Cell *c)
 {
-    if (c->phase == &phases[PHASE_PRECOPY] && !c->fault->late &&
-        c->fault->end != ENDS_COMPLETED) {
-        migrate_set_parameter_int(t->from, "downtime-limit", 1);
+    if (in_phase(c, "precopy") && !is(c, "later") && !ends(c, "completed")) {
+        migrate_set_parameter_int(c->t.from, "downtime-limit", 1);
     }
 }
 
-static void do_harm(MuxTest *t, MuxRelay *relay, const Cell *c)
+/* Through the device: another user of the node would have to drain it. */
+static void destination_io(Cell *c, unsigned disk, const char *command)
 {
-    const Fault *f = c->fault;
+    g_autofree char *out = qtest_hmp(
+        c->t.to, "qemu-io -d /machine/peripheral/vd%u/virtio-backend \"%s\"",
+        disk, command);
 
-    if (c->phase->stopped) {
-        migrate_until_stopped(t, relay);
-        place_fault(relay, c);
-        g_assert(mux_relay_wait_fired(relay, 2, FIRE_TIMEOUT_MS));
+    g_assert_cmpstr(out, ==, "");
+}
+
+/* Wait until each write of the guest to disk0 is mirrored before it ends. */
+static void wait_actively_synced(Cell *c)
+{
+    bool synced = false;
+
+    g_test_timer_start();
+    while (!synced) {
+        QDict *rsp = qtest_qmp(c->t.from, "{ 'execute': 'query-block-jobs' }");
+        QListEntry *entry;
+
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+            QDict *job = qobject_to(QDict, qlist_entry_obj(entry));
+
+            synced |= g_str_equal(qdict_get_str(job, "device"), "nbd-disk0") &&
+                qdict_get_try_bool(job, "actively-synced", false);
+        }
+        qobject_unref(rsp);
+        g_assert(g_test_timer_elapsed() < MUX_WAIT_TIMEOUT_S);
+        usleep(synced ? 0 : 5000);
+    }
+}
+
+/*
+ * Migrate until the guest is stopped, with nothing of disk0 on its way then.
+ *
+ * In "converge" the source flushes each disk over and over, but none whose last
+ * flush has no answer; and it does not stop the guest before each has answered.
+ * So the destination first holds the answer of disk1, then that of disk0, and
+ * lets go of disk1: to stop the guest has to wait for disk0.
+ */
+static void migrate_until_stopped(Cell *c)
+{
+    migrate_ensure_converge(c->t.from);
+    add_fault(c, "silence,dir=to,frame=DATA:main,after=WINDOW:main");
+    mux_migrate(&c->t, disks(c, "source"));
+    wait_fired(c);
+    destination_io(c, 1, "break flush_to_os hold");
+    add_fault(c, "heal,dir=to");
+    wait_actively_synced(c);
+    /* The source learns from the answer to the first that disk0 is synced. */
+    add_fault(c, "silence,dir=to,frame=DATA:nbd-disk0,nth=2");
+    wait_fired(c);
+    destination_io(c, 0, "break flush_to_os hold");
+    add_fault(c, "heal,dir=to");
+    /* By now nothing but these flushes is left for its main loop to do. */
+    destination_io(c, 0, "wait_break hold");
+    destination_io(c, 1, "wait_break hold");
+    destination_io(c, 1, "resume hold");
+    qtest_qmp_eventwait(c->t.from, "STOP");
+
+    place_fault(c);
+    destination_io(c, 0, "resume hold");
+    wait_fired(c);
+}
+
+/* Migrate as far as the phase, and have the relay do what it does there. */
+static void migrate_into_phase(Cell *c)
+{
+    const char *status = mux_phase_get(c->phase, "status");
+
+    if (*status) {
+        mux_find_action("pause-before-switchover")(&c->t);
+        migrate_ensure_converge(c->t.from);
+        mux_migrate(&c->t, disks(c, "source"));
+        mux_wait_status(&c->t, status);
+    } else if (fails_alone(c)) {
+        mux_migrate(&c->t, disks(c, "source"));
+    } else if (mux_phase_is(c->phase, "stopped")) {
+        migrate_until_stopped(c);
     } else {
-        place_fault(relay, c);
-        stay_in_phase(t, c);
-        mux_migrate(t, MUX_BOTH_DISKS);
-        g_assert(mux_relay_wait_fired(relay, 1, FIRE_TIMEOUT_MS));
+        place_fault(c);
+        stay_in_phase(c);
+        mux_migrate(&c->t, disks(c, "source"));
+        wait_fired(c);
     }
-    if (c->phase == &phases[PHASE_CONNECT] && (f->act || f->then)) {
+    if (in_phase(c, "connect") && (get(c, "act") || get(c, "then"))) {
         /* The source has heard of the connection, too. */
-        mux_wait_streams(t->from);
-    }
-    if (f->act) {
-        f->act(t);
-    }
-    if (f->slow) {
-        add_fault(relay, "delay=300,dir=from", "");
-    }
-    if (!f->relay && !f->relay_back) {
-        add_fault(relay, "heal,dir=to", "");
-    }
-    if (f->then) {
-        f->then(t);
+        mux_wait_streams(c->t.from);
     }
 }
+
+static void do_harm(Cell *c)
+{
+    bool held;
+
+    migrate_into_phase(c);
+    held = c->num_faults && !get(c, "relay") && !get(c, "relay-back");
+    act(c, "act");
+    if (is(c, "slow")) {
+        add_fault(c, "delay=300,dir=from");
+    }
+    if (held) {
+        add_fault(c, "heal,dir=to");
+    }
+    act(c, "then");
+    if (get(c, "relay-then")) {
+        add_fault(c, get(c, "relay-then"));
+    }
+}
+
+/* --- what comes of it --- */
+
+static void assert_failure(const Cell *c, QTestState *who, const char *side)
+{
+    g_autofree char *may_be_later = g_strconcat(side, "-later", NULL);
+    g_auto(GStrv) texts = mux_fault_texts(c->fault, c->phase, side);
+
+    if (texts) {
+        mux_assert_failure(who, mux_phase_get(c->phase, side),
+                           is(c, "later") ||
+                           mux_phase_is(c->phase, may_be_later),
+                           (const char *const *)texts);
+    }
+}
+
+static void assert_source(Cell *c)
+{
+    g_autofree char *status = mux_wait_end(&c->t);
+
+    if (ends(c, "failed")) {
+        g_assert_cmpstr(status, ==, "failed");
+        assert_failure(c, c->t.from, "source");
+    } else if (ends(c, "cancelled")) {
+        g_assert_cmpstr(status, ==, "cancelled");
+        mux_assert_no_error(c->t.from);
+    } else if (ends(c, "given-up")) {
+        g_assert_cmpstr(status, !=, "completed");
+        assert_failure(c, c->t.from, "source");
+    } else {
+        g_assert(ends(c, "completed") || ends(c, "not-handed-over"));
+        g_assert_cmpstr(status, ==, "completed");
+    }
+}
+
+static void assert_destination(Cell *c)
+{
+    kill(qtest_pid(c->t.to), SIGCONT);
+    if (ends(c, "completed")) {
+        mux_wait_target_status(&c->t, "completed");
+        return;
+    }
+    mux_wait_target_status(&c->t, "failed");
+    assert_failure(c, c->t.to, "destination");
+}
+
+static void free_relay(Cell *c)
+{
+    g_clear_pointer(&c->relay, mux_relay_free);
+}
+
+/* Neither side runs the guest: a user who knows that has the source do it. */
+static void take_guest_back(Cell *c)
+{
+    g_assert(!mux_is_running(c->t.from));
+    g_assert(!mux_is_running(c->t.to));
+    qtest_qmp_assert_success(c->t.from, "{ 'execute': 'cont' }");
+}
+
+static void assert_end(Cell *c)
+{
+    if (c->t.from) {
+        assert_source(c);
+    }
+    if (!g_strcmp0(get(c, "destination"), "cut-off")) {
+        free_relay(c);
+    }
+    g_assert(!c->t.to == !g_strcmp0(get(c, "destination"), "gone"));
+    if (c->t.to) {
+        assert_destination(c);
+    }
+    if (ends(c, "not-handed-over")) {
+        take_guest_back(c);
+    }
+    free_relay(c);
+    if (ends(c, "completed") || ends(c, "source-gone")) {
+        mux_end(&c->t, ends(c, "completed"));
+    } else {
+        mux_restore_source(&c->t);
+        mux_end_after_failure(&c->t);
+    }
+}
+
+/* --- a cell --- */
 
 static void run_cell(const void *opaque)
 {
-    const Cell *c = opaque;
-    MuxTest t = {
+    Cell c = *(const Cell *)opaque;
+    g_autofree char *from_protocol = below_disk0(&c, "source");
+    g_autofree char *to_protocol = below_disk0(&c, "destination");
+
+    c.t = (MuxTest) {
         .bare = true,
         .inet = true,
-        .keep_target = true,
-        .from_protocol = c->fault->from_protocol,
-        .to_protocol = c->fault->to_protocol,
+        .keep_target = !is(&c, "exit-on-error"),
+        .from_protocol = from_protocol,
+        .to_protocol = to_protocol,
+        .to_protocol1 = mux_phase_is(c.phase, "stopped") ? to_protocol : NULL,
+        .to_size_mb = atoi(get(&c, "destination-size") ?: "0"),
     };
-    MuxRelay *relay;
-
-    if (!mux_start(&t)) {
+    if (!mux_start(&c.t)) {
         return;
     }
-    if (c->fault->before) {
-        c->fault->before(&t);
+    act(&c, "before");
+    mux_listen(&c.t, disks(&c, "destination"));
+    if (!fails_alone(&c) || get(&c, "relay-always")) {
+        c.relay = mux_start_relay(&c.t);
     }
-    mux_listen(&t, MUX_BOTH_DISKS);
-    relay = mux_start_relay(&t);
-    do_harm(&t, relay, c);
-    if (t.from) {
-        judge_source(&t, c);
+    if (get(&c, "relay-always")) {
+        mux_relay_add_fault(c.relay, get(&c, "relay-always"), &error_abort);
     }
-    if (c->fault->target == TARGET_CUT_OFF) {
-        g_clear_pointer(&relay, mux_relay_free);
-    }
-    if (t.to) {
-        judge_target(&t, c);
-    }
-    g_clear_pointer(&relay, mux_relay_free);
-    if (c->fault->end <= ENDS_GIVEN_UP) {
-        mux_end_after_failure(&t);
-    } else {
-        mux_end(&t, c->fault->end == ENDS_COMPLETED);
+    do_harm(&c);
+    assert_end(&c);
+}
+
+static void add_cell(const char *fault, const char *phase)
+{
+    g_autofree char *path = g_strdup_printf("migration/mux/fault/%s/%s",
+                                            phase, fault);
+    Cell *c = g_new0(Cell, 1);
+
+    c->fault = fault;
+    c->phase = phase;
+    qtest_add_data_func_full(path, c, run_cell, g_free);
+}
+
+static void check_actions(const char *fault, const char *phase)
+{
+    static const char *const keys[] = { "before", "act", "then" };
+
+    for (unsigned k = 0; k < ARRAY_SIZE(keys); k++) {
+        g_auto(GStrv) names = mux_fault_list(fault, phase, keys[k]);
+
+        for (unsigned i = 0; names[i] && *names[i]; i++) {
+            g_test_message("%s", names[i]);
+            g_assert(mux_find_action(names[i]));
+        }
     }
 }
 
-static void add_cell(const PhaseInfo *phase, const Fault *fault)
+/* The catalogue is there, and has no word that means nothing. */
+static void test_catalogue(void)
 {
-    g_autofree char *path = g_strdup_printf("migration/mux/fault/%s/%s",
-                                            phase->name, fault->name);
-    Cell *c = g_new0(Cell, 1);
-
-    c->phase = phase;
-    c->fault = fault;
-    qtest_add_data_func_full(path, c, run_cell, g_free);
+    g_assert(mux_catalogue_load());
+    mux_catalogue_check();
+    mux_catalogue_foreach(check_actions);
 }
 
 void migration_test_add_mux_fault(MigrationTestEnv *env)
@@ -452,11 +416,8 @@ void migration_test_add_mux_fault(MigrationTestEnv *env)
     if (!env->is_x86) {
         return;
     }
-    for (unsigned p = 0; p < PHASE__MAX; p++) {
-        for (unsigned f = 0; f < ARRAY_SIZE(faults); f++) {
-            if (faults[f].phases & (1u << p)) {
-                add_cell(&phases[p], &faults[f]);
-            }
-        }
+    migration_test_add("/migration/mux/fault/catalogue", test_catalogue);
+    if (mux_catalogue_load()) {
+        mux_catalogue_foreach(add_cell);
     }
 }

@@ -1,8 +1,8 @@
 /*
  * QTest testcase for many failed migrations of one source
  *
- * Each leaves nothing behind, neither what can be listed nor memory, and the
- * last one succeeds.
+ * Each leaves nothing behind that can be listed, and the last one succeeds.
+ * With AddressSanitizer, the source is searched for leaks when it ends.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,11 +17,7 @@
 
 #define MUX_HELLO_SIZE 40
 
-#define NUM_ATTEMPTS 50
-/* Pools, caches and the heap have their final size after two of each kind */
-#define NUM_WARM_UP (2 * ARRAY_SIZE(attempts))
-/* Of memory, by each attempt after that, on average */
-#define MAX_GROWTH (32 * KiB)
+#define NUM_ATTEMPTS (2 * ARRAY_SIZE(attempts))
 
 static char *tmpfs;
 
@@ -171,13 +167,6 @@ static void cancel_switchover(MuxTest *t)
 {
     migrate_set_capability(t->from, "pause-before-switchover", true);
     migrate_into_precopy(t);
-    /*
-     * Until all of RAM was read once.  Where the kernel has no page of zeroes
-     * to map, that makes memory of what the guest has never used.
-     */
-    while (get_migration_pass(t->from) < 2) {
-        usleep(1000);
-    }
     migrate_set_parameter_int(t->from, "avail-switchover-bandwidth", 0);
     migrate_ensure_converge(t->from);
     mux_wait_status(t, "pre-switchover");
@@ -228,21 +217,14 @@ static void run_attempt(MuxTest *t, const Attempt *attempt)
 static void test_fail_repeatedly(void)
 {
     MuxTest t = { .keep_target = true };
-    uint64_t memory = 0;
 
     if (!mux_start(&t)) {
         return;
     }
     mux_write(&t, 0, 0x40, 0, 4 * MiB);
     for (unsigned i = 0; i < NUM_ATTEMPTS; i++) {
-        if (i == NUM_WARM_UP) {
-            memory = mux_resources_memory(t.from);
-        }
         run_attempt(&t, &attempts[i % ARRAY_SIZE(attempts)]);
-        g_test_message("memory: %" PRIu64, mux_resources_memory(t.from));
     }
-    g_assert_cmpuint(mux_resources_memory(t.from), <=,
-                     memory + (NUM_ATTEMPTS - NUM_WARM_UP) * MAX_GROWTH);
     mux_end_after_failure(&t);
 }
 

@@ -7,9 +7,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/units.h"
 #include "migration/migration-util.h"
 #include "migration/mux-resources.h"
+#include "migration/mux-util.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qobject/qstring.h"
@@ -151,47 +151,48 @@ static unsigned count_fds(QTestState *who)
     return n;
 }
 
-static gint compare_names(gconstpointer a, gconstpointer b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 /*
- * Pools start and stop their workers as they please.  A thread has the name of
- * the process until it first runs; that of RCU is older than the option which
- * names threads, so that it has either name.
+ * Returns: the number of threads, of those named @name if that is not NULL;
+ * *@names is for people to read, to be freed
  */
-static bool comes_and_goes(const char *name, const char *process)
-{
-    return g_str_has_suffix(name, "worker") || g_str_equal(name, process) ||
-        g_str_equal(name, "call_rcu");
-}
-
-static char *list_threads(QTestState *who)
+static unsigned count_threads(QTestState *who, const char *name, char **names)
 {
     g_autofree char *path = proc_path(who, "task");
-    g_autofree char *own = proc_path(who, "comm");
-    g_autofree char *process = NULL;
-    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    GString *text = g_string_new(NULL);
     GDir *dir = g_dir_open(path, 0, NULL);
     const char *tid;
+    unsigned n = 0;
 
-    g_file_get_contents(own, &process, NULL, NULL);
     while (dir && (tid = g_dir_read_name(dir))) {
         g_autofree char *comm = g_strdup_printf("%s/%s/comm", path, tid);
-        char *name = NULL;
+        g_autofree char *own = NULL;
 
-        if (g_file_get_contents(comm, &name, NULL, NULL) &&
-            !comes_and_goes(g_strchomp(name), g_strchomp(process))) {
-            g_ptr_array_add(names, name);
-        } else {
-            g_free(name);
+        if (g_file_get_contents(comm, &own, NULL, NULL)) {
+            g_strchomp(own);
+            n += !name || g_str_equal(name, own);
+            g_string_append_printf(text, "%s ", own);
         }
     }
     g_clear_pointer(&dir, g_dir_close);
-    g_ptr_array_sort(names, compare_names);
-    g_ptr_array_add(names, NULL);
-    return g_strjoinv(" ", (char **)names->pdata);
+    *names = g_string_free(text, false);
+    return n;
+}
+
+void mux_resources_wait_workers(QTestState *who)
+{
+    unsigned n = 0;
+
+    g_test_timer_start();
+    while (n != MUX_NUM_WORKERS) {
+        g_autofree char *names = NULL;
+
+        n = count_threads(who, "worker", &names);
+        if (g_test_timer_elapsed() > MUX_WAIT_TIMEOUT_S) {
+            g_test_message("threads: %s", names);
+            g_assert_cmpuint(n, ==, MUX_NUM_WORKERS);
+        }
+        usleep(n == MUX_NUM_WORKERS ? 0 : 5000);
+    }
 }
 
 void mux_resources_get(MuxResources *h, QTestState *who)
@@ -203,9 +204,9 @@ void mux_resources_get(MuxResources *h, QTestState *who)
         .num_jobs = qlist_size(jobs),
         .yank = has_yank_instance(who),
         .num_fds = count_fds(who),
-        .threads = list_threads(who),
         .others = list_others(who),
     };
+    h->num_threads = count_threads(who, NULL, &h->threads);
     h->node_states = list_node_states(who, &h->num_inactive);
 }
 
@@ -223,34 +224,8 @@ bool mux_resources_match(const MuxResources *h, const MuxResources *before,
     return g_str_equal(h->nodes, before->nodes) &&
         h->num_jobs <= before->num_jobs && h->yank <= before->yank &&
         h->num_fds <= before->num_fds &&
-        g_str_equal(h->threads, before->threads) &&
+        h->num_threads == before->num_threads &&
         g_str_equal(h->node_states, before->node_states) &&
         (given_up || h->num_inactive <= before->num_inactive) &&
         g_str_equal(h->others, before->others);
-}
-
-/* AddressSanitizer keeps freed memory for a while. */
-static bool has_sanitizer(QTestState *who)
-{
-    g_autofree char *path = proc_path(who, "maps");
-    g_autofree char *maps = NULL;
-
-    return g_file_get_contents(path, &maps, NULL, NULL) &&
-        strstr(maps, "/libasan.so");
-}
-
-uint64_t mux_resources_memory(QTestState *who)
-{
-    static const char field[] = "\nRssAnon:";
-    g_autofree char *path = proc_path(who, "status");
-    g_autofree char *text = NULL;
-    const char *found;
-
-    if (has_sanitizer(who) ||
-        !g_file_get_contents(path, &text, NULL, NULL)) {
-        return 0;
-    }
-    found = strstr(text, field);
-    return found ?
-        g_ascii_strtoull(found + strlen(field), NULL, 10) * KiB : 0;
 }

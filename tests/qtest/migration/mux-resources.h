@@ -9,12 +9,24 @@
 
 #include "libqtest.h"
 
+/*
+ * A pool of threads that neither grows nor shrinks, so that threads can be
+ * counted.  It is there from the first request on.
+ */
+#define MUX_NUM_WORKERS 4
+#define MUX_WORKERS_OPTION \
+    "-object main-loop,id=main-loop,thread-pool-min=4,thread-pool-max=4 "
+
+/* Wait until the pool is complete. */
+void mux_resources_wait_workers(QTestState *who);
+
 typedef struct MuxResources {
     char *nodes;                /* names of the block nodes */
     unsigned num_jobs;
     bool yank;                  /* a migration or a block node can be yanked */
     unsigned num_fds;           /* open descriptors; 0: not to be found out */
-    char *threads;              /* names, but of workers and RCU */
+    unsigned num_threads;
+    char *threads;              /* their names, for people to read */
     char *node_states;          /* and numbers of dirty bitmaps */
     unsigned num_inactive;      /* nodes of a guest that runs elsewhere */
     char *others;               /* exports, live streams, blockers */
@@ -30,11 +42,5 @@ void mux_resources_clear(MuxResources *h);
  */
 bool mux_resources_match(const MuxResources *h, const MuxResources *before,
                         bool given_up);
-
-/*
- * Returns: bytes of memory that are no file's, the guest's RAM included; 0
- * where this cannot be found out or, because of a sanitizer, means nothing.
- */
-uint64_t mux_resources_memory(QTestState *who);
 
 #endif

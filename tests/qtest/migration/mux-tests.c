@@ -256,6 +256,25 @@ static void test_disks_return_path(void)
     mux_end(&t, true);
 }
 
+/* A migrate-incoming that could not listen can be tried again. */
+static void test_disks_listen_again(void)
+{
+    MuxTest t = { .bare = true, .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    qobject_unref(qtest_qmp_assert_failure_ref(
+        t.to, "{ 'execute': 'migrate-incoming', 'arguments': { 'channels': ["
+        "  { 'channel-type': 'main', 'addr': { 'transport': 'socket',"
+        "    'type': 'unix', 'path': '/nonexistent/socket' } } ] } }"));
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    assert_done(&t);
+    mux_end(&t, true);
+}
+
 static void test_disks_other_node_name(void)
 {
     MuxTest t = { .to_node = "elsewhere" };
@@ -481,6 +500,8 @@ void migration_test_add_mux(MigrationTestEnv *env)
     migration_test_add("/migration/mux/disks-unix", test_disks_unix);
     migration_test_add("/migration/mux/disks-return-path",
                        test_disks_return_path);
+    migration_test_add("/migration/mux/disks-listen-again",
+                       test_disks_listen_again);
     migration_test_add("/migration/mux/disks-other-node-name",
                        test_disks_other_node_name);
     migration_test_add("/migration/mux/disks-pause-before-switchover",

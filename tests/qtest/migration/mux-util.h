@@ -16,6 +16,9 @@
 #include "migration/mux-relay.h"
 #include "qobject/qdict.h"
 
+/* Seconds until what does not come is taken for a hang; a verdict on nothing */
+#define MUX_WAIT_TIMEOUT_S 120
+
 #define MUX_NUM_DISKS 2
 #define MUX_DISK_SIZE_MB 16
 
@@ -32,6 +35,7 @@ typedef struct MuxTest {
     const char *from_protocol;  /* below disk0 here, without the path */
     const char *to_node;        /* start of node names there: "disk" */
     const char *to_protocol;    /* below disk0 there, without the path */
+    const char *to_protocol1;   /* the same below disk1 */
     unsigned to_size_mb;        /* of disk0 there: MUX_DISK_SIZE_MB */
     bool keep_target;           /* the destination survives its failure */
 
