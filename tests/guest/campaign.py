@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -42,8 +41,7 @@ GOOD_EVERY = 6                  # rounds, one of them without a fault
 LOADS = (0, 0, 5, 15)           # MiB/s and disk
 LOAD = 5                        # ... of the table
 END = 120                       # seconds until a migration has ended
-BUSY = 20                       # ... until its guest may be stopped for long
-DOWNTIME_MS, LONG_MS = 300, 20000
+DOWNTIME_MS = 300
 STUCK = 3                       # ... until somebody does something about it
 DESTINATION_ENDS = 60           # ... until it knows of the failure
 ALIVE = 180                     # ... until the guest, rebooted, has written
@@ -140,8 +138,6 @@ class Life:
         before = belongings_at_rest(source)
         self.heard = source.log.stat().st_size
         scene = faults.Scene(migration, source, destination, bed.log)
-        busy = threading.Timer(BUSY, self.let_it_fit, [source])
-        busy.start()
         try:
             if plan.fault.relayed:
                 listen = dict(migration.address)
@@ -163,7 +159,6 @@ class Life:
             self.keep_stacks()
             raise
         finally:
-            busy.cancel()
             if scene.relay:
                 scene.relay.close()
             for undo in scene.undo:
@@ -187,18 +182,9 @@ class Life:
         migration.listen()
         return migration
 
-    @staticmethod
-    def let_it_fit(source: VM) -> None:
-        """
-        On a machine that is too busy for the downtime limit a migration goes
-        on and on, as it has to.
-        """
-        with contextlib.suppress(migrate.QMPError):     # there is no source
-            source.qmp.cmd('migrate-set-parameters', downtime_limit=LONG_MS)
-
     def play(self, plan: Plan, scene: faults.Scene) -> str:
         """Migrate, with the fault; returns the status it ended with."""
-        fault, qmp = plan.fault, scene.source.qmp
+        fault = plan.fault
         if isinstance(fault, faults.FewDescriptors):
             fault.before(scene)
         scene.migration.start()
@@ -207,7 +193,7 @@ class Life:
         remedied = False
         while time.monotonic() < began + END:
             try:
-                info = qmp.cmd('query-migrate')
+                info = scene.look()
             except migrate.QMPError:
                 if fault.name == 'quit-source':
                     return QUIT
