@@ -21,6 +21,7 @@ from guestlib.display import Display
 from guestlib.faults import PHASES
 from guestlib.guestlog import GuestLog
 from guestlib.migrate import Progress, Stream
+from guestlib.source import PACKAGE, source_of
 
 DISK = Disk(1, 'raw', 16 << 20)
 
@@ -296,6 +297,44 @@ class Shown(unittest.TestCase):
         lines = self.lines(step, step, out=Screen())
         self.assertRegex(lines[2], r'nbd-disk0 +\[#{6}\.{18}\]')
         self.assertIn('\033[3A', lines[3])
+
+
+class Source(unittest.TestCase):
+    """source_of(): where QEMU's Python packages are."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.build = self.folder / 'qemu'
+        self.build.mkdir()
+
+    def source(self, name: str) -> Path:
+        (self.folder / name / PACKAGE).mkdir(parents=True)
+        return self.folder / name
+
+    def configured_from(self, path: str) -> None:
+        (self.build / 'config-host.mak').write_text(
+            f'all:\nSRC_PATH={path}\nSUBDIRS=\n')
+
+    def test_beside_the_build(self):
+        self.assertEqual(self.source('src'), source_of(self.build))
+
+    def test_elsewhere(self):
+        self.source('src')
+        other = self.source('other')
+        for path in (str(other), '../other'):
+            self.configured_from(path)
+            self.assertTrue(source_of(self.build).samefile(other))
+
+    def test_moved(self):
+        """A build that was copied with its source."""
+        self.configured_from(str(self.folder / 'gone'))
+        self.assertEqual(self.source('src'), source_of(self.build))
+
+    def test_nowhere(self):
+        with self.assertRaisesRegex(FileNotFoundError, PACKAGE):
+            source_of(self.build)
 
 
 class Cells(unittest.TestCase):

@@ -8,8 +8,8 @@ import unittest
 from pathlib import Path
 
 from muxpeer.frames import Role
-from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene
+from vm import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 
 SIZES = {disk: DISK_SIZE for disk in DISKS}
 BUILD = Path(os.environ.get(

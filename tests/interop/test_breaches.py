@@ -14,8 +14,8 @@ from pathlib import Path
 import pcap
 from muxpeer import frames
 from muxpeer.frames import Code, Frame, Hello, Role, Type, data, numbered
-from qemu import work_folder
 from tshark import TROUBLE, tshark
+from vm import work_folder
 
 KINDS = ('qmux.malformed', 'qmux.violation', 'qmux.failed', 'qmux.skipped',
          '_ws.lua.error')

@@ -19,12 +19,12 @@ import pcap
 from muxpeer import frames, nbd
 from muxpeer.frames import Hello, Role, Type, data, numbered
 from pcap import ADDRESSES, Capture
-from qemu import DISKS, QEMU, make_images, work_folder
 from checks import BUILD
 from scene import decode
 from test_migration import record
 from tlscapture import TLSCapture
 from tshark import TROUBLE, knows_handshake, tshark
+from vm import DISKS, QEMU, make_images, work_folder
 
 SIDES = {'.'.join(map(str, address)): direction
          for direction, (address, _) in ADDRESSES.items()}

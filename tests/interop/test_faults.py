@@ -15,8 +15,8 @@ import document
 import faults
 from checks import BUILD, SIZES, Bench, QEMUScene, QEMUTest, for_each
 from muxpeer.frames import Code, Role
-from qemu import QEMU, make_images, work_folder
 from scene import goaway
+from vm import QEMU, make_images, work_folder
 
 HELLO = {name: (code, text) for name, code, text
          in document.table('Faults of a HELLO')}

@@ -20,8 +20,8 @@ from muxpeer.engine import Engine
 from muxpeer.frames import Code, Frame, Hello, Role, Type
 from muxpeer.nbd import SEND_FLUSH, SERVED, Server
 from muxpeer.record import DISK, Recorder, image, replay, send
-from qemu import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 from scene import Scene, goaway
+from vm import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 
 
 def record(folder: Path, engine: Engine | None = None, setup=lambda _: None,

@@ -10,6 +10,7 @@ A guest, its source and its destinations in a folder of their own.
 """
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
@@ -89,8 +90,9 @@ class Testbed:
         return self
 
     def __exit__(self, kind, error, trace):
-        for vm in self.vms:
-            vm.stop()
+        with contextlib.ExitStack() as stack:
+            for vm in self.vms:
+                stack.callback(vm.stop)
         self.log.close()
         if self.keep or (kind and issubclass(kind, Exception)):
             self._keep_messages()
@@ -105,7 +107,7 @@ class Testbed:
             list(pool.map(lambda disk: self.tool.create_filled(disk,
                                                                vm.folder),
                           self.config.disks))
-        vm.start()
+        self._start(vm)
         self._await(lambda: self.log.scans and
                     self.log.least(vm.name) >= WRITES_BEFORE,
                     180, 'the guest does not come to write its records')
@@ -117,7 +119,7 @@ class Testbed:
         for disk in self.config.disks:
             small = disk.name in own.too_small
             self.tool.create_empty(disk, vm.folder, disk.size >> small)
-        vm.start()
+        self._start(vm)
         return vm
 
     def await_writes(self, vm: VM, more: int = WRITES_AFTER) -> None:
@@ -180,8 +182,11 @@ class Testbed:
         folder.mkdir()
         vm = VM(name, self.config, folder, incoming, own)
         self.vms.append(vm)
-        self.log.attach(name, vm.console)
         return vm
+
+    def _start(self, vm: VM) -> None:
+        vm.start()
+        self.log.attach(vm.name, vm.console)
 
     def _await(self, condition, timeout: float, what: str) -> None:
         if not self.log.wait(lambda: self.log.faults or condition(), timeout):

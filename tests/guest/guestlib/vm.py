@@ -2,18 +2,18 @@
 """
 One QEMU process with the test's guest or waiting for it.
 
-QMP and the serial console are socket pairs made here, so that this QEMU
-has no listening socket that the migration did not ask for.
+QMP and the serial console are socket pairs, so that this QEMU has no
+listening socket that the migration did not ask for.
 """
 
 import json
+import os
 import socket
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from .disks import Disk
-from .qmp import QMP, QMPError
+from .source import machine_class
 
 IOTHREAD = 'io0'
 FIRMWARE = 'bios-256k.bin'
@@ -77,33 +77,26 @@ class VM:
         self.folder = folder
         self.log = folder / f'{name}.log'
         self.incoming = incoming
-        self._process: subprocess.Popen | None = None
-        qmp, self._qmp_theirs = socket.socketpair()
-        self.console, self._console_theirs = socket.socketpair()
-        self.qmp = QMP(qmp, name)
+        self.console: socket.socket | None = None
+        self.qmp = machine_class(config.build)(
+            config.build, name, self._arguments(), config.prefix, folder)
+        self.qmp.set_console()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self.qmp.pid
 
     @property
     def running(self) -> bool:
         """Whether the process is there (not whether the guest runs)."""
-        return self._process is not None and self._process.poll() is None
+        return self.qmp.is_running()
 
     def start(self) -> None:
         """Start it: the guest too unless it waits for a migration."""
-        theirs = (self._qmp_theirs, self._console_theirs)
-        with open(self.log, 'wb') as log:
-            self._process = subprocess.Popen(
-                self._arguments(), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, pass_fds=[sock.fileno() for sock in theirs])
-        for sock in theirs:
-            sock.close()
-        try:
-            self.qmp.negotiate()
-        except QMPError as err:
-            raise VMError(f'{err}: {self.messages()}') from None
+        self.qmp.launch()
+        # The machine's own goes with it, while there is still text to read
+        self.console = socket.socket(
+            fileno=os.dup(self.qmp.console_socket.fileno()))
 
     def messages(self, since: int = 0) -> str:
         """What QEMU printed, from that byte on."""
@@ -111,11 +104,10 @@ class VM:
 
     def wait(self, timeout: float) -> int:
         """Wait for the end of the process; returns its status."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise VMError(f'{self.name}: still there after {timeout} s'
-                          ) from None
+        status = self.qmp.wait_end(timeout)
+        if status is None:
+            raise VMError(f'{self.name}: still there after {timeout} s')
+        return status
 
     def quit(self) -> None:
         """End it in good order, images closed."""
@@ -128,28 +120,20 @@ class VM:
 
     def stop(self) -> None:
         """End it by force if it is still there."""
-        if self.running:
-            self._process.kill()
-            self._process.wait()
-        self.qmp.close()
+        self.qmp.kill()
 
     def _arguments(self) -> list[str]:
         config = self.config
         memory = f'{config.memory_mb}M'
-        argv = [*config.prefix, str(config.build / 'qemu-system-x86_64'),
-                *_firmware(config.build), '-nodefaults', '-no-user-config',
+        argv = [*_firmware(config.build), '-nodefaults', '-no-user-config',
                 '-name', f'{self.name},debug-threads=on',
-                '-display', 'none', '-accel', 'tcg',
+                '-accel', 'tcg',
                 '-machine', 'pc,memory-backend=mem', '-m', memory,
                 '-object', f'memory-backend-ram,id=mem,size={memory},'
                            'prealloc=on',
                 '-kernel', str(config.kernel),
                 '-initrd', str(config.initramfs),
-                '-append', config.command_line(),
-                '-chardev', f'socket,id=qmp,fd={self._qmp_theirs.fileno()}',
-                '-mon', 'chardev=qmp,mode=control', '-chardev',
-                f'socket,id=serial,fd={self._console_theirs.fileno()}',
-                '-serial', 'chardev:serial']
+                '-append', config.command_line()]
         if not self.own.may_reboot:
             argv.append('-no-reboot')
         if self.own.iothread:

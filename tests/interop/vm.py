@@ -9,8 +9,6 @@ can be seen to run.
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,8 @@ from muxpeer.connection import PATIENCE
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'guest'))
 # pylint: disable=wrong-import-position
-from guestlib.qmp import QMP, QMPError                         # noqa: E402
+from guestlib.qmp import QMPError                              # noqa: E402
+from guestlib.source import machine_class                      # noqa: E402
 
 DISK_SIZE = 1 << 20
 DISKS = ('disk0', 'disk1')
@@ -29,8 +28,8 @@ COUNTER = 0x7e00
 CODE = bytes.fromhex('fa31c08ed8fb66ff06007ef4ebf8')
 FIRMWARE = ('qemu-bundle/usr/local/share/qemu', 'pc-bios')
 FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
-MACHINE = ('-nodefaults', '-no-user-config', '-display', 'none', '-accel',
-           'tcg', '-machine', 'pc', '-m', '16M')
+MACHINE = ('-nodefaults', '-no-user-config', '-accel', 'tcg', '-machine',
+           'pc', '-m', '16M')
 
 
 class QEMU:
@@ -39,9 +38,7 @@ class QEMU:
     def __init__(self, build: Path, folder: Path, name: str,
                  incoming: bool = False):
         self.folder = folder
-        self.log = folder / f'{name}.log'
-        ours, theirs = socket.socketpair()
-        argv = [str(build / 'qemu-system-x86_64'), *MACHINE]
+        argv = [*MACHINE]
         for path in [*(build / name for name in FIRMWARE), *FOLDERS]:
             argv += ['-L', str(path)] if os.path.isdir(path) else []
         for disk in DISKS:
@@ -49,24 +46,15 @@ class QEMU:
                 'driver': 'file', 'filename': str(self.image(disk))}}
             argv += ['-blockdev', json.dumps(image),
                      '-device', f'ide-hd,drive={disk}']
-        argv += ['-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
-                 '-mon', 'chardev=qmp,mode=control']
-        with open(self.log, 'wb') as log:
-            self.process = subprocess.Popen(
-                argv + (['-incoming', 'defer'] if incoming else []),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=[theirs.fileno()])
-        theirs.close()
-        self.qmp = QMP(ours, name)
-        self.qmp.negotiate()
+        self.qmp = machine_class(build)(
+            build, name, argv + (['-incoming', 'defer'] if incoming else []))
+        self.qmp.launch()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.qmp.close()
+        self.qmp.kill()
 
     def image(self, disk: str) -> Path:
         return self.folder / f'{disk}.img'
