@@ -9,12 +9,11 @@ Each case checks that no write that the guest had acknowledged is lost.
 import argparse
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from guestlib import layout, migrate, netwatch
-from guestlib.resources import belongings, what_is_left
+from guestlib.resources import belongings, surplus, what_is_left
 from guestlib.link import Link
 from guestlib.qmp import QMPError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
@@ -120,7 +119,7 @@ class Cases:
         if self.way is migrate.OneSocket:
             kinds += ['stream', 'thread']
         return [f'no {kind} of the migration is seen' for kind in kinds
-                if not Counter(now[kind]) - Counter(before[kind])]
+                if not surplus(kind, now[kind], before[kind])]
 
     def pingpong(self) -> list[str]:
         """there and back again, to a new process each time"""

@@ -21,6 +21,7 @@ from guestlib.display import Display
 from guestlib.faults import PHASES
 from guestlib.guestlog import GuestLog
 from guestlib.migrate import Progress, Stream
+from guestlib.resources import surplus
 from guestlib.source import PACKAGE, source_of
 
 DISK = Disk(1, 'raw', 16 << 20)
@@ -297,6 +298,19 @@ class Shown(unittest.TestCase):
         lines = self.lines(step, step, out=Screen())
         self.assertRegex(lines[2], r'nbd-disk0 +\[#{6}\.{18}\]')
         self.assertIn('\033[3A', lines[3])
+
+
+class Resources(unittest.TestCase):
+    """surplus(): what a migration has left behind."""
+
+    def test_each_counts(self):
+        self.assertEqual(surplus('descriptor', ['a', 'a', 'b'], ['a', 'b']),
+                         ['a'])
+        self.assertEqual(surplus('descriptor', ['c'], ['a', 'b']), ['c'])
+
+    def test_threads_count_by_number(self):
+        self.assertEqual(surplus('thread', ['new', 'b'], ['a', 'b']), [])
+        self.assertIn('b', surplus('thread', ['a', 'b', 'b'], ['a', 'b']))
 
 
 class Source(unittest.TestCase):

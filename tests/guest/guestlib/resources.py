@@ -11,9 +11,6 @@ from .vm import VM
 
 SETTLE = 30                     # seconds until what is closed is gone
 ENDED = ('finished', 'reset')
-# Threads that are no matter of the migration: those of the pool come, and go
-# after 10 s of idleness; that of RCU has its name from when it first runs.
-OTHERS = {'worker', 'call_rcu'}
 
 
 def belongings(vm: VM) -> dict[str, list[str]]:
@@ -47,23 +44,24 @@ def _descriptors(folder: str) -> list[str]:
     return links
 
 
-def _comm(folder: str) -> str:
-    with open(f'{folder}/comm', encoding='ascii') as comm:
-        return comm.read().strip()
-
-
 def _threads(folder: str) -> list[str]:
     """
-    The names that there are, apart from the process's own.  Until it has
-    given itself a name, a thread has that of the one that made it.
+    Their names.  Until it has given itself one, a thread has that of the one
+    that made it: so only their number says whether there are more.
     """
-    names = set()
+    names = []
     for task in os.listdir(f'{folder}/task'):
-        try:
-            names.add(_comm(f'{folder}/task/{task}'))
-        except OSError:         # it has just ended
-            pass
-    return sorted(names - OTHERS - {_comm(folder)})
+        with contextlib.suppress(OSError):      # it has just ended
+            with open(f'{folder}/task/{task}/comm', encoding='ascii') as comm:
+                names.append(comm.read().strip())
+    return sorted(names)
+
+
+def surplus(kind: str, found: list[str], other: list[str]) -> list[str]:
+    """What there is of a kind that there is not, or less of, elsewhere."""
+    if kind == 'thread' and len(found) <= len(other):
+        return []
+    return list((Counter(found) - Counter(other)).elements())
 
 
 def belongings_at_rest(vm: VM) -> dict[str, list[str]]:
@@ -95,11 +93,11 @@ def what_is_left(vm: VM, before: dict[str, list[str]],
             now.pop('stream')
         faults = []
         for kind, found in now.items():
-            more = Counter(found) - Counter(before[kind])
-            less = Counter(before[kind]) - Counter(found)
+            more = surplus(kind, found, before[kind])
+            less = surplus(kind, before[kind], found)
             if more or (less and not succeeded and kind != 'stream'):
-                faults.append(f'{kind}s of {vm.name}: new {list(more)}, '
-                              f'gone {list(less)}')
+                faults.append(f'{kind}s of {vm.name}: new {more}, '
+                              f'gone {less}')
         if not faults or time.monotonic() > deadline:
             return faults
         time.sleep(0.1)

@@ -16,6 +16,8 @@ from .disks import Disk
 from .source import machine_class
 
 IOTHREAD = 'io0'
+# Workers for a thread's I/O, which do not come and go
+POOL = 'thread-pool-min=4,thread-pool-max=4'
 FIRMWARE = 'bios-256k.bin'
 FIRMWARE_FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
 
@@ -127,6 +129,7 @@ class VM:
         memory = f'{config.memory_mb}M'
         argv = [*_firmware(config.build), '-nodefaults', '-no-user-config',
                 '-name', f'{self.name},debug-threads=on',
+                '-object', f'main-loop,id=main-loop,{POOL}',
                 '-accel', 'tcg',
                 '-machine', 'pc,memory-backend=mem', '-m', memory,
                 '-object', f'memory-backend-ram,id=mem,size={memory},'
@@ -137,7 +140,7 @@ class VM:
         if not self.own.may_reboot:
             argv.append('-no-reboot')
         if self.own.iothread:
-            argv += ['-object', f'iothread,id={IOTHREAD}']
+            argv += ['-object', f'iothread,id={IOTHREAD},{POOL}']
         for disk in config.disks:
             argv += self._disk_arguments(disk)
         return argv + list(self.own.arguments) + (
