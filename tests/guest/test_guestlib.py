@@ -189,6 +189,12 @@ class Network(unittest.TestCase):
         self.assertIn(f'127.0.0.1:{port}',
                       [found.local for found in seen.listeners()])
 
+    def test_listening_ports(self):
+        before = netwatch.listening_ports(os.getpid())
+        _, port = self.watched(listeners=1, connections=1)
+        self.assertEqual(netwatch.listening_ports(os.getpid()) - before,
+                         {port})
+
     def test_short_connection_is_seen_afterwards(self):
         watch = netwatch.NetWatch({})
         with socket.create_server(('127.0.0.1', 0)) as server:

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from .disks import Disk
+from .netwatch import listening_ports
 from .qmp import QMPError, event_time
 from .vm import VM
 
@@ -286,10 +287,14 @@ class TwoSockets(Migration):
         if nbd['type'] == 'unix':
             address = {'type': 'unix', 'data': {'path': nbd['path'] + '.nbd'}}
         else:
-            address = {'type': 'inet', 'data': {
-                'host': nbd['host'], 'port': str(int(nbd['port']) + 1)}}
+            address = {'type': 'inet',
+                       'data': {'host': nbd['host'], 'port': '0'}}
         qmp = self.destination.qmp
+        before = listening_ports(self.destination.pid)
         qmp.cmd('nbd-server-start', addr=address)
+        if address['type'] == 'inet':   # QEMU does not say which port it has
+            port, = listening_ports(self.destination.pid) - before
+            address['data']['port'] = str(port)
         for disk in self.disks:
             qmp.cmd('block-export-add', id=job_name(disk), type='nbd',
                     node_name=disk.name, writable=True)

@@ -63,9 +63,10 @@ def _address(text: str) -> str:
     return f'{name}:{int(port, 16)}'
 
 
-def _rows(table: str) -> list[list[str]]:
+def _rows(table: str, pid: int | str = 'self') -> list[list[str]]:
+    """One of the tables of the network that a process is in."""
     try:
-        with open(f'/proc/net/{table}', encoding='ascii',
+        with open(f'/proc/{pid}/net/{table}', encoding='ascii',
                   errors='replace') as lines:
             return [line.split() for line in list(lines)[1:]]
     except FileNotFoundError:       # no IPv6
@@ -87,6 +88,14 @@ def process_sockets(pid: int) -> set[int]:
     except FileNotFoundError:
         pass
     return inodes
+
+
+def listening_ports(pid: int) -> set[int]:
+    """The TCP ports on which a process listens."""
+    inodes = process_sockets(pid)
+    return {int(_address(row[1]).rpartition(':')[2])
+            for table in ('tcp', 'tcp6') for row in _rows(table, pid)
+            if row[3] == TCP_LISTEN and int(row[9]) in inodes}
 
 
 class NetWatch:
