@@ -7,9 +7,11 @@ one of timed(), which the table of phases and faults has, too.  strike() does
 the harm while the migration runs, and remedy() ends what would last for ever.
 """
 
+import errno
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import threading
@@ -37,12 +39,18 @@ FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
 BUSY = 20                       # seconds until the limit of a stop is LONG_MS
 LONG_MS = 20000
+
+
+def libc(*numbers: int) -> str:
+    """How a message ends that has one of these errors, as a pattern."""
+    return '|'.join(re.escape(os.strerror(number)) for number in numbers)
+
+
 # How a side names a cause
 YANKED = 'the connection was yanked'
 CANCELLED = 'the migration was cancelled at the source'
-CLOSED = 'closed the connection|Connection reset by peer|Broken pipe|' \
-    'TLS connection was non-properly terminated|TLS handshake failed|' \
-    'TLS channel: The specified session has been invalidated'
+CLOSED = f'closed the connection|{libc(errno.ECONNRESET, errno.EPIPE)}|' \
+    'TLS handshake failed: |Cannot (read from|write to) TLS channel: '
 # Whoever ends a destination at once may be faster than the connection to it
 GONE = f"{CLOSED}|phase 'connect': .*Failed to connect to"
 SHUT_DOWN = f'the destination was shut down|{GONE}'
@@ -55,10 +63,10 @@ LATE = '(did not come|was not complete|sent no HELLO|not accept it) within|' \
 # GnuTLS has its own words for a handshake that is cut, even by a yank
 YANKED_HERE = f"{YANKED}|phase 'connect': .*TLS handshake failed"
 GIVEN_UP = f'{YANKED_HERE}|{LATE}'
-TOO_MANY = 'Too many open files'
+TOO_MANY = libc(errno.EMFILE)
 # ... until the judge takes the relay away, or what still comes through
 MUTE_THERE = f'{CLOSED_THERE}|{CANCELLED}|{LATE}'
-JOB_ENDED = 'was ended by someone other|Operation canceled'
+JOB_ENDED = f'was ended by someone other|{libc(errno.ECANCELED)}'
 
 
 @dataclass
@@ -470,8 +478,8 @@ def lasting(spare: str) -> list[Fault]:
         FewDescriptorsThere('there-descriptors', text=spare,
                             says=f'{TOO_MANY}|{CLOSED}|{LATE}',
                             says_there=f'{TOO_MANY}|{CLOSED_THERE}', **harm),
-        Lasting('there-eio', says='Input/output error', **harm),
-        Lasting('there-enospc', says='No space left on device', **harm),
+        Lasting('there-eio', says=libc(errno.EIO), **harm),
+        Lasting('there-enospc', says=libc(errno.ENOSPC), **harm),
         Lasting('there-too-small', says="the destination's image has", **harm),
     ]
 
