@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestlib import layout, migrate, netwatch
-from guestlib.resources import belongings, surplus, what_is_left
+from guestlib.resources import (belongings, belongings_at_rest, surplus,
+                                what_is_left)
 from guestlib.link import Link
 from guestlib.qmp import QMPError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
@@ -99,7 +100,7 @@ class Cases:
         completes"""
         with self.bed() as bed:
             source = bed.boot_source()
-            before = belongings(source)
+            before = belongings_at_rest(source)
             destination = bed.start_destination()
             migration = self.way(source, destination, LOCALHOST)
             migration.listen()
@@ -134,7 +135,7 @@ class Cases:
 
     def hop(self, bed: Testbed, source: VM, number: int) -> VM:
         """One of many migrations; returns the QEMU that the guest is in."""
-        before = belongings(source)
+        before = belongings_at_rest(source)
         destination = bed.start_destination()
         address = LOCALHOST if number % 2 == 0 else {
             'type': 'unix', 'path': str(destination.folder / 'socket')}
