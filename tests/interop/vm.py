@@ -9,6 +9,7 @@ can be seen to run.
 
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -126,7 +127,7 @@ def make_images(folder: Path) -> None:
     """The guest's disks: the first one boots."""
     boot = CODE.ljust(510, b'\0') + b'\x55\xaa'
     for disk in DISKS:
-        content = os.urandom(DISK_SIZE - len(boot))
+        content = random.Random(disk).randbytes(DISK_SIZE - len(boot))
         (folder / f'{disk}.img').write_bytes(boot + content)
 
 
