@@ -476,7 +476,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--every', type=int, default=1, metavar='N',
                         help='only each Nth cell')
     parser.add_argument('--only', default='', metavar='PART',
-                        help='only cells with PART in their name')
+                        help='only rounds, or cells, with PART in their '
+                             'title')
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.work = (args.work or args.build / 'guest').resolve()
@@ -499,7 +500,8 @@ class Campaign:
             self.again = f'--seed {args.seed} --rounds {args.rounds}'
             numbers = [args.round] if args.round else \
                 range(1, args.rounds + 1)
-            self.plans = [Plan.drawn(args.seed, number) for number in numbers]
+            plans = [Plan.drawn(args.seed, number) for number in numbers]
+            self.plans = [plan for plan in plans if args.only in plan.title]
         self.life: Life | None = None
         self.rounds = 0         # of this life
         self.outcomes: Counter = Counter()

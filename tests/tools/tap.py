@@ -1,11 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""
-usage: tap.py FILE
+"""Runs the unittest cases of a file and prints TAP."""
 
-Runs the unittest cases of a file and prints TAP.
-"""
-
+import argparse
 import importlib.util
 import sys
 import unittest
@@ -40,14 +37,29 @@ class TapResult(unittest.TestResult):
             self.addFailure(test, err)
 
 
+def chosen(tests, part):
+    """Those with `part` in FILE.CLASS.TEST."""
+    for test in tests:
+        if isinstance(test, unittest.TestSuite):
+            yield from chosen(test, part)
+        elif part in test.id():
+            yield test
+
+
 def main():
-    path = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--only', default='', metavar='PART',
+                        help='only tests with PART in FILE.CLASS.TEST')
+    parser.add_argument('file', type=Path)
+    args = parser.parse_args()
+    path = args.file
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module     # where unittest finds setUpModule()
     spec.loader.exec_module(module)
-    tests = unittest.defaultTestLoader.loadTestsFromModule(module)
+    tests = unittest.TestSuite(chosen(
+        unittest.defaultTestLoader.loadTestsFromModule(module), args.only))
     print(f'1..{tests.countTestCases()}', flush=True)
     sys.exit(not tests.run(TapResult()).wasSuccessful())
 

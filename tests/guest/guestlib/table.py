@@ -19,11 +19,11 @@ LEFT_OUT = {
 
 def cells(every: int = 1, part: str = '') -> list[tuple[str, Fault]]:
     """
-    Those with `part` in their name, fault by fault: each one, or each second,
-    third ..., which are of all phases unless 5 divides it.
+    Each one, or each second, third ... (which are of all phases unless 5
+    divides it), fault by fault; of these the ones with `part` in their name.
     """
     columns = [timed(phase, relayed=SLOW) for phase in PHASES]
     table = [(f'{fault.phase}/{fault.name}', fault)
              for row in zip(*columns) for fault in row
              if (fault.phase, fault.name) not in LEFT_OUT]
-    return [cell for cell in table if part in cell[0]][::every]
+    return [cell for cell in table[::every] if part in cell[0]]
