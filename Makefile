@@ -1,66 +1,83 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # What a person types. `make demo` and `make check` do all set-up first;
-# what is done already is not done again.
+# later runs repeat only what changed.
 
 BUILD := build
-NINJA := ninja -C $(BUILD)/qemu
-PROGRAMS := qemu-system-x86_64 qemu-img qemu-io qemu-nbd \
-	storage-daemon/qemu-storage-daemon
-SUITES := tools patches engine engine-san fuzz unit interop nbd qtest guest \
-	campaign docs asan tsan
+GUEST := qemu-system-x86_64 qemu-img
+# The suites of `make check` and of `make check-ci`: deterministic, and their
+# results do not depend on the machine's speed
+CHECK := tools patches engine unit qtest guest nbd docs
+CHECK_CI := engine-san asan tsan campaign interop
 # `make check-unit T=part-of-a-name`
-only = $(if $(T),--only $(T))
+only = $(if $(T),--only '$(T)')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-full fuzz mutants coverage setup configure \
-	build lay campaign bench series series-check engine clean distclean \
-	$(SUITES:%=check-%)
+.PHONY: help demo check check-ci fuzz mutants coverage model setup setup-clang configure \
+	build lay campaign downtime bench series series-check clean distclean \
+	$(CHECK:%=check-%) $(CHECK_CI:%=check-%)
 
 help: ## list the targets
 	@echo "usage: make TARGET"
 	@sed -n 's/^\([a-z%][a-z%-]*\):[^#]*## /  \1|/p' Makefile | \
 		awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
-	@echo "  suites for check-%: $(SUITES)"
+	@echo "  suites of check:    $(CHECK)"
+	@echo "  suites of check-ci: $(CHECK_CI)"
 
-demo: build ## migrate a guest with two disks over one socket, and show it
-	python3 tests/guest/demo.py --build $(BUILD)/qemu
+demo: configure ## migrate a guest with two disks over one socket, and show it
+	@scripts/build $(GUEST)
+	@python3 tests/guest/demo.py --build $(BUILD)/qemu
 
-check: configure ## all tests (about half an hour on two cores, set-up included)
-	@scripts/check
+check: configure ## run the tests
+	@scripts/check $(CHECK)
 
-check-full: configure ## the same with the long forms of some tests
-	@scripts/check --full
+check-ci: configure ## run what CI runs after that: sanitizers, faults, interop
+	@scripts/check $(CHECK_CI)
 
-check-%: ## one suite of tests (T=part: only tests so named)
-$(filter-out check-engine% check-fuzz,$(SUITES:%=check-%)): check-%: configure
+check-%: ## run one suite (T=part: only the tests with that in their name)
+$(filter-out check-engine%,$(CHECK:%=check-%) $(CHECK_CI:%=check-%)): \
+check-%: configure
 	@scripts/check $(only) $*
 
 # The engine needs no QEMU
-check-engine check-engine-san check-fuzz: check-%: setup
+check-engine check-engine-san: check-%: setup
 	@scripts/check $(only) $*
 
 SECONDS := 600
-fuzz: setup ## run the fuzzers of the protocol engine (SECONDS=600)
+fuzz: setup-clang ## run the fuzzers of the protocol engine (SECONDS=600)
 	@scripts/fuzz --seconds $(SECONDS)
 
-mutants: setup ## change each thing in the engine: is it noticed? (T=tx.c, long)
+model: setup ## search the engine's model with far more states (long)
+	@[ -e $(BUILD)/engine/build.ninja ] || meson setup $(BUILD)/engine
+	@meson test -C $(BUILD)/engine --test-args='-m thorough' \
+		--timeout-multiplier=10 test-mux-model
+
+mutants: setup ## do the engine's tests notice each change to it? (T=tx.c, long)
 	@scripts/mutants $(T)
 
-coverage: setup ## lines and branches of the engine that its tests run
+coverage: setup-clang ## lines and branches of the engine that its tests run
 	@scripts/coverage
 
-campaign: build ## migrations that go wrong at random (ROUNDS=n, SEED=n) or in each phase (TABLE=1)
-	$(NINJA) tests/qtest/migration/mux-relay
-	python3 tests/guest/campaign.py --build $(BUILD)/qemu \
+campaign: configure ## random faults (ROUNDS=n SEED=n), or TABLE=1: all phases and faults (T=part)
+	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
+	@python3 tests/guest/campaign.py --build $(BUILD)/qemu \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
-		$(if $(TABLE),--table $(only))
+		$(if $(TABLE),--table) $(only)
 
-bench: build ## measure it beside the way with an NBD server
-	python3 tests/guest/bench.py --build $(BUILD)/qemu
+downtime: configure ## is the guest's stop within the limit on a slow link?
+	@scripts/build $(GUEST)
+	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime
+
+bench: configure ## compare its speed with that of migration and an NBD server
+	@scripts/build $(GUEST)
+	@python3 tests/guest/bench.py --build $(BUILD)/qemu
 
 setup: ## install missing packages (apt, sudo)
 	@scripts/setup-host
+
+# The fuzzers and coverage
+setup-clang:
+	@scripts/setup-host clang libclang-rt-dev llvm
 
 configure: setup ## get QEMU's source, lay the series on it, configure
 	@./configure
@@ -69,7 +86,7 @@ lay: ## bring build/src up to date with the series
 	@scripts/lay
 
 build: configure ## build QEMU with the series
-	@$(NINJA) $(PROGRAMS)
+	@scripts/build
 
 series: configure ## write the mails of the series to build/series
 	@scripts/series
