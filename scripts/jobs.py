@@ -202,7 +202,7 @@ def excerpt(text, most=60):
             wanted.update(range(index, index + 40))
         elif line.startswith('FAILED: '):       # ninja's
             wanted.update(range(index, index + 25))
-        elif line.startswith('not ok'):
+        elif line.startswith(('not ok', 'Bail out!')):
             # QEMU's programs print the reason before the result, Python's
             # after it
             wanted.update(range(index - 6, index + 12))

@@ -7,6 +7,7 @@ the runner, which runs two suites at a time and reports.
 import json
 import re
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -18,6 +19,7 @@ from jobs import (SANITIZER_REPORT, TOP, Interrupted, Jobs, Live, Progress,
                   clock, excerpt, number_of_tests, relative)
 
 TAP_LINE = re.compile(r'^(not )?ok\b([^#\n]*)(?:# *(\w+))?', re.M)
+TAP_BAIL = re.compile(r'^Bail out! *(.*)', re.M)
 TAP_PLAN = re.compile(r'^1\.\.(\d+)', re.M)
 SHOWN = 10                      # failures of a suite in the report
 
@@ -51,10 +53,10 @@ class Counts:
         self.failures += other.failures
 
 
-def count_tap(text, part='', complete=True):
+def count_tap(text, part='', status=0):
     """
-    Count TAP.  A planned result that is missing is a failure if the program
-    is complete, i.e. was not ended.  `part` is the T= of all tests, or a
+    Count TAP.  Planned results that are missing are one failure, unless the
+    program timed out (status None).  `part` is the T= of all tests, or a
     regular expression that finds it in a test's name.
     """
     counts = Counts()
@@ -69,11 +71,23 @@ def count_tap(text, part='', complete=True):
         else:
             found = part.search(name)
             counts.fail(name, found.group(1) if found else '')
-    plan = TAP_PLAN.search(text)
-    if complete and plan and int(plan.group(1)) > counts.tests:
-        counts.fail(f'planned {plan.group(1)} tests, saw {counts.tests}',
+    plan, bail = TAP_PLAN.search(text), TAP_BAIL.search(text)
+    if bail and counts.failed:
+        pass                    # it says why that test failed
+    elif bail or status is not None and \
+            plan and int(plan.group(1)) > counts.tests:
+        why = bail.group(1) if bail else ended(status)
+        planned = plan.group(1) if plan else '?'
+        counts.fail(f'{why}, after {counts.tests} of {planned} tests',
                     part if isinstance(part, str) else '')
     return counts
+
+
+def ended(status):
+    """How a program has ended, in words."""
+    if status >= 0:
+        return f'exit status {status}'
+    return f'ended by signal {signal.Signals(-status).name}'
 
 
 def count_meson(build):
@@ -82,7 +96,9 @@ def count_meson(build):
     log = Path(build, 'meson-logs/testlog.json')
     for line in log.read_text(encoding='utf-8').splitlines():
         test = json.loads(line)
-        one = count_tap(test.get('stdout') or '', test['name'])
+        status = test.get('returncode') or 0
+        one = count_tap(test.get('stdout') or '', test['name'],
+                        None if test['result'] == 'TIMEOUT' else status)
         bad = test['result'] not in ('OK', 'SKIP', 'EXPECTEDFAIL')
         if bad and (not one.failed or test['result'] == 'TIMEOUT'):
             one.fail(f'{test["name"]}: {test["result"]}', test['name'])
@@ -91,6 +107,11 @@ def count_meson(build):
             one.passed += test['result'] != 'SKIP'
         counts.add(one)
     return counts
+
+
+def last_line(text):
+    """The last line that is not empty, for it says what did not end."""
+    return ([line for line in text.splitlines() if line] or [''])[-1]
 
 
 @dataclass
@@ -117,11 +138,10 @@ class Step:
         program = Path(self.argv[0]).name
         part = self.part if isinstance(self.part, str) else ''
         if status is None:
-            last = ([line for line in output.splitlines() if line] or [''])[-1]
             counts.fail(f'{program}: timed out after {timeout:.0f} s; '
-                        f'last line: "{last}"', part)
+                        f'last line: "{last_line(output)}"', part)
         elif status and not counts.failed:
-            counts.fail(f'{program}: exit status {status}', part)
+            counts.fail(f'{program}: {ended(status)}', part)
         elif self.count != 'none' and not counts.tests and not (
                 self.may_be_empty and TAP_PLAN.search(output)):
             counts.fail(f'{program}: no test ran', part)
@@ -129,7 +149,7 @@ class Step:
 
     def _count(self, output, status):
         if self.count == 'tap':
-            return count_tap(output, self.part, status is not None)
+            return count_tap(output, self.part, status)
         try:
             return Counts() if self.count == 'none' else \
                 count_meson(self.count)
@@ -330,11 +350,14 @@ class Runner:
         path = self._log(result)
         if counts.failed and path.exists():
             self.live.say('\n'.join(
-                excerpt(path.read_text(errors='replace'))
+                excerpt(self._text(result))
                 + [f'  (the whole log: {relative(path)})']))
 
     def _log(self, result):
         return self.logs / f'{result.suite}.log'
+
+    def _text(self, result):
+        return self._log(result).read_text(encoding='utf-8', errors='replace')
 
     def _again(self, result, part=''):
         """The command that runs a suite, or a part of it, again."""
@@ -373,13 +396,17 @@ class Runner:
         """What failed, where to look, and how to run it again."""
         lines = []
         for result in self.results:
+            if result.state == 'interrupted':
+                lines += ['', f'{result.suite} was interrupted: see '
+                          f'{relative(self._log(result))}; last line: '
+                          f'"{last_line(self._text(result))}"']
             if not result.counts.failed:
                 continue
             lines += ['', f'{result.suite} failed: see '
                       f'{relative(self._log(result))}']
             for failure in result.counts.failures[:SHOWN]:
                 lines.append(f'  {failure.name}')
-                if failure.part:
+                if failure.part and failure.part != self.pattern:
                     lines.append('      '
                                  + self._again(result, failure.part))
             more = result.counts.failed - SHOWN

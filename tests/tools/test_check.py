@@ -60,21 +60,34 @@ class Counting(Folder):
 
     def test_missing_results(self):
         counts = suites.count_tap('1..3\nok 1 a\n', 'x')
-        self.assertEqual(counts.failures,
-                         [Failure('planned 3 tests, saw 1', 'x')])
-        self.assertFalse(suites.count_tap('1..3\nok 1\n', complete=False)
+        self.assertEqual(counts.failures, [
+            Failure('exit status 0, after 1 of 3 tests', 'x')])
+        self.assertFalse(suites.count_tap('1..3\nok 1\n', status=None)
                          .failures)
+
+    def test_abort(self):
+        for text, why in (
+                ('', 'ended by signal SIGABRT, after 1 of 3 tests'),
+                ('Bail out! x == y\n', 'x == y, after 1 of 3 tests'),
+                ('not ok 2 b\nBail out! x == y\n', 'b')):
+            with self.subTest(text=text):
+                counts = suites.count_tap(f'1..3\nok 1 a\n{text}', status=-6)
+                self.assertEqual(counts.failures, [Failure(why)])
 
     def test_meson(self):
         (self.folder / 'meson-logs').mkdir()
         tests = [{'name': 'one', 'result': 'OK', 'stdout': '1..1\nok 1 /a\n'},
                  {'name': 'two', 'result': 'TIMEOUT', 'stdout': 'ok 1 /b\n'},
-                 {'name': 'three', 'result': 'SKIP'}]
+                 {'name': 'three', 'result': 'SKIP'},
+                 {'name': 'four', 'result': 'ERROR', 'returncode': -11,
+                  'stdout': '1..2\nok 1 /c\n'}]
         (self.folder / 'meson-logs/testlog.json').write_text(
             '\n'.join(map(json.dumps, tests)))
         counts = suites.count_meson(self.folder)
-        self.assertEqual((counts.passed, counts.skipped), (2, 1))
-        self.assertEqual(counts.failures, [Failure('two: TIMEOUT', 'two')])
+        self.assertEqual((counts.passed, counts.skipped), (3, 1))
+        self.assertEqual(counts.failures, [
+            Failure('two: TIMEOUT', 'two'),
+            Failure('ended by signal SIGSEGV, after 1 of 2 tests', 'four')])
 
 
 class Steps(Folder):
@@ -250,6 +263,7 @@ class Running(Folder):
         self.runner = runner
         self.assertEqual(self.row('a')[1], 'interrupted')
         self.assertFalse(runner.summary())
+        self.assertIn('last line: "ok 1"', '\n'.join(runner.failures()))
 
 
 class Showing(Folder):
