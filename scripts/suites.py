@@ -125,6 +125,12 @@ class Step:
     timeout: int = 600          # seconds; the suite's limit holds, too
     may_be_empty: bool = False  # a plan of no tests is none of its failures
 
+    @property
+    def program(self):
+        """Its name; of a script in Python the script's."""
+        first = Path(self.argv[0]).name
+        return Path(self.argv[1]).name if first.startswith('python') else first
+
     def run(self, log, jobs, left):
         """Run it, for `left` seconds at most."""
         started = log.tell()
@@ -135,7 +141,7 @@ class Step:
         status = jobs.run(self.argv, log, timeout, self.cwd, self.env)
         output = Path(log.name).read_bytes()[started:].decode(errors='replace')
         counts = self._count(output, status)
-        program = Path(self.argv[0]).name
+        program = self.program
         part = self.part if isinstance(self.part, str) else ''
         if status is None:
             counts.fail(f'{program}: timed out after {timeout:.0f} s; '

@@ -100,6 +100,11 @@ class Steps(Folder):
         counts = self.run_step(shell('echo ok 1 a; exit 3', part='p'))
         self.assertEqual(counts.failures, [Failure('sh: exit status 3', 'p')])
 
+    def test_script(self):
+        counts = self.run_step(Step([sys.executable, '/no/such/script.py']))
+        self.assertEqual(counts.failures,
+                         [Failure('script.py: exit status 2')])
+
     def test_no_test(self):
         for script, empty, failed in (('true', False, 1), ('true', True, 1),
                                       ('echo 1..0', False, 1),
