@@ -135,6 +135,7 @@ struct MuxEngine {
 
     /* the connection */
     bool hello_queued;          /* ours is in a batch or sent */
+    bool foreign;               /* the peer speaks another protocol */
     bool hello_fits;            /* the peer's, all but its tail */
     bool hello_done;            /* and has come to its end */
     MuxHello peer;

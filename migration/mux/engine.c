@@ -341,6 +341,11 @@ bool mux_engine_ended(MuxEngine *e)
     return e->ended;
 }
 
+bool mux_engine_peer_is_foreign(MuxEngine *e)
+{
+    return e->foreign;
+}
+
 const char *mux_engine_error(MuxEngine *e)
 {
     return e->error;

@@ -172,6 +172,9 @@ void mux_engine_goaway(MuxEngine *e, uint32_t code, const char *text);
 /* True at once after a GOAWAY of either side, an error or an end of file. */
 bool mux_engine_ended(MuxEngine *e);
 
+/* The connection has ended because the peer speaks another protocol. */
+bool mux_engine_peer_is_foreign(MuxEngine *e);
+
 /*
  * What ended the connection, naming the side that erred; NULL: it has not
  * ended, or cleanly.  Lives as long as the engine.

@@ -80,6 +80,7 @@ unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
 static void hello_arrived(MuxEngine *e, int64_t now)
 {
     if (e->rx_buf_len >= 4 && ldl_be_p(e->rx_buf) != (int)MUX_MAGIC) {
+        e->foreign = true;
         mux_engine_fail(e, MUX_CODE_PROTOCOL,
                         "peer does not speak the migration multiplexer "
                         "(got 0x%08x instead of 0x%08x)",

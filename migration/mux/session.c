@@ -316,7 +316,12 @@ void mux_session_over(MuxSession *s)
     }
     trace_mux_session_over(s, mux_engine_error(s->engine) ?: "in good order");
     qatomic_set(&s->over, true);        /* watches look without the lock */
-    s->last_words = !s->tx_error && !mux_engine_tx_idle(s->engine);
+    /*
+     * A peer that understands no GOAWAY must not take it for success that its
+     * bytes are read: it may hand its guest over without an answer.
+     */
+    s->last_words = !s->tx_error && !mux_engine_tx_idle(s->engine) &&
+                    !mux_engine_peer_is_foreign(s->engine);
     if (!s->linger) {
         s->linger = get_clock() + MUX_LINGER_NS;
     }

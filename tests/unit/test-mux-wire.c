@@ -136,6 +136,8 @@ static void test_bad_case(const void *opaque)
     g_assert_cmpstr(mux_engine_error(e), ==, c->text);
     g_assert_true(mux_engine_ended(e));
     expect_goaway(e, c->code, c->text);
+    g_assert_cmpint(mux_engine_peer_is_foreign(e), ==,
+                    g_str_equal(c->name, "not-a-mux-peer"));
     if (!c->before) {
         g_assert_true(mux_engine_next_event(e, &event));
         g_assert_cmpint(event.type, ==, MUX_EVENT_ENDED);
