@@ -160,8 +160,8 @@ static const char *const fault_keys[] = {
     "campaign-source-says", "destination", "destination-disks",
     "destination-error", "destination-says", "destination-size", "end",
     "exit-on-error", "later", "phases", "relay", "relay-always", "relay-back",
-    "relay-then", "set-state", "slow", "source-disks", "source-error", "source-says",
-    "then", NULL
+    "relay-then", "set-state", "slow", "source-disks", "source-error",
+    "source-says", "then", NULL
 };
 
 static void check_key(const char *group, const char *key)

@@ -173,7 +173,7 @@ static void test_silent_handshake(int timeout_ms, void (*end)(MuxTest *t))
     relay = mux_start_relay(&t);
     mux_relay_add_fault(relay, "silence,in=from,at=60", &error_abort);
     mux_migrate(&t, MUX_BOTH_DISKS);
-    g_assert(mux_relay_wait_fired(relay, 1, 10000));
+    g_assert(mux_relay_wait_fired(relay, 1, MUX_WAIT_TIMEOUT_S * 1000));
     g_usleep(100 * 1000);
     /* Would not be answered */
     mux_wait_phase(&t, "connect");

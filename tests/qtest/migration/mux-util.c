@@ -226,8 +226,8 @@ bool mux_start(MuxTest *t)
     return true;
 }
 
-static void assert_resources(const MuxResources *now, const MuxResources *before,
-                            bool given_up)
+static void assert_resources(const MuxResources *now,
+                             const MuxResources *before, bool given_up)
 {
     g_assert_cmpstr(now->nodes, ==, before->nodes);
     g_assert_cmpstr(now->node_states, ==, before->node_states);
