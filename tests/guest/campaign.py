@@ -25,8 +25,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestlib import faults, layout, migrate, table
-from guestlib.faults import PHASES
+from guestlib import faults, layout, migrate
+from guestlib.catalogue import PHASES
 from guestlib.resources import belongings_at_rest, what_is_left
 from guestlib.relay import Relay, RelayError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
@@ -91,11 +91,9 @@ class Plan:
     def there(self, keys: Path) -> Own:
         """What is special with the destination."""
         errors = ()
-        if self.fault.name in ('there-eio', 'there-enospc'):
-            errors = (('disk1', {
-                'event': 'none', 'iotype': 'write', 'sector': 2 * self.place,
-                'errno': 5 if self.fault.name == 'there-eio' else 28}),)
-        small = ('disk1',) * (self.fault.name == 'there-too-small')
+        if error := self.fault.error:
+            errors = (('disk1', {**error, 'sector': 2 * self.place}),)
+        small = ('disk1',) * (self.fault.name == 'destination-too-small')
         return own(self.iothread, keys, errors=errors, too_small=small)
 
 
@@ -318,12 +316,11 @@ class Life:
             if not phase:
                 return []       # nobody has come, and the next may
             time.sleep(0.02)
-        if plan.fault.name in ('kill', 'quit'):
+        if plan.fault.name in ('kill-destination', 'quit-destination'):
             return []
         if vm.running:
             wrong.append('the destination does not end')
-        return wrong + self.judge_last_words(vm, plan.fault.says_there or
-                                             plan.fault.says)
+        return wrong + self.judge_last_words(vm, plan.fault.says_there)
 
     def judge_last_words(self, vm: VM, cause: str) -> list[str]:
         said = failures_in(vm.messages())
@@ -413,10 +410,10 @@ class Life:
         ended.  Either it was ended by force, maybe with the guest running,
         or it said that the source's last word did not come.
         """
-        if plan.fault.name != 'kill':
+        if plan.fault.name != 'kill-destination':
             scene.destination.wait(DESTINATION_ENDS)
         self.end(scene.destination)
-        if plan.fault.name in ('kill', 'quit'):
+        if plan.fault.name in ('kill-destination', 'quit-destination'):
             self.here, self.over = scene.destination, True
             return []
         self.handed_back += 1
@@ -494,7 +491,7 @@ class Campaign:
         if args.table:
             self.again = f'--table --every {args.every}'
             self.plans = [Plan(name, f'--table --only {name}', fault)
-                          for name, fault in table.cells(args.every,
+                          for name, fault in faults.cells(args.every,
                                                          args.only)]
         else:
             self.again = f'--seed {args.seed} --rounds {args.rounds}'

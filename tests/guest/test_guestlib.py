@@ -5,6 +5,7 @@ Tests of the guest tests: would they notice?  No QEMU is needed.
 """
 
 import contextlib
+import errno
 import io
 import os
 import socket
@@ -15,10 +16,10 @@ import zlib
 from pathlib import Path
 
 from campaign import Life
-from guestlib import layout, netwatch, table, verify
+from guestlib import catalogue, faults, layout, netwatch, verify
+from guestlib.catalogue import NEVER, PHASES
 from guestlib.disks import Disk
 from guestlib.display import Display
-from guestlib.faults import PHASES
 from guestlib.guestlog import GuestLog
 from guestlib.migrate import Progress, Stream
 from guestlib.resources import surplus
@@ -357,24 +358,42 @@ class Source(unittest.TestCase):
             source_of(self.build)
 
 
-class Cells(unittest.TestCase):
-    """The table of phases and faults."""
+class Catalogue(unittest.TestCase):
+    """The rows of the catalogue that the campaign runs."""
 
-    def test_all(self):
-        table_cells = table.cells()
-        rows = {fault.name for _, fault in table_cells}
-        self.assertEqual(len(dict(table_cells)), len(table_cells))
-        self.assertEqual(len(table_cells),
-                         len(rows) * len(PHASES) - len(table.LEFT_OUT))
+    def test_cells(self):
+        cells = faults.cells()
+        self.assertEqual(len(dict(cells)), len(cells))
+        self.assertEqual({fault.phase for _, fault in cells}, set(PHASES))
+        for name, fault in cells:
+            self.assertTrue(fault.harmless or fault.cancelled or
+                            fault.says != NEVER or
+                            fault.name == 'quit-source', name)
 
     def test_some(self):
-        some = table.cells(6)
+        some = faults.cells(4)
         self.assertEqual({fault.phase for _, fault in some}, set(PHASES))
         self.assertGreater(len({fault.name for _, fault in some}), 15)
 
     def test_one(self):
-        self.assertEqual([name for name, _ in table.cells(part='s/kill')],
-                         ['disks/kill'])
+        self.assertEqual([name for name, _ in faults.cells(part='s/kill-')],
+                         ['disks/kill-destination'])
+
+    def test_lasting(self):
+        names = {fault.name: fault for fault in faults.lasting('3')}
+        self.assertEqual(names['source-without-descriptors'].text, '3')
+        self.assertEqual(names['destination-full'].error['errno'], 28)
+        self.assertEqual(names['destination-too-small'].error, {})
+
+    def test_causes(self):
+        self.assertIn(os.strerror(errno.EPIPE),
+                      catalogue.causes('source', 'closed').replace('\\', ''))
+        self.assertRegex('connection with the destination failed: the '
+                         'connection was yanked',
+                         catalogue.causes('source', 'yanked'))
+        self.assertNotRegex('connection with the source failed: the '
+                            'connection was yanked',
+                            catalogue.causes('source', 'yanked'))
 
 
 class Messages(unittest.TestCase):

@@ -2,22 +2,23 @@
 """
 What may go wrong in a round of the campaign, and what comes of it.
 
-A Fault is made with all that it needs to know: drawn at random by draw(), or
-one of timed(), which the table of phases and faults has, too.  strike() does
-the harm while the migration runs, and remedy() ends what would last for ever.
+A Fault is made with all that it needs to know: from a row of the catalogue
+(timed(), lasting()), or with a random place on the connection.  strike() does
+the harm while the migration runs, and remedy() ends what would go on without
+end.
 """
 
-import errno
 import itertools
 import os
 import random
-import re
 import resource
 import signal
 import threading
 import time
 from dataclasses import dataclass, field
 
+from . import catalogue
+from .catalogue import NEVER, PHASES, START
 from .guestlog import GuestLog
 from .migrate import ENDED, Migration, MigrationError, jobs_of
 from .qmp import QMPError
@@ -28,7 +29,6 @@ HEAL = 120                      # seconds in which a silence begins
 WORD = 2                        # seconds until the relay's word is read
 DEED = 30                       # ... until it has done what it is told
 YANK = [{'type': 'migration'}]
-PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
 DONE = 'done'
 SLOW = 'delay=10'               # makes each phase last some round trips
 # Where a header says something, or a control frame everything
@@ -39,34 +39,6 @@ FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
 BUSY = 20                       # seconds until the limit of a stop is LONG_MS
 LONG_MS = 20000
-
-
-def libc(*numbers: int) -> str:
-    """How a message ends that has one of these errors, as a pattern."""
-    return '|'.join(re.escape(os.strerror(number)) for number in numbers)
-
-
-# How a side names a cause
-YANKED = 'the connection was yanked'
-CANCELLED = 'the migration was cancelled at the source'
-CLOSED = f'closed the connection|{libc(errno.ECONNRESET, errno.EPIPE)}|' \
-    'TLS handshake failed: |Cannot (read from|write to) TLS channel: '
-# Whoever ends a destination at once may be faster than the connection to it
-GONE = f"{CLOSED}|phase 'connect': .*Failed to connect to"
-SHUT_DOWN = f'the destination was shut down|{GONE}'
-# A source that ends before there is a stream has no word for the destination
-CLOSED_THERE = f'{CLOSED}|the source ended the connection early'
-# A limit of the migration's own may pass first: with the guest stopped, the
-# source does not listen to anybody until then
-LATE = '(did not come|was not complete|sent no HELLO|not accept it) within|' \
-    'no byte from the destination for'
-# GnuTLS has its own words for a handshake that is cut, even by a yank
-YANKED_HERE = f"{YANKED}|phase 'connect': .*TLS handshake failed"
-GIVEN_UP = f'{YANKED_HERE}|{LATE}'
-TOO_MANY = libc(errno.EMFILE)
-# ... until the judge takes the relay away, or what still comes through
-MUTE_THERE = f'{CLOSED_THERE}|{CANCELLED}|{LATE}'
-JOB_ENDED = f'was ended by someone other|{libc(errno.ECANCELED)}'
 
 
 @dataclass
@@ -133,10 +105,11 @@ class Fault:
     # Whether the source may have any reason, and the destination a message
     cancelled: bool = False
     text: str = ''
+    error: dict = field(default_factory=dict)   # of the destination's disk
     # How the source names the cause if this is why the migration failed, and
     # how the destination does, which is the same if either tells the other
-    says: str = r'(?!)'
-    says_there: str = ''
+    says: str = NEVER
+    says_there: str = NEVER
 
     def __str__(self) -> str:
         return f'{self.name} {self.text}'.strip()
@@ -277,7 +250,7 @@ class Freeze(Timed):
         scene.undo.append(lambda: os.kill(pid, signal.SIGCONT))
         time.sleep(0.2 + self.wait)
         give_up(scene, self.text)
-        if self.text == 'cont':
+        if self.text == 'thaw-destination':
             scene.undo.pop()()
 
 
@@ -380,7 +353,7 @@ def give_up(scene: Scene, how: str) -> None:
     scene.struck = True
     if how == 'cancel':
         scene.source.qmp.cmd('migrate_cancel')
-    elif how == 'yank':
+    elif how == 'yank-source':
         try:
             scene.source.qmp.cmd('yank', instances=YANK)
         except QMPError:
@@ -414,74 +387,80 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
         at = _place(rng, tls, header=True)
         if not tls and 'at=' in at:
             at = 'in=to,frame=DATA:main,nth=2,byte=3'
-        return Relayed(kind, harmless=False, says='.',
+        return Relayed(kind, harmless=False, says='.', says_there='.',
                        relayed=f'flip,{at},bit={rng.randint(0, 7)}')
     place = _place(rng, tls, header=False)
     ways = ('to', 'from', 'both') if kind == 'silence' else ('to', 'from')
     if kind in ('silence', 'half-close'):
         place += f',dir={rng.choice(ways)}'
     if kind == 'silence':
-        how = rng.choice(('cancel', 'yank', 'heal'))
-        return Silence(kind, harmless=how == 'heal', wait=rng.random() / 3,
-                       relayed=f'{kind},{place}', text=how,
-                       cancelled=how == 'cancel', says=GIVEN_UP,
-                       says_there=MUTE_THERE)
-    return Relayed(kind, harmless=False, says=CLOSED, says_there=CLOSED_THERE,
-                   relayed=f'{kind},{place}')
+        like = catalogue.Row(rng.choice(('silence-cancel', 'silence-yank',
+                                         'silence-heal')))
+        return Silence(kind, relayed=f'{kind},{place}', wait=rng.random() / 3,
+                       text=_then(like), **_outcome(like))
+    return Relayed(kind, relayed=f'{kind},{place}',
+                   **_outcome(catalogue.Row('cut')))
+
+
+# What the campaign does for an action of the catalogue
+ACTIONS = {
+    'cancel': Cancel,
+    'cancel-job': EndJob,
+    'complete-job': CompleteJob,
+    'freeze-destination': Freeze,
+    'kill-destination': Kill,
+    'kill-job': EndJob,
+    'pause-job': PauseJob,
+    'quit-destination': Quit,
+    'quit-source': QuitSource,
+    'reset-guest': ResetGuest,
+    'yank-destination': YankDestination,
+    'yank-source': Yank,
+}
+
+
+def _then(row: catalogue.Row) -> str:
+    """What ends a fault that lasts."""
+    return row.get('relay-then') or row.get('then')
+
+
+def _outcome(row: catalogue.Row, phase: str = '') -> dict:
+    """What has to come of it."""
+    end = row.get('end', default='failed')
+    return {'harmless': end == 'completed', 'cancelled': end == 'cancelled',
+            'says': row.says('source', phase),
+            'says_there': row.says('destination', phase)}
+
+
+def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
+           relayed: str) -> Fault:
+    """The fault of a row, at this time."""
+    how = {'phase': phase, 'wait': wait, **_outcome(row, phase)}
+    relay = row.get('relay')
+    if relay == 'silence':
+        return Mute(row.name, text=_then(row), relayed=SLOW, **how)
+    if relay:
+        return Connection(row.name, text=relay, relayed=SLOW, **how)
+    kind = ACTIONS[row.get('act') or row.get('then')]
+    text = job if issubclass(kind, OfJob) else row.get('then')
+    return kind(row.name, text=text, relayed=relayed, **how)
 
 
 def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
           relayed: str = '') -> list[Fault]:
     """All that may happen at this time."""
-    when = {'phase': phase, 'wait': wait, 'relayed': relayed}
-    harm = {'harmless': False, **when}
-    by_relay = {**when, 'relayed': SLOW}
-    # Before there is a connection there is nobody to be told
-    called_off = CANCELLED if phase != 'connect' else \
-        f'{CANCELLED}|{CLOSED_THERE}'
-    return [
-        Kill('kill', says=GONE, **harm),
-        Quit('quit', says=SHUT_DOWN, **harm),
-        Cancel('cancel', cancelled=True, says_there=called_off, **harm),
-        Yank('yank', says=YANKED_HERE, says_there=CLOSED_THERE, **harm),
-        YankDestination('yank-there', says=f'{YANKED}|{CLOSED}',
-                        says_there=YANKED, **harm),
-        EndJob('job-cancel', says=JOB_ENDED, text=job, **harm),
-        EndJob('job-kill', says=JOB_ENDED, text=job, **harm),
-        CompleteJob('job-complete', text=job, **when),
-        PauseJob('job-pause', text=job, **when),
-        ResetGuest('guest-reset', **when),
-        Freeze('freeze-cont', text='cont', **when),
-        Freeze('freeze-cancel', text='cancel', cancelled=True, says=GIVEN_UP,
-               says_there=f'{CANCELLED}|{LATE}', **harm),
-        Freeze('freeze-yank', text='yank', says=GIVEN_UP,
-               says_there=f'{CLOSED_THERE}|{LATE}', **harm),
-        *(Connection(what.replace(',dir=', '-'), text=what, harmless=False,
-                     says=CLOSED, says_there=CLOSED_THERE, **by_relay)
-          for what in ('cut', 'reset', 'half-close,dir=to',
-                       'half-close,dir=from')),
-        *(Mute(f'silence-{how}', text=how, harmless=how == 'heal',
-               cancelled=how == 'cancel', says=GIVEN_UP,
-               says_there=MUTE_THERE, **by_relay)
-          for how in ('heal', 'cancel', 'yank')),
-        QuitSource('quit-source', says_there=called_off, **harm),
-    ]
+    return [_timed(row, phase, wait, job, relayed)
+            for row in catalogue.rows() if phase in row.phases]
 
 
 def lasting(spare: str) -> list[Fault]:
     """All that is there from the beginning; so many descriptors are left."""
-    harm = {'harmless': False}
-    return [
-        FewDescriptors('descriptors', text=spare, says=TOO_MANY,
-                       says_there=f'{TOO_MANY}|{CLOSED_THERE}', **harm),
-        # It may not even be able to answer
-        FewDescriptorsThere('there-descriptors', text=spare,
-                            says=f'{TOO_MANY}|{CLOSED}|{LATE}',
-                            says_there=f'{TOO_MANY}|{CLOSED_THERE}', **harm),
-        Lasting('there-eio', says=libc(errno.EIO), **harm),
-        Lasting('there-enospc', says=libc(errno.ENOSPC), **harm),
-        Lasting('there-too-small', says="the destination's image has", **harm),
-    ]
+    kinds = {'source-without-descriptors': FewDescriptors,
+             'destination-without-descriptors': FewDescriptorsThere}
+    return [kinds.get(row.name, Lasting)(
+        row.name, text=spare * (row.name in kinds),
+        error=row.options('destination-error'), **_outcome(row))
+        for row in catalogue.rows() if START in row.phases]
 
 
 def draw(rng: random.Random, tls: bool) -> Fault:
@@ -492,3 +471,16 @@ def draw(rng: random.Random, tls: bool) -> Fault:
         timed(rng.choice(PHASES), rng.random() ** 3 / 4,
               f'nbd-disk{rng.randint(0, 1)}', rng.choice(('', SLOW))) +
         lasting(str(rng.randint(0, 12))))
+
+
+def cells(every: int = 1, part: str = '') -> list[tuple[str, Fault]]:
+    """
+    The table of phases and faults, fault by fault: each cell, or each second,
+    third ...; of these the ones with `part` in their name.  A cell happens as
+    soon as the source says that it is in the phase, over a connection so slow
+    that it is still there then.
+    """
+    table = [(f'{phase}/{row.name}', _timed(row, phase, 0, 'nbd-disk0', SLOW))
+             for row in catalogue.rows() for phase in row.phases
+             if phase != START]
+    return [cell for cell in table[::every] if part in cell[0]]

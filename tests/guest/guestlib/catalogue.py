@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The catalogue of faults, tests/data/migration/mux-faults.ini, whose head
+describes the format: the rows that the campaign runs.
+"""
+
+import configparser
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parents[3] / \
+    'tests/data/migration/mux-faults.ini'
+PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
+START = 'start'
+NEVER = r'(?!)'                 # a pattern that nothing matches
+SIDES = ('source', 'destination')
+
+
+def _load() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(
+        delimiters=('=',), comment_prefixes=('#',), interpolation=None,
+        default_section='')
+    parser.optionxform = str
+    with open(FILE, encoding='utf-8') as file:
+        parser.read_file(file)
+    return parser
+
+
+_FILE = _load()
+
+
+def _split(value: str) -> list[str]:
+    return [word.strip() for word in value.split(';') if word.strip()]
+
+
+def _pattern(text: str, side: str) -> str:
+    """A text of the catalogue as a regular expression."""
+    def meaning(match: re.Match) -> str:
+        if match[1] in ('self', 'peer'):
+            return SIDES[(side == 'destination') ^ (match[1] == 'peer')]
+        return os.strerror(getattr(errno, match[1]))
+    return re.escape(re.sub(r'\$(\w+)', meaning, text))
+
+
+def causes(side: str, *names: str) -> str:
+    """What an error of that side has in it with one of these causes."""
+    return '|'.join(_pattern(text, side) for name in names
+                    for text in _split(_FILE['causes'][name]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault of the catalogue."""
+
+    name: str
+
+    def get(self, key: str, phase: str = '', default: str = '') -> str:
+        """What is said for that phase, or for all."""
+        keys = _FILE[self.name]
+        return keys.get(f'{key}.{phase}', keys.get(key, default))
+
+    def options(self, key: str) -> dict:
+        """Options of blkdebug, as QMP has them."""
+        pairs = [word.split('=') for word in self.get(key).split(',') if word]
+        return {name: int(value) if value.isdigit() else value
+                for name, value in pairs}
+
+    @property
+    def phases(self) -> list[str]:
+        """Those in which the campaign strikes."""
+        phases = _split(self.get('campaign'))
+        return list(PHASES) if phases == ['all'] else phases
+
+    def says(self, side: str, phase: str = '') -> str:
+        """The pattern of the side's error in the campaign."""
+        names = _split(self.get(f'campaign-{side}-says', phase))
+        return causes(side, *names) if names else NEVER
+
+
+def rows() -> list[Row]:
+    """Those that the campaign runs."""
+    return [Row(name) for name in _FILE.sections()
+            if 'campaign' in _FILE[name]]
