@@ -34,24 +34,41 @@ static void replay_file(Target *run, const char *path)
     run((uint8_t *)content, len);
 }
 
-static void test_corpus(const void *opaque)
+static int compare_names(gconstpointer a, gconstpointer b)
 {
-    unsigned i = GPOINTER_TO_UINT(opaque);
-    g_autofree char *folder = g_build_filename(corpus, targets[i].name, NULL);
+    return strcmp(*(const char **)a, *(const char **)b);
+}
+
+/* The names in @folder, in the same order on every machine */
+static GPtrArray *list_folder(const char *folder)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) err = NULL;
     GDir *dir = g_dir_open(folder, 0, &err);
-    unsigned files = 0;
     const char *name;
 
     g_assert_no_error(err);
     while ((name = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(folder, name, NULL);
-
-        replay_file(targets[i].run, path);
-        files++;
+        g_ptr_array_add(names, g_strdup(name));
     }
     g_dir_close(dir);
-    g_assert_cmpuint(files, >, 0);
+    g_ptr_array_sort(names, compare_names);
+    return names;
+}
+
+static void test_corpus(const void *opaque)
+{
+    unsigned i = GPOINTER_TO_UINT(opaque);
+    g_autofree char *folder = g_build_filename(corpus, targets[i].name, NULL);
+    g_autoptr(GPtrArray) names = list_folder(folder);
+
+    g_assert_cmpuint(names->len, >, 0);
+    for (unsigned k = 0; k < names->len; k++) {
+        g_autofree char *path = g_build_filename(
+            folder, g_ptr_array_index(names, k), NULL);
+
+        replay_file(targets[i].run, path);
+    }
 }
 
 int main(int argc, char **argv)

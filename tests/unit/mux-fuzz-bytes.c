@@ -26,7 +26,7 @@ typedef struct App {
     uint8_t set, manners;
     int64_t now;
     bool hello, over;
-    GHashTable *held;           /* set of Held */
+    GPtrArray *held;            /* Held *, in the order of their OPENs */
 } App;
 
 /* A stream that the application has not released. */
@@ -48,14 +48,14 @@ static Held *hold(App *app, MuxStream *s)
     g_assert_null(mux_stream_opaque(s));
     held->s = s;
     mux_stream_set_opaque(s, held);
-    g_hash_table_add(app->held, held);
+    g_ptr_array_add(app->held, held);
     return held;
 }
 
 static void let_go(App *app, Held *held)
 {
     mux_stream_release(held->s);
-    g_hash_table_remove(app->held, held);
+    g_ptr_array_remove(app->held, held);
 }
 
 static void check_held(Held *held)
@@ -76,13 +76,11 @@ static void check_held(Held *held)
 
 static void check_all(App *app)
 {
-    GHashTableIter iter;
-    gpointer held;
+    for (unsigned i = 0; i < app->held->len; i++) {
+        Held *held = g_ptr_array_index(app->held, i);
 
-    g_hash_table_iter_init(&iter, app->held);
-    while (g_hash_table_iter_next(&iter, &held, NULL)) {
         check_held(held);
-        g_assert(!app->over || ((Held *)held)->state >= MUX_STREAM_FINISHED);
+        g_assert(!app->over || held->state >= MUX_STREAM_FINISHED);
     }
     mux_assert_memory_bounded(app->side.e);
 }
@@ -241,17 +239,13 @@ static void feed_hello(App *app)
 /* The connection is over on both sides, however it went. */
 static void finish(App *app)
 {
-    GHashTableIter iter;
-    gpointer held;
-
     mux_engine_rx_eof(app->side.e);
     mux_engine_transport_error(app->side.e, "Broken pipe");
     take_events(app);
     g_assert_true(app->over);
     g_assert_true(mux_engine_tx_idle(app->side.e));
-    g_hash_table_iter_init(&iter, app->held);
-    while (g_hash_table_iter_next(&iter, &held, NULL)) {
-        mux_stream_release(((Held *)held)->s);
+    for (unsigned i = 0; i < app->held->len; i++) {
+        mux_stream_release(((Held *)g_ptr_array_index(app->held, i))->s);
     }
     g_assert_false(mux_engine_has_streams(app->side.e));
 }
@@ -274,7 +268,7 @@ static void app_init(App *app, uint8_t set, uint8_t manners)
     }
     *app = (App) {
         .set = set, .manners = manners,
-        .held = g_hash_table_new_full(NULL, NULL, g_free, NULL),
+        .held = g_ptr_array_new_with_free_func(g_free),
     };
     mux_link_side_init(&app->side, &config, role);
     if (!(set & MUX_FUZZ_RAW)) {
@@ -299,5 +293,5 @@ void mux_fuzz_bytes(const uint8_t *data, size_t size)
     step(&app);
     finish(&app);
     mux_link_side_cleanup(&app.side);
-    g_hash_table_unref(app.held);
+    g_ptr_array_unref(app.held);
 }
