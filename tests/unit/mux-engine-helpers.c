@@ -379,18 +379,14 @@ void mux_link_open(MuxLink *link, int opener, const char *name,
 
 /* --- pattern --- */
 
-uint8_t mux_pattern(uint32_t id, int side, uint64_t offset)
-{
-    return offset * 131 + (offset >> 8) * 7 + (offset >> 16) + id * 29 + side;
-}
-
 size_t mux_copy_pattern(MuxStream *s, int side, uint64_t offset, size_t len)
 {
     g_autofree uint8_t *buf = g_malloc(len + 1);
     struct iovec iov = { .iov_base = buf, .iov_len = len };
+    uint32_t id = mux_stream_id(s);
 
     for (size_t i = 0; i < len; i++) {
-        buf[i] = mux_pattern(mux_stream_id(s), side, offset + i);
+        buf[i] = mux_pattern(id, side, offset + i);
     }
     return mux_stream_tx_copy(s, &iov, 1);
 }
@@ -399,14 +395,14 @@ size_t mux_read_pattern(MuxStream *s, int side, uint64_t offset, size_t max)
 {
     struct iovec iov[3];
     unsigned n = mux_stream_rx_iov(s, iov, 3);
+    uint32_t id = mux_stream_id(s);
     size_t done = 0;
 
     for (unsigned i = 0; i < n; i++) {
         const uint8_t *p = iov[i].iov_base;
 
         for (size_t k = 0; k < iov[i].iov_len && done < max; k++, done++) {
-            g_assert_cmphex(p[k], ==, mux_pattern(mux_stream_id(s), side,
-                                                  offset + done));
+            g_assert_cmphex(p[k], ==, mux_pattern(id, side, offset + done));
         }
     }
     mux_stream_rx_consume(s, done);

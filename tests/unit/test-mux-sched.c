@@ -69,7 +69,7 @@ static void shares_follow_weights(const unsigned *weight, unsigned n,
     for (unsigned i = 0; i < n; i++) {
         before[i] = flow(&sim, i)->read;
     }
-    sim_run(&sim, 10 * SIM_S);
+    sim_run(&sim, 3 * SIM_S);
     for (unsigned i = 0; i < n; i++) {
         double want = weight[i] / (double)sum;
 
