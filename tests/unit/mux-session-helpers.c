@@ -6,9 +6,78 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/sockets.h"
 #include "io/channel-socket.h"
+#include "migration/mux/engine-int.h"
+#include "migration/mux/session.h"
 #include "mux-session-helpers.h"
+#include <dlfcn.h>
+
+/* --- time --- */
+
+static int64_t stopped_at;      /* ns; 0: the clock runs.  Atomic */
+static int64_t ahead;           /* ns ahead of the system's clock.  Atomic */
+
+static int real_gettime(clockid_t id, struct timespec *ts)
+{
+    static int (*real)(clockid_t, struct timespec *);
+
+    if (!qatomic_read(&real)) {
+        qatomic_set(&real, dlsym(RTLD_NEXT, "clock_gettime"));
+    }
+    return qatomic_read(&real)(id, ts);
+}
+
+/* Replaces libc's in the whole program */
+int clock_gettime(clockid_t id, struct timespec *ts)
+{
+    int ret = real_gettime(id, ts);
+    int64_t ns;
+
+    if (ret < 0 || id != CLOCK_MONOTONIC) {
+        return ret;
+    }
+    ns = qatomic_read_i64(&stopped_at) ?:
+         ts->tv_sec * NANOSECONDS_PER_SECOND + ts->tv_nsec +
+         qatomic_read_i64(&ahead);
+    ts->tv_sec = ns / NANOSECONDS_PER_SECOND;
+    ts->tv_nsec = ns % NANOSECONDS_PER_SECOND;
+    return 0;
+}
+
+void clock_stop(void)
+{
+    g_assert(!qatomic_read_i64(&stopped_at));
+    qatomic_set_i64(&stopped_at, get_clock());
+}
+
+void clock_advance(int ms)
+{
+    g_assert(qatomic_read_i64(&stopped_at));
+    qatomic_set_i64(&stopped_at, qatomic_read_i64(&stopped_at) +
+                                 ms * (int64_t)SCALE_MS);
+}
+
+/* The clock never goes back. */
+void clock_run(void)
+{
+    struct timespec ts;
+    int64_t now;
+
+    g_assert(real_gettime(CLOCK_MONOTONIC, &ts) == 0);
+    now = ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+    qatomic_set_i64(&ahead, MAX(qatomic_read_i64(&stopped_at) - now, 0));
+    qatomic_set_i64(&stopped_at, 0);
+}
+
+void let_threads_wait(void)
+{
+    for (int i = 0; i < 20; i++) {
+        main_loop_wait(true);
+        g_usleep(1000);
+    }
+}
 
 /* --- two sessions --- */
 
@@ -141,6 +210,27 @@ char *stream_error(QIOChannel *ioc)
 
     error_free(err);
     return text;
+}
+
+bool stream_out_of_credit(QIOChannel *base)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+    MuxStream *s = ioc->stream;
+
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return ioc->writing && s->state == MUX_STREAM_OPEN &&
+           s->tx_offset == s->tx_limit && s->offer_sent == s->offer_committed;
+}
+
+bool session_closed(MuxSession *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return s->closed;
+}
+
+bool transport_released(QIOChannel *ioc)
+{
+    return qatomic_read(&OBJECT(ioc)->ref) == 1;
 }
 
 /* --- threads that write and read a pattern --- */

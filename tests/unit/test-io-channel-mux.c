@@ -114,7 +114,7 @@ static void test_shutdown_unblocks_reader(void)
 
     a = open_stream(p, "main", &b);
     reader = reader_new(a, 0, 100);
-    g_usleep(20 * 1000);
+    let_threads_wait();
     g_assert(!worker_done(reader));
     qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
     worker_join_ok(reader, 0);
@@ -150,7 +150,7 @@ static void test_shared_stream(void)
 
     reader[0] = reader_new(a, 0, 100);
     reader[1] = reader_new(a, 0, 100);
-    g_usleep(50 * 1000);
+    let_threads_wait();
     qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
     worker_join_ok(reader[0], 0);
     worker_join_ok(reader[1], 0);
@@ -203,7 +203,7 @@ static void test_nonblocking(void)
             g_assert_cmpuint(sent, <, 512 * MiB);
         }
         g_assert_cmpint(len, ==, QIO_CHANNEL_ERR_BLOCK);
-        g_usleep(50 * 1000);
+        let_threads_wait();
     }
 
     while (got < sent) {
@@ -251,9 +251,11 @@ static void test_window_max(void)
     qio_channel_mux_set_window_max(b, 100 * KiB);
     qio_channel_mux_accept(b);
     qio_channel_wait(QIO_CHANNEL(a), G_IO_OUT);
+    /* The transport may have to catch up */
+    WAIT_FOR((sent += write_all_that_goes(QIO_CHANNEL(a))) >= 100 * KiB);
     for (int i = 0; i < 3; i++) {
+        let_threads_wait();
         sent += write_all_that_goes(QIO_CHANNEL(a));
-        g_usleep(20 * 1000);
     }
     g_assert_cmpuint(sent, ==, 100 * KiB);
     object_unref(OBJECT(a));
@@ -301,10 +303,7 @@ static void test_watch(void)
     g_assert_cmpint(qio_channel_read(b, buf, 8, &error_abort), ==,
                     QIO_CHANNEL_ERR_BLOCK);
     tag = qio_channel_add_watch(b, G_IO_IN, watch_count, &calls, NULL);
-    for (int i = 0; i < 20; i++) {
-        main_loop_wait(true);
-        g_usleep(1000);
-    }
+    let_threads_wait();
     g_assert_cmpint(calls, ==, 0);
     qio_channel_write_all(a, "12345678", 8, &error_abort);
 
@@ -317,10 +316,7 @@ static void test_watch(void)
     g_assert_cmpint(qio_channel_read(b, buf, 5, &error_abort), ==,
                     QIO_CHANNEL_ERR_BLOCK);
     seen = calls;
-    for (int i = 0; i < 20; i++) {
-        main_loop_wait(true);
-        g_usleep(1000);
-    }
+    let_threads_wait();
     g_assert_cmpint(calls, ==, seen);
     qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
     WAIT_FOR(calls > seen);
