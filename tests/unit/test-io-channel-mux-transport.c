@@ -6,17 +6,36 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/resource.h>
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "io/channel-command.h"
 #include "io/channel-socket.h"
 #include "migration/mux/frame.h"
+#include "migration/mux/session.h"
 #include "mux-session-helpers.h"
 
 static char *workdir;
+
+/* @opaque: a char *, becomes the text of the end */
+static void note_end(MuxSession *session, const Error *err, void *opaque)
+{
+    *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "in good order");
+}
+
+static const MuxSessionOps note_end_ops = { .ended = note_end };
+
+/* Free @session, which has ended, without waiting for its peer to close. */
+static void session_free(MuxSession *session, QIOChannel *transport)
+{
+    mux_session_detach(session);
+    mux_session_close(session, NULL, 0);
+    mux_session_unref(session);
+    WAIT_FOR(transport_released(transport));
+    object_unref(OBJECT(transport));
+}
 
 /* --- commands --- */
 
@@ -44,47 +63,68 @@ static void test_command(void)
     object_unref(OBJECT(src));
     object_unref(OBJECT(dst));
     run_blocking(p, 3, 4 * MiB, 100 * KiB);
+    /* Pipes do not tell a side that the other one has sent everything */
+    mux_session_close(p->src.session, NULL, 100);
+    mux_session_close(p->dst.session, NULL, 100);
     pair_free(p);
     unlink(up);
     unlink(down);
 }
 
-static int64_t cpu_time_us(void)
-{
-    struct rusage u;
+static QIOChannelClass *command_class;
+static typeof(((QIOChannelClass *)NULL)->io_readv) command_readv;
+static unsigned command_reads;  /* of all commands; atomic */
 
-    g_assert(getrusage(RUSAGE_SELF, &u) == 0);
-    return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * (int64_t)1000000 +
-           u.ru_utime.tv_usec + u.ru_stime.tv_usec;
+static ssize_t counted_readv(QIOChannel *ioc, const struct iovec *iov,
+                             size_t niov, int **fds, size_t *nfds, int flags,
+                             Error **errp)
+{
+    qatomic_inc(&command_reads);
+    return command_readv(ioc, iov, niov, fds, nfds, flags, errp);
 }
 
 /* It takes our HELLO, closes its input, and says nothing: nothing to do. */
 static void test_command_input_closed(void)
 {
-    const char *argv[] = {
-        "/bin/sh", "-c", "head -c 40 >/dev/null; exec <&-; exec sleep 3", NULL
-    };
+    g_autofree char *closed = g_strdup_printf("%s/closed", workdir);
+    g_autofree char *script = g_strdup_printf(
+        "head -c 40 >/dev/null; exec <&-; : >%s; exec sleep 600 2>/dev/null",
+        closed);
+    const char *argv[] = { "/bin/sh", "-c", script, NULL };
+    g_autofree char *end = NULL;
     QIOChannelCommand *cioc;
     MuxSession *session;
-    int64_t before;
+    unsigned before;
 
     cioc = qio_channel_command_new_spawn(argv, O_RDWR, &error_abort);
-    session = mux_session_new(QIO_CHANNEL(cioc), MUX_ROLE_SOURCE, NULL, NULL);
-    object_unref(OBJECT(cioc));
-    g_usleep(500 * 1000);
-    before = cpu_time_us();
-    g_usleep(1000 * 1000);
-    g_assert_cmpint(cpu_time_us() - before, <, 20 * 1000);
+    command_class = QIO_CHANNEL_GET_CLASS(cioc);
+    command_readv = command_class->io_readv;
+    command_class->io_readv = counted_readv;
+    session = mux_session_new(QIO_CHANNEL(cioc), MUX_ROLE_SOURCE,
+                              &note_end_ops, &end);
+    WAIT_FOR(access(closed, F_OK) == 0);
+    let_threads_wait();
+    before = qatomic_read(&command_reads);
+    g_assert_cmpuint(before, >, 0);
+    /* A thread that does not block would read thousands of times */
+    let_threads_wait();
+    let_threads_wait();
+    g_assert_cmpuint(qatomic_read(&command_reads) - before, <, 10);
+    g_assert_null(end);
 
     mux_session_yank(session);
-    mux_session_close(session, NULL, 0);
-    mux_session_unref(session);
+    WAIT_FOR(end);
+    kill(cioc->pid, SIGKILL);
+    session_free(session, QIO_CHANNEL(cioc));
+    command_class->io_readv = command_readv;
+    unlink(closed);
 }
 
 /* What comes back is our own HELLO. */
 static void test_command_echo(void)
 {
     const char *argv[] = { "/bin/cat", NULL };
+    g_autofree char *end = NULL;
     QIOChannelCommand *cioc;
     MuxSession *session;
     QIOChannelMux *ioc;
@@ -92,8 +132,8 @@ static void test_command_echo(void)
     char c;
 
     cioc = qio_channel_command_new_spawn(argv, O_RDWR, &error_abort);
-    session = mux_session_new(QIO_CHANNEL(cioc), MUX_ROLE_SOURCE, NULL, NULL);
-    object_unref(OBJECT(cioc));
+    session = mux_session_new(QIO_CHANNEL(cioc), MUX_ROLE_SOURCE,
+                              &note_end_ops, &end);
     ioc = mux_session_open(session, "main", NULL);
     if (ioc) {
         g_assert_cmpint(qio_channel_read(QIO_CHANNEL(ioc), &c, 1, &err), ==,
@@ -102,8 +142,9 @@ static void test_command_echo(void)
         error_free(err);
         object_unref(OBJECT(ioc));
     }
-    mux_session_close_wait(session, NULL, CLOSE_MS);
-    mux_session_unref(session);
+    WAIT_FOR(end);
+    g_assert(strstr(end, "both sides claim"));
+    session_free(session, QIO_CHANNEL(cioc));
 }
 
 /* --- a socket of which each write waits to be let through --- */
@@ -173,6 +214,15 @@ static void gate_shut(Gate *gate)
     WAIT_FOR(qatomic_read(&gate->begun) > qatomic_read(&gate->allowed));
 }
 
+/* A writer is blocked in @ioc while another one sends. */
+static bool waits_to_send(QIOChannel *base)
+{
+    QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return QTAILQ_IN_USE(ioc, next_writer);
+}
+
 static void *write_much(void *opaque)
 {
     g_autofree char *buf = g_malloc0(MUCH);
@@ -204,12 +254,13 @@ static void test_write_returns_while_others_send(void)
     qemu_thread_create(&thread, "writer", write_much, c, QEMU_THREAD_JOINABLE);
     gate_shut(gate);
     writer = writer_new(a, 0, 1, 1);
-    for (int i = 0; i < 8 && !worker_done(writer); i++) {
-        g_usleep(200 * 1000);
+    WAIT_FOR(waits_to_send(a));
+    /* The write in progress, then one or two that include the byte */
+    for (int i = 0; i < 4; i++) {
         gate_shut(gate);
     }
     worker_join_ok(writer, 1);
-    /* it was not the last of the other one's writes */
+    /* The other writer is not done, and its next write is held */
     g_assert_cmpuint(qatomic_read(&gate->begun), >,
                      qatomic_read(&gate->allowed));
 
@@ -234,26 +285,31 @@ static void test_close_cuts_the_wait_short(void)
     };
     MuxHeader goaway = { .type = MUX_FRAME_GOAWAY, .arg = MUX_CODE_OK };
     uint8_t buf[MUX_HELLO_SIZE + MUX_HEADER_SIZE];
+    g_autofree char *end = NULL;
     MuxSession *session;
-    int64_t start;
     Gate *gate;
     int fds[2];
 
+    clock_stop();
     socket_pair(fds, 0);
     gate = gate_new(fds[0], 0);
-    session = mux_session_new(QIO_CHANNEL(gate), MUX_ROLE_SOURCE, NULL, NULL);
+    session = mux_session_new(QIO_CHANNEL(gate), MUX_ROLE_SOURCE,
+                              &note_end_ops, &end);
     WAIT_FOR(qatomic_read(&gate->begun));
     mux_hello_encode(&hello, buf);
     mux_header_encode(&goaway, buf + MUX_HELLO_SIZE);
     g_assert_cmpint(write(fds[1], buf, sizeof(buf)), ==, sizeof(buf));
     /* The session is over, and waits until the write has come to its end */
-    g_usleep(200 * 1000);
-    start = get_clock();
+    WAIT_FOR(end);
+    let_threads_wait();
     mux_session_close(session, NULL, 100);
-    mux_session_unref(session);
-    WAIT_FOR(qatomic_read(&OBJECT(gate)->ref) == 1);
-    g_assert_cmpint(get_clock() - start, <, NANOSECONDS_PER_SECOND);
-    object_unref(OBJECT(gate));
+    clock_advance(99);
+    let_threads_wait();
+    g_assert(!session_closed(session));
+    clock_advance(1);
+    WAIT_FOR(session_closed(session));
+    clock_run();
+    session_free(session, QIO_CHANNEL(gate));
     close(fds[1]);
 }
 
