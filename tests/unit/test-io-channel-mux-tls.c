@@ -23,9 +23,10 @@
 #include <gnutls/gnutls.h>
 
 #define HEADER_SIZE     16      /* of a frame */
-/* GnuTLS takes no more than 8 new keys per second from a peer */
-#define REKEY_NS        (300 * SCALE_MS)
+/* GnuTLS takes no more than 8 new keys per second from a peer: fewer in all */
 #define REKEYS          6
+/* What happens in each round or so has happened after that many. */
+#define ROUNDS_MAX      100
 
 static char *workdir;
 
@@ -40,13 +41,14 @@ typedef struct TlsWatch {
     unsigned records, lone_headers, byes;
     uint64_t bytes;
     bool rekeying;              /* the new key is not sent yet */
-    int64_t rekey_at;
+    uint64_t rekey_at;          /* when so many bytes have been sent */
     unsigned rekeys;
 } TlsWatch;
 
 static TlsWatch watch[2];
 static QemuMutex watch_lock;
-static bool force_rekeys;       /* every REKEY_NS, in both directions */
+/* Bytes between two new keys of REKEYS in each direction; 0: no new keys */
+static uint64_t rekey_interval;
 static int split_records;       /* send at most that many bytes in one */
 
 static void tls_watch_reset(void)
@@ -98,10 +100,10 @@ static void note_refused(TlsWatch *w, const void *data, size_t len)
 
 static ssize_t rekey(TlsWatch *w)
 {
-    int64_t now = get_clock();
     int ret = 0;
 
-    if (w->rekeying || (force_rekeys && now >= w->rekey_at)) {
+    if (w->rekeying || (rekey_interval && w->rekeys < REKEYS &&
+                        w->bytes >= w->rekey_at)) {
         /* GnuTLS does the same after 2^24 records */
         ret = gnutls_session_key_update(w->session, 0);
         w->rekeying = ret == GNUTLS_E_AGAIN;
@@ -109,7 +111,7 @@ static ssize_t rekey(TlsWatch *w)
             g_assert_cmpint(gnutls_protocol_get_version(w->session), ==,
                             GNUTLS_TLS1_3);
             qatomic_inc(&w->rekeys);
-            w->rekey_at = now + REKEY_NS;
+            w->rekey_at = w->bytes + rekey_interval;
         }
     }
     return ret;
@@ -180,17 +182,20 @@ int gnutls_bye(gnutls_session_t session, gnutls_close_request_t how)
 
 /* --- two sessions over TLS --- */
 
+/* Client's and server's, for all tests: QEMU computes primes for the latter */
+static QCryptoTLSCreds *creds[2];
+
 static QCryptoTLSCreds *creds_new(const char *endpoint)
 {
-    Object *creds = object_new_with_props(TYPE_QCRYPTO_TLS_CREDS_PSK,
-                                          object_get_objects_root(),
-                                          endpoint, &error_abort,
-                                          "endpoint", endpoint,
-                                          "dir", workdir,
-                                          "priority", "NORMAL",
-                                          NULL);
+    Object *obj = object_new_with_props(TYPE_QCRYPTO_TLS_CREDS_PSK,
+                                        object_get_objects_root(),
+                                        endpoint, &error_abort,
+                                        "endpoint", endpoint,
+                                        "dir", workdir,
+                                        "priority", "NORMAL",
+                                        NULL);
 
-    return QCRYPTO_TLS_CREDS(creds);
+    return QCRYPTO_TLS_CREDS(obj);
 }
 
 static void handshake_done(QIOTask *task, gpointer opaque)
@@ -202,19 +207,17 @@ static void handshake_done(QIOTask *task, gpointer opaque)
 static QIOChannelTLS *tls_new(int fd, bool server)
 {
     g_autoptr(QIOChannelSocket) sioc = NULL;
-    QCryptoTLSCreds *creds = creds_new(server ? "server" : "client");
     QIOChannelTLS *tls;
 
     sioc = qio_channel_socket_new_fd(fd, &error_abort);
     qio_channel_set_blocking(QIO_CHANNEL(sioc), false, &error_abort);
     if (server) {
-        tls = qio_channel_tls_new_server(QIO_CHANNEL(sioc), creds, NULL,
+        tls = qio_channel_tls_new_server(QIO_CHANNEL(sioc), creds[1], NULL,
                                          &error_abort);
     } else {
-        tls = qio_channel_tls_new_client(QIO_CHANNEL(sioc), creds, "host",
+        tls = qio_channel_tls_new_client(QIO_CHANNEL(sioc), creds[0], "host",
                                          &error_abort);
     }
-    object_unparent(OBJECT(creds));
     return tls;
 }
 
@@ -249,14 +252,22 @@ static void test_tls(void)
     pair_free(p);
 }
 
+/* Both sides had to offer bytes once more. */
+static bool offered_again(void)
+{
+    return qatomic_read(&watch[0].again) && qatomic_read(&watch[1].again);
+}
+
 /* Records are cut all the time, in both directions. */
 static void test_tls_small_buffers(void)
 {
     Pair *p = tls_pair_new(4096);
+    int i = 0;
 
-    run_blocking(p, 4, MiB, 9000);
-    g_assert_cmpuint(qatomic_read(&watch[0].again), >, 0);
-    g_assert_cmpuint(qatomic_read(&watch[1].again), >, 0);
+    do {
+        g_assert_cmpint(i++, <, ROUNDS_MAX);
+        run_blocking(p, 4, MiB, 9000);
+    } while (!offered_again());
     pair_free(p);
 }
 
@@ -296,7 +307,7 @@ static void test_tls_close(void)
     worker_join_ok(reader, 50 * KiB);
     object_unref(OBJECT(b));
     g_ptr_array_set_size(p->dst.streams, 0);
-    mux_session_close_wait(p->src.session, NULL, GOOD_END_MS);
+    mux_session_close_wait(p->src.session, NULL, CLOSE_MS);
     WAIT_FOR(p->src.ended && p->dst.ended);
     g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
@@ -348,18 +359,27 @@ static void run_one_way(QIOChannel *a, QIOChannel *b, uint64_t size,
 
 /* --- what GnuTLS needs --- */
 
+/* Both sides have sent all their new keys. */
+static bool rekeyed(void)
+{
+    return qatomic_read(&watch[0].rekeys) == REKEYS &&
+           qatomic_read(&watch[1].rekeys) == REKEYS;
+}
+
 static void test_rekeys(void)
 {
     Pair *p;
 
-    force_rekeys = true;
+    rekey_interval = MiB;
     p = tls_pair_new(0);
-    while (qatomic_read(&watch[0].rekeys) < REKEYS ||
-           qatomic_read(&watch[1].rekeys) < REKEYS) {
+    for (int i = 0; !rekeyed(); i++) {
+        g_assert_cmpint(i, <, ROUNDS_MAX);
         run_blocking(p, 3, 2 * MiB, 100 * KiB);
     }
+    /* With the last ones, too */
+    run_blocking(p, 3, MiB, 100 * KiB);
     pair_free(p);
-    force_rekeys = false;
+    rekey_interval = 0;
 }
 
 /* New keys while a record is half sent. */
@@ -367,16 +387,15 @@ static void test_rekeys_small_buffers(void)
 {
     Pair *p;
 
-    force_rekeys = true;
+    rekey_interval = 64 * KiB;
     p = tls_pair_new(4096);
-    while (qatomic_read(&watch[0].rekeys) < 3 ||
-           qatomic_read(&watch[1].rekeys) < 3) {
+    for (int i = 0; !rekeyed() || !offered_again(); i++) {
+        g_assert_cmpint(i, <, ROUNDS_MAX);
         run_blocking(p, 2, 200 * KiB, 9000);
     }
-    g_assert_cmpuint(qatomic_read(&watch[0].again), >, 0);
-    g_assert_cmpuint(qatomic_read(&watch[1].again), >, 0);
+    run_blocking(p, 2, 100 * KiB, 9000);
     pair_free(p);
-    force_rekeys = false;
+    rekey_interval = 0;
 }
 
 /* Frames begin and end anywhere in a record. */
@@ -432,6 +451,8 @@ int main(int argc, char **argv)
     g_assert_nonnull(workdir);
     keys = g_strdup_printf("%s/keys.psk", workdir);
     test_tls_psk_init(keys);
+    creds[0] = creds_new("client");
+    creds[1] = creds_new("server");
     g_test_add_func("/io/channel/mux/tls", test_tls);
 #define ADD(path, func) g_test_add_func("/io/channel/mux/tls/" path, func)
     ADD("small-buffers", test_tls_small_buffers);
@@ -445,6 +466,8 @@ int main(int argc, char **argv)
     ADD("headers-share-records", test_headers_share_records);
 #undef ADD
     ret = g_test_run();
+    object_unparent(OBJECT(creds[0]));
+    object_unparent(OBJECT(creds[1]));
     test_tls_psk_cleanup(keys);
     rmdir(workdir);
     g_free(workdir);
