@@ -1,22 +1,23 @@
 /*
- * Unit tests for MuxConverge: disks that answer when the test says so
+ * Unit tests for MuxConverge, with disks and a clock that the test controls
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/main-loop.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "migration/migration.h"
 #include "migration/mux-converge.h"
 #include "migration/options.h"
 
-/* How long the guest may be stopped; longer than a busy machine stops us */
+/* How long the guest may be stopped, and a nanosecond more */
 #define LIMIT_MS 2000
-#define SLOW_MS (LIMIT_MS + 100)
-#define FOREVER_MS 60000
+#define LIMIT_NS (LIMIT_MS * (int64_t)SCALE_MS)
+#define SLOW_NS (LIMIT_NS + 1)
+/* From one flush of a disk to the next */
+#define INTERVAL_NS (10 * SCALE_MS)
+#define FOREVER_MS 600000       /* only ends a hang */
 #define DISKS 2
 
 /* Stands in for disk-copy.c. */
@@ -53,6 +54,56 @@ uint64_t migrate_avail_switchover_bandwidth(void)
     return 0;
 }
 
+/* --- stands in for qemu-timer.c --- */
+
+static int64_t now_ns = 1;
+static GPtrArray *timers;       /* QEMUTimer *, those that are armed */
+
+int64_t qemu_clock_get_ns(QEMUClockType type)
+{
+    g_assert_cmpint(type, ==, QEMU_CLOCK_REALTIME);
+    return now_ns;
+}
+
+void timer_init_full(QEMUTimer *ts, QEMUTimerListGroup *timer_list_group,
+                     QEMUClockType type, int scale, int attributes,
+                     QEMUTimerCB *cb, void *opaque)
+{
+    g_assert_cmpint(type, ==, QEMU_CLOCK_REALTIME);
+    ts->cb = cb;
+    ts->opaque = opaque;
+    ts->scale = scale;
+}
+
+void timer_del(QEMUTimer *ts)
+{
+    g_ptr_array_remove(timers, ts);
+}
+
+void timer_mod(QEMUTimer *ts, int64_t expire_time)
+{
+    timer_del(ts);
+    ts->expire_time = expire_time * ts->scale;
+    g_ptr_array_add(timers, ts);
+}
+
+static void run_timers(void)
+{
+    for (unsigned i = 0; i < timers->len; ) {
+        QEMUTimer *ts = g_ptr_array_index(timers, i);
+
+        if (ts->expire_time <= now_ns) {
+            g_ptr_array_remove_index(timers, i);
+            ts->cb(ts->opaque);
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+}
+
+/* --- */
+
 static MuxConvergeSent nothing_sent(void *opaque)
 {
     return (MuxConvergeSent) {};
@@ -82,12 +133,10 @@ static void answer(Test *t, int i)
     mux_converge_flushed(t->c, &t->disk[i]);
 }
 
-static void wait_asked(Test *t, int i, unsigned times)
+/* Disk @i has been asked to flush @times times by now. */
+static void assert_asked(Test *t, int i, unsigned times)
 {
-    while (t->disk[i].asked < times) {
-        g_usleep(1000);
-        qemu_clock_run_timers(QEMU_CLOCK_REALTIME);
-    }
+    run_timers();
     g_assert_cmpuint(t->disk[i].asked, ==, times);
 }
 
@@ -98,13 +147,18 @@ static void test_asked_again(void)
     start(&t);
     for (unsigned n = 1; n < 5; n++) {
         for (int i = 0; i < DISKS; i++) {
-            wait_asked(&t, i, n);
+            assert_asked(&t, i, n);
             answer(&t, i);
         }
         g_assert(mux_converge_fits(t.c, 0, 0));
         /* How fast they would arrive is not known */
         g_assert(!mux_converge_fits(t.c, 1, 0));
         g_assert(!mux_converge_fits(t.c, 0, 1));
+
+        now_ns += INTERVAL_NS - 1;
+        assert_asked(&t, 0, n);
+        assert_asked(&t, 1, n);
+        now_ns++;
     }
     end(&t);
 }
@@ -116,13 +170,15 @@ static void test_slow_answer(void)
 
     start(&t);
     answer(&t, 1);
-    g_usleep(SLOW_MS * 1000);
+    now_ns += SLOW_NS;
     answer(&t, 0);
     g_assert(!mux_converge_fits(t.c, 0, 0));
-    wait_asked(&t, 1, 2);
+    assert_asked(&t, 1, 2);
     answer(&t, 1);
     g_assert(!mux_converge_fits(t.c, 0, 0));
-    wait_asked(&t, 0, 2);
+    /* As slow as it may be */
+    assert_asked(&t, 0, 2);
+    now_ns += LIMIT_NS;
     answer(&t, 0);
     g_assert(mux_converge_fits(t.c, 0, 0));
     end(&t);
@@ -137,69 +193,108 @@ static void test_slow_question(void)
     answer(&t, 0);
     answer(&t, 1);
     g_assert(mux_converge_fits(t.c, 0, 0));
-    wait_asked(&t, 0, 2);
-    wait_asked(&t, 1, 2);
-    g_usleep(SLOW_MS * 1000);
+    now_ns += INTERVAL_NS;
+    assert_asked(&t, 0, 2);
+    assert_asked(&t, 1, 2);
+    now_ns += LIMIT_NS;
+    g_assert(mux_converge_fits(t.c, 0, 0));
+    now_ns++;
+    g_assert(!mux_converge_fits(t.c, 0, 0));
     answer(&t, 1);
-    wait_asked(&t, 1, 3);
+    assert_asked(&t, 1, 3);
     answer(&t, 1);
     g_assert(!mux_converge_fits(t.c, 0, 0));
+    answer(&t, 0);
+    assert_asked(&t, 0, 3);
+    answer(&t, 0);
+    g_assert(mux_converge_fits(t.c, 0, 0));
     end(&t);
 }
 
-/* Threads that have news for mux_converge_wait() */
-static void *answer_thread(void *opaque)
+/* --- mux_converge_wait() --- */
+
+typedef struct Waiter {
+    QemuThread thread;
+    MuxConverge *c;
+    bool done;
+} Waiter;
+
+static void *wait_thread(void *opaque)
 {
-    g_usleep(20 * 1000);
-    answer(opaque, 0);
+    Waiter *w = opaque;
+
+    mux_converge_wait(w->c, FOREVER_MS);
+    qatomic_store_release(&w->done, true);
     return NULL;
 }
 
-static void *wake_thread(void *opaque)
+static void waiter_start(Waiter *w, Test *t)
 {
-    Test *t = opaque;
+    *w = (Waiter) { .c = t->c };
+    qemu_thread_create(&w->thread, "waiter", wait_thread, w,
+                       QEMU_THREAD_JOINABLE);
+}
 
+/*
+ * Nothing has woken it.  A thread that has not begun to wait yet makes the test
+ * weaker, but never fail.
+ */
+static void assert_waits(Waiter *w)
+{
     g_usleep(20 * 1000);
+    g_assert(!qatomic_load_acquire(&w->done));
+}
+
+static void assert_told(Waiter *w)
+{
+    for (unsigned rounds = 0; !qatomic_load_acquire(&w->done); rounds++) {
+        g_assert_cmpuint(rounds, <, 1000000);
+        g_usleep(100);
+    }
+    qemu_thread_join(&w->thread);
+}
+
+static void tell_answer(Test *t)
+{
+    answer(t, 0);
+}
+
+static void tell_wake(Test *t)
+{
     mux_converge_wake(t->c);
-    return NULL;
-}
-
-/* Milliseconds that it took */
-static int64_t timed_wait(Test *t, int ms)
-{
-    int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-
-    mux_converge_wait(t->c, ms);
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - begin;
 }
 
 static void test_wait(void)
 {
-    void *(*const news[])(void *) = { answer_thread, wake_thread };
+    void (*const news[])(Test *) = { tell_answer, tell_wake };
     Test t = {};
+    Waiter w;
 
     start(&t);
     for (int i = 0; i < ARRAY_SIZE(news); i++) {
-        QemuThread thread;
-
-        qemu_thread_create(&thread, "news", news[i], &t, QEMU_THREAD_JOINABLE);
-        g_assert_cmpint(timed_wait(&t, FOREVER_MS), <, FOREVER_MS);
-        qemu_thread_join(&thread);
-        /* No more news */
-        g_assert_cmpint(timed_wait(&t, 20), >=, 19);
+        waiter_start(&w, &t);
+        assert_waits(&w);
+        news[i](&t);
+        assert_told(&w);
     }
     /* What came before the wait is news, too; once. */
     mux_converge_wake(t.c);
     mux_converge_wake(t.c);
-    g_assert_cmpint(timed_wait(&t, FOREVER_MS), <, FOREVER_MS);
-    g_assert_cmpint(timed_wait(&t, 20), >=, 19);
+    waiter_start(&w, &t);
+    assert_told(&w);
+    waiter_start(&w, &t);
+    assert_waits(&w);
+    mux_converge_wake(t.c);
+    assert_told(&w);
+    /* Without news, the wait times out */
+    mux_converge_wait(t.c, 1);
     end(&t);
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    qemu_init_main_loop(&error_abort);
+    timers = g_ptr_array_new();
     g_test_add_func("/converge/asked-again", test_asked_again);
     g_test_add_func("/converge/slow-answer", test_slow_answer);
     g_test_add_func("/converge/slow-question", test_slow_question);
