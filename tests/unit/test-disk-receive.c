@@ -63,9 +63,10 @@ static BlockDriverState *open_node(bool failing_flush)
     return bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 }
 
-/* Until NBD is negotiated */
+/* Until NBD is negotiated; the clock is stopped from here on */
 static void disk_start_on(Disk *disk, BlockDriverState *bs)
 {
+    clock_stop();
     *disk = (Disk) {
         .pair = pair_new(0),
         .def = { .disk = (char *)"disk", .stream = (char *)"nbd-disk",
@@ -111,8 +112,20 @@ static void disk_assert_lost(Disk *disk, const char *why)
     g_assert(!disk_receive_done(disk->receive));
 }
 
+/* The destination gives up after LIMIT_MS, not before. */
+static void disk_assert_lost_in_time(Disk *disk, const char *why)
+{
+    disk_receive_end(disk->receive, LIMIT_MS);
+    clock_advance(LIMIT_MS - 1);
+    let_threads_wait();
+    g_assert_null(disk->error);
+    clock_advance(1);
+    disk_assert_lost(disk, why);
+}
+
 static void disk_end(Disk *disk)
 {
+    clock_run();
     disk_receive_free(disk->receive, NULL);
     object_unref(OBJECT(disk->stream));
     bdrv_unref(disk->bs);
@@ -127,7 +140,7 @@ static void test_good_end(void)
 
     disk_start(&disk);
     disk_disconnect(&disk);
-    disk_receive_end(disk.receive, LIMIT_MS * 100);
+    disk_receive_end(disk.receive, LIMIT_MS);
     WAIT_FOR(qio_channel_mux_fin_acked(disk.stream));
     g_assert(disk_receive_done(disk.receive));
     g_assert_null(disk.error);
@@ -147,14 +160,16 @@ static void write_to(BlockDriverState *bs)
 
 static void test_flush_fails(void)
 {
+    g_autofree char *why = g_strdup_printf("cannot flush node 'node': %s",
+                                           strerror(EIO));
     BlockDriverState *bs = open_node(true);
     Disk disk;
 
     write_to(bs);
     disk_start_on(&disk, bs);
     disk_disconnect(&disk);
-    disk_receive_end(disk.receive, LIMIT_MS * 100);
-    disk_assert_lost(&disk, "cannot flush node 'node': Input/output error");
+    disk_receive_end(disk.receive, LIMIT_MS);
+    disk_assert_lost(&disk, why);
     disk_end(&disk);
 }
 
@@ -167,9 +182,8 @@ static void test_flush_hangs(void)
     disk_disconnect(&disk);
     /* The limit is the flush's alone: the export's end may take its time */
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "flush"));
-    disk_receive_end(disk.receive, LIMIT_MS);
-    disk_assert_lost(&disk, "the last flush of node 'node' was not over within "
-                     "0.5 s");
+    disk_assert_lost_in_time(&disk, "the last flush of node 'node' was not "
+                             "over within 0.5 s");
     bdrv_debug_resume(disk.bs, "flush");
     disk_end(&disk);
 }
@@ -202,9 +216,8 @@ static void test_request_hangs(void)
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "write"));
     nbd_channel_disconnect(QIO_CHANNEL(disk.stream), disk.info.mode);
 
-    disk_receive_end(disk.receive, LIMIT_MS);
-    disk_assert_lost(&disk, "requests of the source were still in flight "
-                     "0.5 s after its end");
+    disk_assert_lost_in_time(&disk, "requests of the source were still in "
+                             "flight 0.5 s after its end");
     WAIT_FOR(done);
     bdrv_debug_resume(disk.bs, "write");
     blk_unref(blk);
