@@ -8,13 +8,16 @@
  */
 
 #include "qemu/osdep.h"
+#include <glib-unix.h>
 #include "block/block_int.h"
 #include "io/channel-socket.h"
+#include "io/channel-util.h"
 #include "nbd-channel-helpers.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-yank.h"
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
+#include "qemu/sockets.h"
 #include "qobject/qdict.h"
 #include "system/iothread.h"
 
@@ -247,24 +250,92 @@ static void test_end_cancel_in_flight(void)
     connection_end(&c, NULL);
 }
 
-/* Not a Unix socket: shutting one down wakes nobody who waits to write */
-static void tcp_socket_pair(QIOChannel **a, QIOChannel **b)
-{
-    InetSocketAddress inet = {
-        .host = (char *)"127.0.0.1", .port = (char *)"0",
-    };
-    SocketAddress any = { .type = SOCKET_ADDRESS_TYPE_INET, .u.inet = inet };
-    QIOChannelSocket *listener = qio_channel_socket_new();
-    QIOChannelSocket *client = qio_channel_socket_new();
-    SocketAddress *addr;
+/* --- a socket that accepts no data until it is shut down --- */
 
-    qio_channel_socket_listen_sync(listener, &any, 1, &error_abort);
-    addr = qio_channel_socket_get_local_address(listener, &error_abort);
-    qio_channel_socket_connect_sync(client, addr, &error_abort);
-    *a = QIO_CHANNEL(client);
-    *b = QIO_CHANNEL(qio_channel_socket_accept(listener, &error_abort));
-    qapi_free_SocketAddress(addr);
-    object_unref(OBJECT(listener));
+#define TYPE_STUCK "test-nbd-stuck"
+OBJECT_DECLARE_SIMPLE_TYPE(Stuck, STUCK)
+
+struct Stuck {
+    QIOChannelSocket parent;
+    bool shut;
+    /* A full pipe, polled by writers until shutdown closes its read end */
+    int pipe[2];
+};
+
+static QIOChannelClass *socket_class;
+
+static ssize_t stuck_writev(QIOChannel *ioc, const struct iovec *iov,
+                            size_t niov, int *fds, size_t nfds, int flags,
+                            Error **errp)
+{
+    return STUCK(ioc)->shut ? socket_class->io_writev(ioc, iov, niov, fds,
+                                                      nfds, flags, errp)
+                            : QIO_CHANNEL_ERR_BLOCK;
+}
+
+static int stuck_shutdown(QIOChannel *ioc, QIOChannelShutdown how,
+                          Error **errp)
+{
+    Stuck *stuck = STUCK(ioc);
+
+    if (!stuck->shut) {
+        stuck->shut = true;
+        close(stuck->pipe[0]);
+    }
+    return socket_class->io_shutdown(ioc, how, errp);
+}
+
+static void stuck_set_aio_fd_handler(QIOChannel *ioc, AioContext *read_ctx,
+                                     IOHandler *io_read,
+                                     AioContext *write_ctx,
+                                     IOHandler *io_write, void *opaque)
+{
+    qio_channel_util_set_aio_fd_handler(QIO_CHANNEL_SOCKET(ioc)->fd, read_ctx,
+                                        io_read, STUCK(ioc)->pipe[1],
+                                        write_ctx, io_write, opaque);
+}
+
+static void stuck_instance_finalize(Object *obj)
+{
+    g_assert(STUCK(obj)->shut);
+    close(STUCK(obj)->pipe[1]);
+}
+
+static void stuck_class_init(ObjectClass *klass, void *data)
+{
+    QIOChannelClass *ioc_class = QIO_CHANNEL_CLASS(klass);
+
+    socket_class = QIO_CHANNEL_CLASS(
+        object_class_by_name(TYPE_QIO_CHANNEL_SOCKET));
+    ioc_class->io_writev = stuck_writev;
+    ioc_class->io_shutdown = stuck_shutdown;
+    ioc_class->io_set_aio_fd_handler = stuck_set_aio_fd_handler;
+}
+
+static const TypeInfo stuck_info = {
+    .parent = TYPE_QIO_CHANNEL_SOCKET,
+    .name = TYPE_STUCK,
+    .instance_size = sizeof(Stuck),
+    .instance_finalize = stuck_instance_finalize,
+    .class_init = stuck_class_init,
+};
+
+static void stuck_socket_pair(QIOChannel **a, QIOChannel **b)
+{
+    static const char buf[4 * KiB];
+    Stuck *stuck = STUCK(object_new(TYPE_STUCK));
+    int fds[2];
+
+    g_assert(g_unix_open_pipe(stuck->pipe, FD_CLOEXEC, NULL));
+    g_assert(g_unix_set_fd_nonblocking(stuck->pipe[1], true, NULL));
+    while (write(stuck->pipe[1], buf, sizeof(buf)) > 0) {
+        /* until it is full */
+    }
+    g_assert(qemu_socketpair(PF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    stuck->parent.fd = fds[0];
+    qio_channel_set_feature(QIO_CHANNEL(stuck), QIO_CHANNEL_FEATURE_SHUTDOWN);
+    *a = QIO_CHANNEL(stuck);
+    *b = QIO_CHANNEL(qio_channel_socket_new_fd(fds[1], &error_abort));
 }
 
 static void closed(void *opaque, int ret)
@@ -278,25 +349,16 @@ static void closed(void *opaque, int ret)
  * Close a node whose server is silent from now on: that waits for nobody, and
  * is over when the channel is shut down.
  */
-static void close_stalled_node(uint16_t flags, bool fill)
+static void close_stalled_node(QIOChannel *client, QIOChannel *server,
+                               uint16_t flags)
 {
-    static char buf[CHUNK];
     NBDExportInfo info = {
         .flags = NBD_FLAG_HAS_FLAGS | flags, .mode = NBD_MODE_EXTENDED,
     };
-    QIOChannel *client, *server;
     BlockDriverState *bs;
     int result = 1;
 
-    tcp_socket_pair(&client, &server);
     bs = nbd_channel_open_node(client, &info, "client", &error_abort);
-    /* Until it would block; what is acknowledged late makes room again */
-    for (int quiet = 0; fill && quiet < 3; quiet++) {
-        while (qio_channel_write(client, buf, sizeof(buf), &error_abort) > 0) {
-            quiet = 0;
-        }
-        g_usleep(100 * 1000);
-    }
     nbd_channel_close_node(bs, client, info.mode, closed, &result);
     for (unsigned i = 0; i < 10; i++) {
         main_loop_wait(true);
@@ -317,17 +379,24 @@ static void close_stalled_node(uint16_t flags, bool fill)
 
 static void test_end_stalled_flush(void)
 {
-    close_stalled_node(NBD_FLAG_SEND_FLUSH, false);
+    QIOChannel *client, *server;
+
+    socket_pair(&client, &server);
+    close_stalled_node(client, server, NBD_FLAG_SEND_FLUSH);
 }
 
 static void test_end_stalled_disc(void)
 {
-    close_stalled_node(0, true);
+    QIOChannel *client, *server;
+
+    stuck_socket_pair(&client, &server);
+    close_stalled_node(client, server, 0);
 }
 
 int main(int argc, char **argv)
 {
     nbd_test_init(&argc, &argv);
+    type_register_static(&stuck_info);
 
     g_test_add_func("/nbd-channel/registry", test_registry);
     g_test_add_func("/nbd-channel/options", test_options);

@@ -8,6 +8,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
 #include "block/block.h"
 #include "io/channel-socket.h"
 #include "nbd-channel-helpers.h"
@@ -61,34 +62,51 @@ static void test_end_close(void)
     connection_end(&c, "NBD export was closed");
 }
 
+/* Bytes in flight to the export */
+static int unread_by_server(Connection *c)
+{
+    int n;
+
+    g_assert(ioctl(QIO_CHANNEL_SOCKET(c->server)->fd, FIONREAD, &n) == 0);
+    return n;
+}
+
 /* Requests that are being executed hold the export */
 static void test_end_busy(void)
 {
+    static const char buf[512];
     Connection c = { 0 };
     QDict *options = qdict_new();
     NBDRequest request = {
-        .type = NBD_CMD_WRITE_ZEROES, .cookie = 1, .mode = NBD_MODE_EXTENDED,
-        .len = CHUNK,
+        .type = NBD_CMD_WRITE, .cookie = 1, .mode = NBD_MODE_EXTENDED,
+        .flags = NBD_CMD_FLAG_PAYLOAD_LEN, .len = sizeof(buf),
     };
-    int64_t start;
 
-    qdict_put_str(options, "driver", "null-co");
+    qdict_put_str(options, "driver", "raw");
     qdict_put_str(options, "node-name", "disk");
-    qdict_put_int(options, "latency-ns", 200 * SCALE_MS);
+    qdict_put_str(options, "file.driver", "blkdebug");
+    qdict_put_str(options, "file.image.driver", "null-co");
     c.disk = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
     connection_export_node(&c, "export");
     connection_negotiate(&c, "export");
     g_assert_null(c.ready_err);
 
-    start = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    bdrv_debug_breakpoint(c.disk, "write_aio", "write");
     g_assert_cmpint(nbd_send_request(c.client, &request), ==, 0);
-    request.type = NBD_CMD_DISC;
-    g_assert_cmpint(nbd_send_request(c.client, &request), ==, 0);
-    while (!c.closed) {
+    qio_channel_write_all(c.client, buf, sizeof(buf), &error_abort);
+    while (!bdrv_debug_is_suspended(c.disk, "write")) {
         main_loop_wait(false);
     }
-    g_assert_cmpint(qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start, >=,
-                    200 * SCALE_MS);
+    request = (NBDRequest) { .type = NBD_CMD_DISC, .mode = NBD_MODE_EXTENDED };
+    g_assert_cmpint(nbd_send_request(c.client, &request), ==, 0);
+    while (unread_by_server(&c)) {
+        main_loop_wait(false);
+    }
+    for (int i = 0; i < 10; i++) {
+        main_loop_wait(true);
+    }
+    g_assert_cmpint(c.closed, ==, 0);
+    bdrv_debug_resume(c.disk, "write");
     connection_end(&c, NULL);
 }
 
