@@ -23,9 +23,9 @@
 #include <gnutls/gnutls.h>
 
 #define HEADER_SIZE     16      /* of a frame */
-/* GnuTLS takes no more than 8 new keys per second from a peer: fewer in all */
+/* GnuTLS accepts 8 new keys per second from a peer: stay below that in all */
 #define REKEYS          6
-/* What happens in each round or so has happened after that many. */
+/* Rounds until an event that nearly each round brings: only ends a hang */
 #define ROUNDS_MAX      100
 
 static char *workdir;
@@ -38,7 +38,8 @@ typedef struct TlsWatch {
     int inside;                 /* threads that are in GnuTLS now */
     GByteArray *refused;        /* what has to be offered again, NULL: none */
     unsigned again;             /* how often that was so */
-    unsigned records, lone_headers, byes;
+    unsigned records, lone_headers;
+    unsigned byes, byes_sent;   /* begun, and sent */
     uint64_t bytes;
     bool rekeying;              /* the new key is not sent yet */
     uint64_t rekey_at;          /* when so many bytes have been sent */
@@ -47,7 +48,7 @@ typedef struct TlsWatch {
 
 static TlsWatch watch[2];
 static QemuMutex watch_lock;
-/* Bytes between two new keys of REKEYS in each direction; 0: no new keys */
+/* Each direction changes its key REKEYS times, so many bytes apart; 0: never */
 static uint64_t rekey_interval;
 static int split_records;       /* send at most that many bytes in one */
 
@@ -172,9 +173,10 @@ int gnutls_bye(gnutls_session_t session, gnutls_close_request_t how)
     int ret;
 
     g_assert_null(w->refused);
+    qatomic_inc(&w->byes);
     ret = real(session, how);
     if (ret == GNUTLS_E_SUCCESS) {
-        qatomic_inc(&w->byes);
+        qatomic_inc(&w->byes_sent);
     }
     tls_leave(w);
     return ret;
@@ -182,7 +184,10 @@ int gnutls_bye(gnutls_session_t session, gnutls_close_request_t how)
 
 /* --- two sessions over TLS --- */
 
-/* Client's and server's, for all tests: QEMU computes primes for the latter */
+/*
+ * The client's and the server's.  All tests share them, because QEMU generates
+ * DH parameters for the server's, which takes long.
+ */
 static QCryptoTLSCreds *creds[2];
 
 static QCryptoTLSCreds *creds_new(const char *endpoint)
@@ -252,7 +257,7 @@ static void test_tls(void)
     pair_free(p);
 }
 
-/* Both sides had to offer bytes once more. */
+/* GnuTLS has refused bytes of both sides until they were offered again. */
 static bool offered_again(void)
 {
     return qatomic_read(&watch[0].again) && qatomic_read(&watch[1].again);
@@ -311,8 +316,13 @@ static void test_tls_close(void)
     WAIT_FOR(p->src.ended && p->dst.ended);
     g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
-    /* What the peer has heard may not be counted yet */
+    /*
+     * What the peer has received may not be counted yet.  A side that has
+     * received GOAWAY does not wait for a bye, so one of them may fail.
+     */
     WAIT_FOR(qatomic_read(&watch[0].byes) && qatomic_read(&watch[1].byes));
+    WAIT_FOR(qatomic_read(&watch[0].byes_sent) ||
+             qatomic_read(&watch[1].byes_sent));
     pair_free(p);
 }
 
@@ -376,7 +386,7 @@ static void test_rekeys(void)
         g_assert_cmpint(i, <, ROUNDS_MAX);
         run_blocking(p, 3, 2 * MiB, 100 * KiB);
     }
-    /* With the last ones, too */
+    /* Data with the last keys */
     run_blocking(p, 3, MiB, 100 * KiB);
     pair_free(p);
     rekey_interval = 0;
