@@ -50,7 +50,7 @@ static void assert_parameters_hmp(MuxTest *t, const char *line)
 
 static void test_parameters(void)
 {
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
 
     if (!start(&t)) {
         return;
@@ -67,7 +67,7 @@ static void test_parameters(void)
 static void test_no_hello_from_destination(void)
 {
     g_autofree char *path = g_strdup_printf("%s/migsocket", tmpfs);
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
     int fd;
 
     if (!start(&t)) {
@@ -87,7 +87,7 @@ static void test_no_hello_from_destination(void)
 static void test_no_hello_from_source(void)
 {
     g_autofree char *path = g_strdup_printf("%s/migsocket", tmpfs);
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
     int fd;
 
     if (!start(&t)) {
@@ -161,7 +161,7 @@ static void test_cancel_connect(void)
 
 static void test_silence(void)
 {
-    MuxTest t = { .inet = true };
+    MuxTest t = { .bare = true, .inet = true };
     QTestState *stopped;
     MuxRelay *relay;
 
@@ -423,7 +423,7 @@ static void migrate_without_end_of_disk0(MuxTest *t, MuxRelay **relay)
 
 static void test_completion(void)
 {
-    MuxTest t = {};
+    MuxTest t = { .bare = true };
     MuxRelay *relay;
 
     if (!start(&t)) {
