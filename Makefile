@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# What a person types. `make demo` and `make check` do all set-up first;
+# The commands for users. `make demo` and `make check` do all set-up first;
 # later runs repeat only what changed.
 
 BUILD := build
@@ -28,13 +28,13 @@ demo: configure ## migrate a guest with two disks over one socket, and show it
 	@scripts/build $(GUEST)
 	@python3 tests/guest/demo.py --build $(BUILD)/qemu
 
-check: configure ## run the tests
+check: configure ## run the tests that every change has to pass
 	@scripts/check $(CHECK)
 
-check-ci: configure ## run what CI runs after that: sanitizers, faults, interop
+check-ci: configure ## run the other tests of CI: sanitizers, faults, interop
 	@scripts/check $(CHECK_CI)
 
-check-%: ## run one suite (T=part: only the tests with that in their name)
+check-%: ## run one suite (T=part: only tests with "part" in their name)
 $(filter-out check-engine%,$(CHECK:%=check-%) $(CHECK_CI:%=check-%)): \
 check-%: configure
 	@scripts/check $(only) $*
@@ -47,35 +47,35 @@ SECONDS := 600
 fuzz: setup-clang ## run the fuzzers of the protocol engine (SECONDS=600)
 	@scripts/fuzz --seconds $(SECONDS)
 
-model: setup ## search the engine's model with far more states (long)
+model: setup ## run the engine's model with far more states (long)
 	@[ -e $(BUILD)/engine/build.ninja ] || meson setup $(BUILD)/engine
 	@meson test -C $(BUILD)/engine --test-args='-m thorough' \
 		--timeout-multiplier=10 test-mux-model
 
-mutants: setup ## do the engine's tests notice each change to it? (T=tx.c, long)
+mutants: setup ## mutation test of the engine (T=tx.c: of that file; long)
 	@scripts/mutants $(T)
 
-coverage: setup-clang ## lines and branches of the engine that its tests run
+coverage: setup-clang ## lines and branches of the engine that its tests execute
 	@scripts/coverage
 
-campaign: configure ## random faults (ROUNDS=n SEED=n), or TABLE=1: all phases and faults (T=part)
+campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=part)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
 	@python3 tests/guest/campaign.py --build $(BUILD)/qemu \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TABLE),--table) $(only)
 
-downtime: configure ## is the guest's stop within the limit on a slow link?
+downtime: configure ## check the downtime limit on a slow link (needs root)
 	@scripts/build $(GUEST)
 	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime
 
-bench: configure ## compare its speed with that of migration and an NBD server
+bench: configure ## compare the speed with that of migration and an NBD server
 	@scripts/build $(GUEST)
 	@python3 tests/guest/bench.py --build $(BUILD)/qemu
 
 setup: ## install missing packages (apt, sudo)
 	@scripts/setup-host
 
-# The fuzzers and coverage
+# For the fuzzers and coverage
 setup-clang:
 	@scripts/setup-host clang libclang-rt-dev llvm
 
