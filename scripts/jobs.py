@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Runs commands whose output goes to a log, and shows their progress: on a
-terminal in one line that is rewritten in place, elsewhere in one line a
+Runs commands, writes their output to a log and shows their progress: on a
+terminal in one line that is rewritten in place, elsewhere in one line per
 minute.  Used by scripts/build and scripts/check.
 """
 
@@ -25,17 +25,17 @@ PROGRAMS = ['qemu-system-x86_64', 'qemu-img', 'qemu-io', 'qemu-nbd',
             'storage-daemon/qemu-storage-daemon']
 
 CLEAR_LINE = '\r\033[K'
-# Of ninja: [12/345] Compiling ...; of meson: " 1/15 unit - ..."
+# ninja: "[12/345] Compiling ..."; meson: " 1/15 unit - ..."
 STEP = re.compile(r'\[? *(\d+)/(\d+)\]? ')
 RESULT = re.compile(r'(not )?ok\b')
-WIDTH = 200                     # of a line in an excerpt
+WIDTH = 200                     # maximum width of a line in an excerpt
 COMMAND = '## '                 # marks the command line in a log
 SANITIZER_REPORT = re.compile(
     r'^.*(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer).*$', re.M)
 
 
 def ninja(folder, targets):
-    """The command that builds these."""
+    """The command that builds these targets."""
     return ['ninja', '-C', folder, *targets]
 
 
@@ -49,15 +49,15 @@ def number_of_tests(number):
 
 
 def relative(path):
-    """A path as it is shown: below the repository without its folder."""
+    """The path to print: relative if it is in the repository."""
     path = Path(path)
     return path.relative_to(TOP) if path.is_relative_to(TOP) else path
 
 
 class Live:
-    """Lines that stay, and one that shows progress."""
+    """Prints permanent lines, and one progress line."""
 
-    EVERY = 60                  # seconds, where there is no terminal
+    EVERY = 60                  # seconds between lines without a terminal
 
     def __init__(self, out=None):
         self._out = out or sys.stdout
@@ -67,13 +67,13 @@ class Live:
         self._shown = time.monotonic()
 
     def say(self, text):
-        """Print lines that stay."""
+        """Print permanent lines."""
         with self._lock:
             clear = CLEAR_LINE if self._terminal else ''
             print(f'{clear}{text}', file=self._out, flush=True)
 
     def show(self, text):
-        """Show the present progress."""
+        """Update the progress line."""
         with self._lock:
             now = time.monotonic()
             if self._terminal:
@@ -86,7 +86,7 @@ class Live:
 
 
 class Progress:
-    """How far the command that writes a log has come."""
+    """The progress of a command, read from its log."""
 
     def __init__(self, path):
         self._path = path
@@ -95,7 +95,7 @@ class Progress:
         self._state = ''
 
     def read(self):
-        """Returns "[12/345]" for a build, "12 tests" for tests, or ''."""
+        """Returns "[12/345]" for a build, "12 tests" for tests, else ''."""
         try:
             with open(self._path, 'rb') as log:
                 log.seek(self._position)
@@ -116,11 +116,11 @@ class Progress:
 
 
 class Interrupted(Exception):
-    """The run ends before the command does."""
+    """The run was interrupted before the command ended."""
 
 
 class Jobs:
-    """The commands that run now."""
+    """The commands that are running."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -141,9 +141,9 @@ class Jobs:
     def run(self, argv, log, timeout=None, cwd=TOP, env=None,
             tick=lambda: None):
         """
-        Run a command, its output appended to the file `log`; call tick()
-        meanwhile.  Returns its exit status, or None if it did not end in time.
-        Nothing that it started in its process group is left running.
+        Run a command, append its output to the file `log`, and call tick()
+        meanwhile.  Returns the exit status, or None after a timeout.  Kills
+        all processes that are left in the command's process group.
         """
         argv = [str(word) for word in argv]
         log.write(f'{COMMAND}{" ".join(argv)}\n'.encode())
@@ -172,7 +172,7 @@ class Jobs:
             os.killpg(process.pid, number)
 
     def end(self, patience=5):
-        """End all commands; those that run() waits for are Interrupted."""
+        """End all commands; run() then raises Interrupted."""
         with self._lock:
             self._ended = True
             for process in self._running:
@@ -194,13 +194,13 @@ def end_on_signals():
 
 
 def excerpt(text, most=60):
-    """The lines of a log that show its failures; else its last lines."""
+    """The lines of a log around its failures; else its last lines."""
     lines = text.splitlines()
     wanted = set()
     for index, line in enumerate(lines):
         if SANITIZER_REPORT.match(line):
             wanted.update(range(index, index + 40))
-        elif line.startswith('FAILED: '):       # ninja's
+        elif line.startswith('FAILED: '):       # from ninja
             wanted.update(range(index, index + 25))
         elif line.startswith(('not ok', 'Bail out!')):
             # QEMU's programs print the reason before the result, Python's

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Suites of tests: what a suite consists of, how its results are counted, and
-the runner, which runs two suites at a time and reports.
+Test suites: the steps of a suite, how their results are counted, and the
+runner, which runs two suites at a time and reports.
 """
 
 import json
@@ -21,13 +21,13 @@ from jobs import (SANITIZER_REPORT, TOP, Interrupted, Jobs, Live, Progress,
 TAP_LINE = re.compile(r'^(not )?ok\b([^#\n]*)(?:# *(\w+))?', re.M)
 TAP_BAIL = re.compile(r'^Bail out! *(.*)', re.M)
 TAP_PLAN = re.compile(r'^1\.\.(\d+)', re.M)
-SHOWN = 10                      # failures of a suite in the report
+SHOWN = 10                      # failures per suite in the report
 
 
 @dataclass
 class Failure:
     name: str
-    part: str = ''              # the T= that selects this test; '': the suite
+    part: str = ''              # the T= that selects it; '': the whole suite
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Counts:
 
 def count_tap(text, part='', status=0):
     """
-    Count TAP.  Planned results that are missing are one failure, unless the
+    Count TAP results.  Missing results count as one failure, unless the
     program timed out (status None).  `part` is the T= of all tests, or a
-    regular expression that finds it in a test's name.
+    regular expression that extracts it from a test's name.
     """
     counts = Counts()
     for failed, name, directive in TAP_LINE.findall(text):
@@ -73,7 +73,7 @@ def count_tap(text, part='', status=0):
             counts.fail(name, found.group(1) if found else '')
     plan, bail = TAP_PLAN.search(text), TAP_BAIL.search(text)
     if bail and counts.failed:
-        pass                    # it says why that test failed
+        pass                    # it is the reason for that failure
     elif bail or status is not None and \
             plan and int(plan.group(1)) > counts.tests:
         why = bail.group(1) if bail else ended(status)
@@ -84,14 +84,14 @@ def count_tap(text, part='', status=0):
 
 
 def ended(status):
-    """How a program has ended, in words."""
+    """Describe the exit status of a program."""
     if status >= 0:
         return f'exit status {status}'
     return f'ended by signal {signal.Signals(-status).name}'
 
 
 def count_meson(build):
-    """Count the log of `meson test`: each test's TAP, else its result."""
+    """Count the log of `meson test`: the TAP of each test, or its result."""
     counts = Counts()
     log = Path(build, 'meson-logs/testlog.json')
     for line in log.read_text(encoding='utf-8').splitlines():
@@ -110,7 +110,7 @@ def count_meson(build):
 
 
 def last_line(text):
-    """The last line that is not empty, for it says what did not end."""
+    """The last non-empty line, which shows what was running."""
     return ([line for line in text.splitlines() if line] or [''])[-1]
 
 
@@ -120,23 +120,23 @@ class Step:
     argv: list
     cwd: Path = TOP
     env: dict = field(default_factory=dict)
-    count: object = 'tap'       # or 'none', or a build directory of meson
+    count: object = 'tap'       # or 'none', or a meson build directory
     part: object = ''           # see count_tap()
-    timeout: int = 600          # seconds; the suite's limit holds, too
-    may_be_empty: bool = False  # a plan of no tests is none of its failures
+    timeout: int = 600          # seconds; the suite's limit also applies
+    may_be_empty: bool = False  # a plan of no tests is no failure
 
     @property
     def program(self):
-        """Its name; of a script in Python the script's."""
+        """The program's name; for a Python script, the script's."""
         first = Path(self.argv[0]).name
         return Path(self.argv[1]).name if first.startswith('python') else first
 
     def run(self, log, jobs, left):
-        """Run it, for `left` seconds at most."""
+        """Run the command, for `left` seconds at most."""
         started = log.tell()
         timeout = min(self.timeout, left)
         if isinstance(self.count, Path):
-            # What an earlier run has left there counts for nothing
+            # Do not count the results of an earlier run
             (self.count / 'meson-logs/testlog.json').unlink(missing_ok=True)
         status = jobs.run(self.argv, log, timeout, self.cwd, self.env)
         output = Path(log.name).read_bytes()[started:].decode(errors='replace')
@@ -165,7 +165,7 @@ class Step:
 
 @dataclass
 class Reports:
-    """The step after those with a sanitizer: what it reported is a failure."""
+    """The step after tests under a sanitizer: each report is a failure."""
     stem: Path                  # of the files' names
     count: object = 'tap'
 
@@ -185,8 +185,8 @@ class Reports:
 class Suite:
     name: str
     steps: object               # called when the suite starts: -> [Step]
-    targets: object = None      # called before the build: -> what it needs
-    minutes: int = 10           # the limit: far more than it needs
+    targets: object = None      # called before the build: -> [target]
+    minutes: int = 10           # time limit, far above the usual time
 
 
 @dataclass
@@ -199,16 +199,16 @@ class Result:
 
 class Runner:
     """
-    Runs suites in two lanes: those that need no build of QEMU beside the
-    build, then the others, in the order given.
+    Runs suites in two lanes.  Those that do not need a build of QEMU run in
+    parallel with the build; the others follow, in the given order.
     """
 
     def __init__(self, suites, logs, pattern='', build=None, live=None):
         self.suites = suites
-        self.waiting = list(suites)     # that no lane has taken yet
+        self.waiting = list(suites)     # not yet taken by a lane
         self.logs = logs
         self.pattern = pattern
-        self.build = build      # (suites that need it) -> the suite to build
+        self.build = build      # (suites that need it) -> the build suite
         self.live = live or Live()
         self.jobs = Jobs()
         self.lock = threading.Lock()
@@ -221,7 +221,7 @@ class Runner:
     # Running
 
     def run(self, limit):
-        """Run them, for `limit` seconds at most; False if interrupted."""
+        """Run the suites, within `limit` seconds; False if interrupted."""
         self.end = self.began + limit
         threads = [threading.Thread(target=self._guard, args=(lane,),
                                     daemon=True)
@@ -250,7 +250,7 @@ class Runner:
                 for name, (start, progress) in active))
 
     def _guard(self, lane):
-        """A lane that ends with an unforeseen error is a failure."""
+        """Report an unexpected exception in a lane as a failure."""
         try:
             lane()
         except Interrupted:
@@ -282,7 +282,7 @@ class Runner:
                 self._run_suite(suite)
 
     def _next_suite(self):
-        """The first one that need not wait for the build, if there is any."""
+        """The first suite that need not wait for the build, or None."""
         with self.lock:
             for suite in self.waiting:
                 if not suite.targets or self.built.is_set():
@@ -328,7 +328,7 @@ class Runner:
             one = Counts()
             try:
                 one = step.run(log, self.jobs, left)
-            except OSError as error:    # there is no such program
+            except OSError as error:    # e.g. no such program
                 one.fail(str(error), step.part
                          if isinstance(step.part, str) else '')
             counts.add(one)
@@ -336,7 +336,7 @@ class Runner:
                 return
         if not counts.tests and (not steps or steps[-1].count != 'none'):
             counts.fail(f'no test has "{self.pattern}" in its name'
-                        if self.pattern else 'there is no test in it')
+                        if self.pattern else 'the suite has no tests')
 
     # Reporting
 
@@ -366,7 +366,7 @@ class Runner:
         return self._log(result).read_text(encoding='utf-8', errors='replace')
 
     def _again(self, result, part=''):
-        """The command that runs a suite, or a part of it, again."""
+        """The command that repeats a suite, or a part of it."""
         names = [result.suite] if result.suite != 'build' else \
             [suite.name for suite in self.suites if suite.targets]
         part = part or self.pattern
@@ -399,7 +399,7 @@ class Runner:
                 for suite, state, *numbers in rows]
 
     def failures(self):
-        """What failed, where to look, and how to run it again."""
+        """The failures, their logs, and the commands that repeat them."""
         lines = []
         for result in self.results:
             if result.state == 'interrupted':
@@ -422,7 +422,7 @@ class Runner:
         return lines
 
     def summary(self):
-        """Print all that; returns whether everything has passed."""
+        """Print the report; returns whether all suites passed."""
         total = Counts()
         for result in self.results:
             total.add(result.counts)

@@ -38,7 +38,7 @@ class TapResult(unittest.TestResult):
 
 
 def chosen(tests, part):
-    """Those with `part` in FILE.CLASS.TEST."""
+    """The tests with `part` in FILE.CLASS.TEST."""
     for test in tests:
         if isinstance(test, unittest.TestSuite):
             yield from chosen(test, part)

@@ -35,7 +35,7 @@ class Terminal(io.StringIO):
 
 
 class Folder(unittest.TestCase):
-    """With a folder for logs."""
+    """Base class: creates a folder for logs."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -121,7 +121,7 @@ class Steps(Folder):
         self.assertEqual(counts.failures, [Failure('sh: no test ran')])
 
     def test_hung(self):
-        """It is named and ended, and so is what it has started."""
+        """It is killed with its children, and reported."""
         pid = self.folder / 'pid'
         counts = self.run_step(shell(
             f'sleep 1000 & echo $! >{pid}; echo 1..2; echo ok 1 a; sleep 1000',
@@ -155,7 +155,7 @@ class Running(Folder):
 
     def run_suites(self, *which: Suite, pattern='', build='true',
                    limit=60) -> tuple[bool, str]:
-        """Run them; returns whether they passed, and what was printed."""
+        """Run suites; returns whether they passed, and the output."""
         out = io.StringIO()
         self.runner = Runner(
             which, self.folder, pattern, lambda _: Suite(
@@ -229,7 +229,7 @@ class Running(Folder):
         self.assertIn('all of it: make check-b\n', said)
 
     def test_beside_the_build(self):
-        """What needs no build waits for none; the rest does."""
+        """Suites that need no build do not wait for it; the others do."""
         flag = self.folder / 'flag'
         good, _ = self.run_suites(
             self.suite('b', f'[ -e {flag} ] && echo ok 1',
@@ -317,7 +317,7 @@ class Showing(Folder):
 
 
 class Lists(unittest.TestCase):
-    """The suites of the Makefile and of scripts/check."""
+    """The lists of suites in the Makefile and in scripts/check."""
 
     def test_lists(self):
         path = TOP / 'scripts/check'
