@@ -102,7 +102,7 @@ static void test_outgoing(void)
         "    'channeltype': 'main', 'addr': {"
         "      'transport': 'exec', 'exec-str': %s } } } }", store);
     wait_for_migration_complete(from);
-    /* The command may not have come to its end. */
+    /* The command may not have ended yet. */
     g_test_timer_start();
     while (access(file, F_OK)) {
         g_assert(g_test_timer_elapsed() < 120);

@@ -2,8 +2,8 @@
  * QTest helpers for migration over a multiplexed connection: the actions that
  * the catalogue of faults names
  *
- * An action only acts, and checks that what has to be refused is; what comes
- * of it is for the tests to assert.
+ * An action only acts, and checks that invalid commands are rejected; the
+ * tests assert the outcome of the migration.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -20,7 +20,7 @@
 
 /* --- the destination's process --- */
 
-/* libqtest takes a signal for a failure: those killed are kept from it. */
+/* libqtest reports death by a signal as a failure, so never quit these. */
 static GPtrArray *killed;
 
 static void kill_destination(MuxTest *t)
@@ -35,7 +35,7 @@ static void kill_destination(MuxTest *t)
     t->to = NULL;
 }
 
-/* It goes on until its threads have been scheduled. */
+/* SIGSTOP is asynchronous: wait until the process has stopped. */
 static void freeze_destination(MuxTest *t)
 {
     int status;
@@ -86,7 +86,7 @@ static void cancel(MuxTest *t)
     migrate_cancel(t->from);
 }
 
-/* Longer than a side that is there is ever silent, on a busy machine, too */
+/* Longer than a live side is ever silent, even on a busy machine */
 #define SILENCE_MS 3000
 
 static void limit_silence(MuxTest *t)
@@ -99,13 +99,13 @@ static void limit_silence_of_source(MuxTest *t)
     migrate_set_parameter_int(t->to, "channel-mux-timeout", SILENCE_MS);
 }
 
-/* What the stopped guest waits for is given up soon. */
+/* Set a short time limit for waits while the guest is stopped. */
 static void limit_stop(MuxTest *t)
 {
     migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 3000);
 }
 
-/* --- its mirror job --- */
+/* --- the source's mirror job --- */
 
 static void cancel_job(MuxTest *t)
 {
@@ -126,7 +126,7 @@ static void pause_job(MuxTest *t)
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
-/* The disk is behind until the job goes on. */
+/* The disk is out of date until the job resumes. */
 static void pause_job_and_write(MuxTest *t)
 {
     pause_job(t);
@@ -144,7 +144,7 @@ static void resume_job(MuxTest *t)
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
-/* The migration may have ended the job, which makes it go on. */
+/* Ignores an error: the migration may have ended the job, which resumes it. */
 static void resume_ending_job(MuxTest *t)
 {
     usleep(200 * 1000);
@@ -183,7 +183,7 @@ static void unplug_disk(MuxTest *t)
                    "not allowed while migrating");
 }
 
-/* What is done in then() lets it go on. */
+/* The actions for 'then' let it converge again. */
 static void keep_in_precopy(MuxTest *t)
 {
     migrate_ensure_non_converge(t->from);
@@ -195,7 +195,7 @@ static void reset_guest(MuxTest *t)
     migrate_ensure_converge(t->from);
 }
 
-/* Only the device could do it. */
+/* The command is rejected: only the device can move its disk. */
 static void move_disk_to_iothread(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'object-add',"
@@ -211,7 +211,7 @@ static void move_disk_to_iothread(MuxTest *t)
 
 /* --- the images --- */
 
-/* Where the errors are that the catalogue puts below disk0 */
+/* Where the catalogue injects errors below disk0 */
 #define BAD_SECTOR 20480
 
 static void write_bad_sector(MuxTest *t)
@@ -219,7 +219,7 @@ static void write_bad_sector(MuxTest *t)
     mux_write(t, 0, 0x66, BAD_SECTOR * 512, 64 * KiB);
 }
 
-/* When its copy is complete */
+/* Called after the copy of disk1 is complete */
 static void write_disk1(MuxTest *t)
 {
     mux_write(t, 1, 0x50, 5 * MiB, 512);

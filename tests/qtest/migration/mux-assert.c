@@ -11,7 +11,7 @@
 #include "migration/migration-util.h"
 #include "migration/mux-assert.h"
 
-/* Is @phase @expected, or a later one where that is allowed? */
+/* Returns: whether @phase is @expected or, if @later, a later phase */
 static bool phase_fits(const char *phase, const char *expected, bool later)
 {
     static const char *const order[] = {

@@ -14,18 +14,20 @@
 char *mux_wait_end(MuxTest *t);
 
 /*
- * Returns: the error-desc of @who, which has one of @texts in it; to be freed
+ * Assert that the error of @who contains one of @texts.
+ *
+ * Returns: its error-desc, to be freed
  */
 char *mux_assert_has_one_of(QTestState *who, const char *const *texts);
 
 /*
- * The error of @who names the phase, a stream, and a cause: one of @texts.
- * @later: the phase may be one that comes later than @phase.
+ * Assert that the error of @who names the phase, a stream, and a cause: one of
+ * @texts.  @later: it may also name a later phase.
  */
 void mux_assert_failure(QTestState *who, const char *phase, bool later,
                         const char *const *texts);
 
-/* @who reports no error: a user has asked for the end. */
+/* Assert that @who reports no error, because a user ended the migration. */
 void mux_assert_no_error(QTestState *who);
 
 #endif

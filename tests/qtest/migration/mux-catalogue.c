@@ -28,7 +28,7 @@ bool mux_catalogue_load(void)
     return catalogue != NULL;
 }
 
-/* Returns: a string that stays; NULL if the key is not there */
+/* Returns: an interned string; NULL if the key is absent */
 static const char *get(const char *group, const char *key)
 {
     g_autofree char *value = g_key_file_get_string(catalogue, group, key,
@@ -99,7 +99,7 @@ GStrv mux_fault_list(const char *fault, const char *phase, const char *key)
 
 /* --- texts --- */
 
-/* Replace what stands for something else in the text of a cause. */
+/* Replace the variables in the text of a cause. */
 static char *expand(const char *text, bool source)
 {
     const struct {
@@ -148,7 +148,7 @@ GStrv mux_fault_texts(const char *fault, const char *phase, const char *side)
     return (GStrv)g_ptr_array_free(g_steal_pointer(&texts), false);
 }
 
-/* --- is it in order --- */
+/* --- check of the keys --- */
 
 static const char *const phase_keys[] = {
     "at", "back", "destination", "destination-later", "source", "status",

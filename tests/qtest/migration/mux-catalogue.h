@@ -2,8 +2,8 @@
  * QTest helpers for migration over a multiplexed connection: the catalogue of
  * faults
  *
- * Reads tests/data/migration/mux-faults.ini, whose head describes the keys.
- * Knows how it is written, not what it means.
+ * Reads tests/data/migration/mux-faults.ini, whose header describes the keys.
+ * Parses the file only; the tests interpret the keys.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,7 +14,7 @@
 /*
  * Read the catalogue; call it before anything else.
  *
- * Returns: whether it is there
+ * Returns: whether it could be read
  */
 bool mux_catalogue_load(void);
 
@@ -24,20 +24,20 @@ bool mux_catalogue_load(void);
  */
 void mux_catalogue_foreach(void (*func)(const char *fault, const char *phase));
 
-/* Fails the test if the catalogue has a key that means nothing. */
+/* Fail the test if the catalogue has an unknown key. */
 void mux_catalogue_check(void);
 
 /*
- * What the catalogue says about a phase.
+ * Look up a key of a phase.
  *
- * Returns: a string that belongs to the catalogue, which is empty for a key
- * that is not there; or whether the key is there and true
+ * Returns: the value, which belongs to the catalogue, and is "" if the key is
+ * absent; or whether the key is present and true
  */
 const char *mux_phase_get(const char *phase, const char *key);
 bool mux_phase_is(const char *phase, const char *key);
 
 /*
- * The same about a fault in a phase; NULL for a key that is not there.
+ * The same for a fault in a phase; NULL if the key is absent.
  */
 const char *mux_fault_get(const char *fault, const char *phase,
                           const char *key);
@@ -47,11 +47,11 @@ bool mux_fault_is(const char *fault, const char *phase, const char *key);
 GStrv mux_fault_list(const char *fault, const char *phase, const char *key);
 
 /*
- * What the error of a side has in it: one of these texts.
+ * Get the texts of which the error of a side must contain one.
  *
  * @side: "source" or "destination"
  *
- * Returns: a list to be freed; NULL if the catalogue does not say
+ * Returns: a list to be freed; NULL if the catalogue names no cause
  */
 GStrv mux_fault_texts(const char *fault, const char *phase, const char *side);
 

@@ -1,6 +1,6 @@
 /*
- * QTest testcases for migration over a multiplexed connection: a side that may
- * not open the descriptors that it needs
+ * QTest testcases for migration over a multiplexed connection: a side that runs
+ * out of file descriptors
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,7 +13,7 @@
 #include "migration/migration-util.h"
 #include "migration/mux-assert.h"
 
-/* Let @who open @spare descriptors more, or as many as it may. */
+/* Let @who open only @spare more descriptors. */
 static void limit_descriptors(QTestState *who, unsigned spare)
 {
     struct rlimit limit;
@@ -44,7 +44,10 @@ static void unlimit_descriptors(QTestState *who)
 
 #define MAX_SPARE_DESCRIPTORS 30
 
-/* Who lacks them says so, and its peer, too, if they talked by then. */
+/*
+ * The side that lacks descriptors reports it; so does its peer, if they were
+ * connected by then.
+ */
 static void assert_descriptors_missed(MuxTest *t, bool at_source,
                                       unsigned spare)
 {
@@ -55,7 +58,7 @@ static void assert_descriptors_missed(MuxTest *t, bool at_source,
     };
 
     g_free(mux_assert_has_one_of(t->from, at_source ? cause : unheard));
-    /* With none at all, either of the two has not noticed anything. */
+    /* Without any, the destination has not seen a connection. */
     if (spare) {
         mux_wait_target_status(t, "failed");
         g_free(mux_assert_has_one_of(t->to, at_source ? unheard : cause));
@@ -63,8 +66,8 @@ static void assert_descriptors_missed(MuxTest *t, bool at_source,
 }
 
 /*
- * Fewer descriptors than a migration needs: it fails, until there are enough.
- * Nobody dies, and what was opened at the source is closed.
+ * Migrate with too few descriptors, each time with one more, until that
+ * succeeds.  Neither side crashes, and the source closes what it has opened.
  */
 static void run_out_of_descriptors(bool at_source)
 {
@@ -74,7 +77,7 @@ static void run_out_of_descriptors(bool at_source)
     if (!mux_start(&t)) {
         return;
     }
-    /* A destination that cannot even accept the connection is mute. */
+    /* A destination that cannot accept the connection sends nothing. */
     migrate_set_parameter_int(t.from, "channel-mux-timeout", 5000);
     for (unsigned spare = 0; !g_str_equal(status, "completed"); spare++) {
         QTestState *who;

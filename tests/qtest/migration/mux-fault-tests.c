@@ -2,11 +2,11 @@
  * QTest testcases for migration over a multiplexed connection: the catalogue of
  * faults, each fault in each of its phases
  *
- * A relay stands between the two sides.  A phase is a place on the wire: there
- * either the relay does harm, or it holds what the source sends while something
- * else happens, and then goes on.
+ * A relay forwards the connection between the two sides.  A phase is a place on
+ * the wire: there the relay either injects the fault, or holds the source's
+ * data while actions are executed, and then resumes.
  *
- * Each cell has a source of its own, so that a second migration follows each.
+ * Each cell starts its own source, which is then migrated a second time.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -28,7 +28,7 @@ typedef struct Cell {
     /* Of one run */
     MuxTest t;
     MuxRelay *relay;
-    unsigned num_faults;        /* that the relay was told, and has to do */
+    unsigned num_faults;        /* that the relay has to inject */
 } Cell;
 
 /* --- what the catalogue says about the cell --- */
@@ -53,13 +53,13 @@ static bool in_phase(const Cell *c, const char *phase)
     return g_str_equal(c->phase, phase);
 }
 
-/* The migration fails without anything that happens at a place. */
+/* The migration fails by itself, without a fault at a place. */
 static bool fails_alone(const Cell *c)
 {
     return !g_strcmp0(get(c, "relay"), "none");
 }
 
-/* Returns: what is below disk0 of @side, without the file; NULL: nothing */
+/* Returns: options for the node below disk0 of @side, without the file name */
 static char *below_disk0(const Cell *c, const char *side)
 {
     g_autofree char *key = g_strconcat(side, "-error", NULL);
@@ -99,7 +99,7 @@ static const char *disks(const Cell *c, const char *side)
     return g_str_equal(names, "disk0") ? MUX_DISK0 : "";
 }
 
-/* --- what happens --- */
+/* --- the fault --- */
 
 static void act(Cell *c, const char *key)
 {
@@ -121,7 +121,7 @@ static void add_fault(Cell *c, const char *fault)
     c->num_faults++;
 }
 
-/* Have the relay do @what at the phase's place, which is that at @key. */
+/* Have the relay do @what at the place that @key of the phase names. */
 static void add_fault_at(Cell *c, const char *what, const char *key)
 {
     const char *place = mux_phase_get(c->phase, key);
@@ -145,7 +145,7 @@ static void place_fault(Cell *c)
     }
 }
 
-/* The phase is named exactly: what little RAM there is must not end it. */
+/* The error must name this phase, so keep it from ending early. */
 static void stay_in_phase(Cell *c)
 {
     if (in_phase(c, "precopy") && !is(c, "later") && !ends(c, "completed")) {
@@ -153,7 +153,7 @@ static void stay_in_phase(Cell *c)
     }
 }
 
-/* Through the device: another user of the node would have to drain it. */
+/* Use the device's block backend: another user of the node would drain it. */
 static void destination_io(Cell *c, unsigned disk, const char *command)
 {
     g_autofree char *out = qtest_hmp(
@@ -163,7 +163,7 @@ static void destination_io(Cell *c, unsigned disk, const char *command)
     g_assert_cmpstr(out, ==, "");
 }
 
-/* Wait until each write of the guest to disk0 is mirrored before it ends. */
+/* Wait until writes to disk0 complete only after they have been mirrored. */
 static void wait_actively_synced(Cell *c)
 {
     bool synced = false;
@@ -186,12 +186,12 @@ static void wait_actively_synced(Cell *c)
 }
 
 /*
- * Migrate until the guest is stopped, with nothing of disk0 on its way then.
+ * Migrate until the guest is stopped, with no data of disk0 in flight then.
  *
- * In "converge" the source flushes each disk over and over, but none whose last
- * flush has no answer; and it does not stop the guest before each has answered.
- * So the destination first holds the answer of disk1, then that of disk0, and
- * lets go of disk1: to stop the guest has to wait for disk0.
+ * In "converge" the source flushes each disk repeatedly, but not while a flush
+ * of that disk is in flight, and it stops the guest only after each disk has
+ * replied.  So the destination first holds the reply of disk1, then that of
+ * disk0, and then releases disk1: stopping the guest has to wait for disk0.
  */
 static void migrate_until_stopped(Cell *c)
 {
@@ -202,12 +202,12 @@ static void migrate_until_stopped(Cell *c)
     destination_io(c, 1, "break flush_to_os hold");
     add_fault(c, "heal,dir=to");
     wait_actively_synced(c);
-    /* The source learns from the answer to the first that disk0 is synced. */
+    /* The reply to the first request tells the source that disk0 is synced. */
     add_fault(c, "silence,dir=to,frame=DATA:nbd-disk0,nth=2");
     wait_fired(c);
     destination_io(c, 0, "break flush_to_os hold");
     add_fault(c, "heal,dir=to");
-    /* By now nothing but these flushes is left for its main loop to do. */
+    /* Now its main loop has nothing to do but these flushes. */
     destination_io(c, 0, "wait_break hold");
     destination_io(c, 1, "wait_break hold");
     destination_io(c, 1, "resume hold");
@@ -218,7 +218,7 @@ static void migrate_until_stopped(Cell *c)
     wait_fired(c);
 }
 
-/* Migrate as far as the phase, and have the relay do what it does there. */
+/* Migrate up to the phase, and have the relay act there. */
 static void migrate_into_phase(Cell *c)
 {
     const char *status = mux_phase_get(c->phase, "status");
@@ -239,7 +239,7 @@ static void migrate_into_phase(Cell *c)
         wait_fired(c);
     }
     if (in_phase(c, "connect") && (get(c, "act") || get(c, "then"))) {
-        /* The source has heard of the connection, too. */
+        /* Wait until the source knows of the connection as well. */
         mux_wait_streams(c->t.from);
     }
 }
@@ -263,7 +263,7 @@ static void do_harm(Cell *c)
     }
 }
 
-/* --- what comes of it --- */
+/* --- the outcome --- */
 
 static void assert_failure(const Cell *c, QTestState *who, const char *side)
 {
@@ -313,7 +313,7 @@ static void free_relay(Cell *c)
     g_clear_pointer(&c->relay, mux_relay_free);
 }
 
-/* Neither side runs the guest: a user who knows that has the source do it. */
+/* Neither side runs the guest: resume it at the source, as a user would. */
 static void take_guest_back(Cell *c)
 {
     g_assert(!mux_is_running(c->t.from));
@@ -402,7 +402,7 @@ static void check_actions(const char *fault, const char *phase)
     }
 }
 
-/* The catalogue is there, and has no word that means nothing. */
+/* The catalogue can be read, and has no unknown keys or actions. */
 static void test_catalogue(void)
 {
     g_assert(mux_catalogue_load());

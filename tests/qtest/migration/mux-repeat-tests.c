@@ -1,8 +1,8 @@
 /*
  * QTest testcase for many failed migrations of one source
  *
- * Each leaves nothing behind that can be listed, and the last one succeeds.
- * With AddressSanitizer, the source is searched for leaks when it ends.
+ * No failure leaves resources behind that can be listed, and the last migration
+ * succeeds.  With AddressSanitizer, leaks are detected when the source exits.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,9 +21,9 @@
 
 static char *tmpfs;
 
-/* --- the other side is played by the test --- */
+/* --- the test plays the destination --- */
 
-/* Returns: a listening socket where mux_migrate() connects to */
+/* Returns: the listening socket that mux_migrate() connects to */
 static int listen_here(void)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -104,8 +104,8 @@ static void migrate_into_disks(MuxTest *t)
 }
 
 /*
- * RAM comes to an end only when the guest is stopped: less than a page could be
- * sent in the time allowed.
+ * RAM does not converge: within the downtime limit, less than a page can be
+ * sent.
  */
 static void migrate_into_precopy(MuxTest *t)
 {

@@ -1,7 +1,7 @@
 /*
- * What a QEMU process holds, as it tells itself and as /proc tells of it
+ * The resources of a QEMU process, as reported by QMP and by /proc
  *
- * Only looks; what it should hold is for the tests to say.
+ * Only lists them; the tests assert what they should be.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -85,7 +85,7 @@ static void add_blockers(GString *text, QDict *info)
     }
 }
 
-/* After success they are shown as they were a little before the end. */
+/* After success, query-migrate shows the states from shortly before the end. */
 static void add_live_streams(GString *text, QDict *info)
 {
     const char *status = qdict_get_try_str(info, "status");
@@ -152,8 +152,8 @@ static unsigned count_fds(QTestState *who)
 }
 
 /*
- * Returns: the number of threads, of those named @name if that is not NULL;
- * *@names is for people to read, to be freed
+ * Returns: the number of threads, or of those named @name if that is not NULL;
+ * *@names lists all names for the log, to be freed
  */
 static unsigned count_threads(QTestState *who, const char *name, char **names)
 {

@@ -1,5 +1,5 @@
 /*
- * What a QEMU process holds, as it tells itself and as /proc tells of it
+ * The resources of a QEMU process, as reported by QMP and by /proc
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,8 +10,8 @@
 #include "libqtest.h"
 
 /*
- * A pool of threads that neither grows nor shrinks, so that threads can be
- * counted.  It is there from the first request on.
+ * A thread pool of a fixed size, so that threads can be counted.  The first
+ * request creates it.
  */
 #define MUX_NUM_WORKERS 4
 #define MUX_WORKERS_OPTION \
@@ -24,10 +24,10 @@ typedef struct MuxResources {
     char *nodes;                /* names of the block nodes */
     unsigned num_jobs;
     bool yank;                  /* a migration or a block node can be yanked */
-    unsigned num_fds;           /* open descriptors; 0: not to be found out */
+    unsigned num_fds;           /* open descriptors; 0: unknown */
     unsigned num_threads;
-    char *threads;              /* their names, for people to read */
-    char *node_states;          /* and numbers of dirty bitmaps */
+    char *threads;              /* their names, for the log */
+    char *node_states;          /* read-only, number of dirty bitmaps */
     unsigned num_inactive;      /* nodes of a guest that runs elsewhere */
     char *others;               /* exports, live streams, blockers */
 } MuxResources;
@@ -37,8 +37,8 @@ void mux_resources_get(MuxResources *h, QTestState *who);
 void mux_resources_clear(MuxResources *h);
 
 /*
- * Returns: whether @h has nothing that @before has not.  @given_up: the guest
- * went elsewhere meanwhile.
+ * Returns: whether @h has no resources that @before does not have.
+ * @given_up: the guest has been handed over in between.
  */
 bool mux_resources_match(const MuxResources *h, const MuxResources *before,
                         bool given_up);

@@ -256,7 +256,7 @@ static void test_disks_return_path(void)
     mux_end(&t, true);
 }
 
-/* A migrate-incoming that could not listen can be tried again. */
+/* After a migrate-incoming that could not listen, another one succeeds. */
 static void test_disks_listen_again(void)
 {
     MuxTest t = { .bare = true, .keep_target = true };

@@ -1,5 +1,5 @@
 /*
- * QTest testcases for multiplexed migration with a side that takes too long
+ * QTest testcases for multiplexed migration: time limits
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -28,7 +28,7 @@ static bool start(MuxTest *t)
     return mux_start(t);
 }
 
-/* Longer than a side that is there is ever silent, on a busy machine, too */
+/* Longer than a live side is ever silent, even on a busy machine */
 #define SILENCE_MS 3000
 
 /* --- no answer --- */
@@ -103,7 +103,7 @@ static void test_no_hello_from_source(void)
     mux_end(&t, false);
 }
 
-/* A socket at @path that lets nobody else in; *@guest is who is in */
+/* A listener at @path with a full backlog; *@guest is the connection in it */
 static int listen_full(const char *path, int *guest)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -150,7 +150,7 @@ static void test_cancel_connect(void)
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_phase(&t, "precopy");
     mux_wait_status(&t, "active");
-    /* What comes of the first attempt does no harm to the second one. */
+    /* The first attempt has no effect on the second one. */
     close(guest);
     close(fd);
     unlink(path);
@@ -176,7 +176,7 @@ static void test_silence(void)
     relay = mux_start_relay(&t);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_status(&t, "pre-switchover");
-    /* Neither side has anything to send: they are asked, and answer. */
+    /* Neither side has anything to send, but both reply to PING. */
     mux_relay_add_fault(relay, "delay=0,in=from,frame=PONG,nth=3",
                         &error_abort);
     g_assert(mux_relay_wait_fired(relay, 1, MUX_WAIT_TIMEOUT_S * 1000));
@@ -219,7 +219,7 @@ static void test_silence_of_source(void)
     mux_end_after_failure(&t);
 }
 
-/* --- a destination that is there, but does not do its part --- */
+/* --- a destination that replies to PING, but does nothing else --- */
 
 #define MOCK_PING_MS 200
 
@@ -261,7 +261,7 @@ static void mock_hello(Mock *mock)
     g_assert_cmpuint(hello.length, ==, sizeof(buf));
 }
 
-/* Returns whether there was a frame; it has been answered. */
+/* Read and reply to a frame.  Returns: whether there was one */
 static bool mock_answer(Mock *mock)
 {
     static const char garbage[32] = "this is not an NBD server";
@@ -287,7 +287,7 @@ static bool mock_answer(Mock *mock)
     return true;
 }
 
-/* With PINGs: whatever fails, it is not for silence. */
+/* Send PINGs, so that the migration does not fail because of silence. */
 static void mock_run_until_failed(Mock *mock, MuxTest *t)
 {
     g_autofree char *status = migrate_query_status(t->from);
@@ -367,7 +367,7 @@ static void start_and_stop(MuxTest *t, QTestState *stopped)
     kill(qtest_pid(stopped), SIGSTOP);
 }
 
-/* The peer, which is stopped, does not keep it from ending. */
+/* A peer that is stopped does not prevent it from quitting. */
 static void quit(QTestState **who)
 {
     qtest_quit(g_steal_pointer(who));
@@ -384,7 +384,7 @@ static void test_quit_source(void)
     quit(&t.from);
     kill(qtest_pid(t.to), SIGCONT);
     mux_wait_target_status(&t, "failed");
-    /* Why, only if the socket took so much: it may be full. */
+    /* The cause arrives only if the socket had space for it. */
     mux_assert_error(t.to, "migration failed in phase 'disks': ");
     mux_end(&t, false);
 }
@@ -407,7 +407,7 @@ static void test_quit_destination(void)
 
 /* --- a stopped guest waits --- */
 
-/* Migrate, but nothing passes any more from the last word about disk0 on. */
+/* Migrate; the relay falls silent at the FIN of disk0. */
 static void migrate_without_end_of_disk0(MuxTest *t, MuxRelay **relay)
 {
     g_autofree char *listen = g_strdup_printf("unix:%s/relay", tmpfs);

@@ -50,7 +50,7 @@ static void remove_keys(void)
     rmdir(keys_dir);
 }
 
-/* One session of TLS covers RAM, the return path and both disks. */
+/* One TLS session carries RAM, the return path and both disks. */
 static void test_disks_tls(void)
 {
     MuxTest t = { .inet = true };
@@ -73,7 +73,7 @@ static void test_disks_tls(void)
     remove_keys();
 }
 
-/* The destination wants TLS: what comes in clear is refused. */
+/* The destination requires TLS: it rejects a connection in clear text. */
 static void test_fail_source_without_tls(void)
 {
     MuxTest t = { .inet = true, .keep_target = true };
@@ -96,7 +96,7 @@ static void test_fail_source_without_tls(void)
 }
 
 #ifndef _WIN32
-/* No byte is what it was, unless both sides notice. */
+/* A byte that is changed on the wire is detected by both sides. */
 static void test_fail_tls_bit_flipped(void)
 {
     /* In the handshake, in the first pass of the disks, in RAM */
@@ -112,7 +112,7 @@ static void test_fail_tls_bit_flipped(void)
           "migration failed in phase 'disks': all streams: connection with "
           "the source failed: Cannot read from TLS channel" },
         { "flip,at=9000000",
-          /* It may be ahead of the destination. */
+          /* The source may be ahead of the destination. */
           "all streams: ",
           "migration failed in phase 'precopy': all streams: connection with "
           "the source failed: Cannot read from TLS channel" },
@@ -140,7 +140,7 @@ static void test_fail_tls_bit_flipped(void)
         mux_assert_error(t.from, flips[i].from_says);
         g_assert(mux_relay_wait_fired(relay, 1, 0));
         mux_relay_free(relay);
-        /* One whose handshake fails was not the source: it goes on waiting. */
+        /* After a failed handshake it waits for another connection. */
         mux_wait_target_status(&t, flips[i].to_says ? "failed" : "setup");
         if (flips[i].to_says) {
             mux_assert_error(t.to, flips[i].to_says);
@@ -154,8 +154,8 @@ static void test_fail_tls_bit_flipped(void)
 }
 
 /*
- * A peer that is silent in the handshake holds up no main loop.  @end has the
- * migration given up.
+ * A peer that is silent during the handshake does not block a main loop.
+ * @end: ends the migration.
  */
 static void test_silent_handshake(int timeout_ms, void (*end)(MuxTest *t))
 {
@@ -175,7 +175,7 @@ static void test_silent_handshake(int timeout_ms, void (*end)(MuxTest *t))
     mux_migrate(&t, MUX_BOTH_DISKS);
     g_assert(mux_relay_wait_fired(relay, 1, MUX_WAIT_TIMEOUT_S * 1000));
     g_usleep(100 * 1000);
-    /* Would not be answered */
+    /* A blocked main loop would not reply. */
     mux_wait_phase(&t, "connect");
     g_assert(mux_is_running(t.from));
     g_assert(!mux_is_running(t.to));
@@ -229,8 +229,8 @@ static void test_fail_tls_handshake_timeout(void)
 }
 
 /*
- * A connection whose handshake began before the migration, and ends when that
- * is over, is refused.
+ * A connection whose handshake begins before the migration and ends after it is
+ * rejected.
  */
 static void test_tls_late_handshake(void)
 {
@@ -245,7 +245,7 @@ static void test_tls_late_handshake(void)
     set_tls_server(t.to);
     mux_listen(&t, MUX_BOTH_DISKS);
     relay = mux_start_relay(&t);
-    /* What the source says last is kept from the destination */
+    /* Hold the source's last handshake message */
     mux_relay_add_fault(relay, "silence,dir=to,in=from,at=60", &error_abort);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_streams(t.from);

@@ -106,7 +106,7 @@ static void assert_image_as_expected(const char *side, unsigned disk)
 
 /* --- both sides --- */
 
-/* A flush ends here: no test waits for the disk of the machine. */
+/* Flushes are not passed on: no test waits for the host's disk. */
 #define FILE_PROTOCOL "driver=file,cache.no-flush=on,filename="
 
 static char *disk_options(const char *side, unsigned disk, const char *node,
@@ -242,7 +242,7 @@ static void assert_resources(const MuxResources *now,
     }
 }
 
-/* The status is set a little before the rest is cleaned up. */
+/* The status is set shortly before the resources are released. */
 static void assert_nothing_left(MuxTest *t, bool given_up)
 {
     MuxResources now;
@@ -462,7 +462,7 @@ void mux_assert_error_has(QTestState *who, const char *const *texts)
             g_test_message("expected in it: %s", *texts);
         }
         g_assert(found);
-        /* A cause that is given twice was reported by two. */
+        /* A cause must be in the error only once. */
         g_assert(!strstr(found + 1, *texts));
     }
     qobject_unref(info);
@@ -630,7 +630,7 @@ void mux_assert_nothing_left(MuxTest *t)
 
 void mux_end_after_failure(MuxTest *t)
 {
-    /* The status is set a little before the guest goes on. */
+    /* The status is set shortly before the guest is resumed. */
     mux_wait_running(t->from);
     g_assert(!t->to || !mux_is_running(t->to));
     mux_assert_nothing_left(t);
@@ -638,7 +638,7 @@ void mux_end_after_failure(MuxTest *t)
     mux_replace_target(t);
     g_clear_pointer(&t->via_port, g_free);
     mux_listen(t, MUX_BOTH_DISKS);
-    /* The guest, its disks included, really goes on. */
+    /* The guest really continues, including its disks. */
     mux_write(t, 0, 0x20, MiB / 2, MiB);
     mux_write(t, 1, 0x21, 0, 64 * KiB);
     migrate_ensure_converge(t->from);

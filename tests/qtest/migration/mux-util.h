@@ -2,7 +2,7 @@
  * QTest helpers for migration over a multiplexed connection
  *
  * A MuxTest is a source and a destination with two disks each, disk0 (raw) and
- * disk1 (qcow2), and what must be found in these disks at the end.
+ * disk1 (qcow2), and the content that these disks must have at the end.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -16,7 +16,7 @@
 #include "migration/mux-relay.h"
 #include "qobject/qdict.h"
 
-/* Seconds until what does not come is taken for a hang; a verdict on nothing */
+/* Seconds until a wait is considered a hang; not a limit under test */
 #define MUX_WAIT_TIMEOUT_S 120
 
 #define MUX_NUM_DISKS 2
@@ -29,21 +29,21 @@
 #define MUX_BOTH_DISKS MUX_DISK0 MUX_DISK1
 
 typedef struct MuxTest {
-    /* What the test chooses before mux_start(); each has a default */
+    /* Set by the test before mux_start(); each has a default */
     bool inet;                  /* not a unix socket */
     bool bare;                  /* quick: no program in the guest, little RAM */
-    const char *from_protocol;  /* below disk0 here, without the path */
-    const char *to_node;        /* start of node names there: "disk" */
-    const char *to_protocol;    /* below disk0 there, without the path */
+    const char *from_protocol;  /* below the source's disk0, without path */
+    const char *to_node;        /* destination's node name prefix: "disk" */
+    const char *to_protocol;    /* below the destination's, without path */
     const char *to_protocol1;   /* the same below disk1 */
-    unsigned to_size_mb;        /* of disk0 there: MUX_DISK_SIZE_MB */
+    unsigned to_size_mb;        /* destination's disk0: MUX_DISK_SIZE_MB */
     bool keep_target;           /* the destination survives its failure */
 
     /* Filled in */
     QTestState *from;
     QTestState *to;
     char *via_port;             /* the relay's, if there is one */
-    MuxResources before;         /* the source's, when it has started */
+    MuxResources before;        /* the source's, when it has started */
 } MuxTest;
 
 /* Call once, before anything else. */
@@ -58,16 +58,16 @@ void mux_init(MigrationTestEnv *env);
 bool mux_start(MuxTest *t);
 
 /*
- * Quit both sides, or the one that is left.  @moved: the guest runs at the
- * destination and only there, its memory must be consistent, and the images
- * there must have the content that was written; the source holds nothing more.
+ * Quit both sides, or the remaining one.  @moved: assert that the guest runs at
+ * the destination only, with consistent memory, that the images there have the
+ * content that was written, and that the source holds no more resources.
  */
 void mux_end(MuxTest *t, bool moved);
 
 /* Replace the destination by a new one, with images of full size. */
 void mux_replace_target(MuxTest *t);
 
-/* Write to a disk at the source, in bytes, as its device does it. */
+/* Write to a disk at the source, in bytes, as its device would. */
 void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
                size_t len);
 
@@ -112,10 +112,10 @@ void mux_assert_error_has(QTestState *who, const char *const *texts);
  * with qobject_unref()
  */
 QDict *mux_query_stream(QTestState *who, const char *name);
-/* Wait until the migration has streams: @who has heard of the connection. */
+/* Wait until the migration has streams: @who knows of the connection. */
 void mux_wait_streams(QTestState *who);
 
-/* Wait until it is in this state, or so many bytes were sent on it. */
+/* Wait until the stream is in this state, or that many bytes were sent. */
 void mux_wait_stream(QTestState *who, const char *name, const char *state);
 void mux_wait_sent(QTestState *who, const char *name, uint64_t bytes);
 
@@ -128,22 +128,22 @@ size_t mux_num_streams(QTestState *who);
 /* Wait until the jobs of both disks exist. */
 void mux_wait_jobs(MuxTest *t);
 
-/* The jobs of both disks exist, and are in this state. */
+/* Assert that the jobs of both disks exist and are in this state. */
 void mux_assert_jobs(MuxTest *t, const char *status);
 
 /* The jobs of both disks exist; wait until they are ready. */
 void mux_wait_jobs_ready(MuxTest *t);
 
-/* No job or block node is left of the migration. */
+/* Assert that the migration has left no job or block node. */
 void mux_assert_no_jobs(MuxTest *t);
 
-/* The source holds nothing more than when it had started, or soon will. */
+/* Wait until the source holds no more resources than when it was started. */
 void mux_assert_nothing_left(MuxTest *t);
 
 /*
- * The migration failed: the guest goes on at the source and only there, with
- * its disks and nothing else, and the next migration to another destination
- * succeeds.  Ends the test.
+ * Call this after a failed migration.  Assert that the guest continues at the
+ * source only, with its disks and without any other resources, and that the
+ * next migration, to another destination, succeeds.  Ends the test.
  */
 void mux_end_after_failure(MuxTest *t);
 
