@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-A campaign of migrations that go wrong, as TAP: one test for each round.
+A campaign of migrations with injected faults, as TAP: one test per round.
 
-What a round does follows from the seed and its number, and `--round` repeats
-one; or, with `--table`, the rounds are the cells of a table of phases and
-faults, of which `--only disks/kill` is one.  A guest lives at the source from
-round to round, and moves on when a migration succeeds.  After each round it
-has to run on one side, to go on writing, and the source must have nothing more
-than before; at the end of a guest's life every write that it was told is
-durable has to be there.
+The seed and the number of a round determine what it does, and `--round`
+repeats one; with `--table`, the rounds are the cells of a table of phases and
+faults, for example `--only disks/kill-destination`.  A guest runs at the
+source from round to round, and moves to the destination when a migration
+succeeds.  After each round it must run on exactly one side and continue to
+write, and the source must hold no more resources than before.  At the end of a
+guest's life, every write that was acknowledged to it must be on its disks.
 """
 
 import argparse
@@ -35,39 +35,39 @@ from guestlib.vm import Own, VM
 
 SMALL = Options(disk_mb=64, memory_mb=128, fill_mb=16, dirty_mb=8,
                 dirty_mb_per_s=5, writes_per_s=40)
-LIFE = 60                       # rounds that a guest lives
+LIFE = 60                       # rounds per guest
 PLACES = layout.record_capacity(SMALL.disk_mb << 20)    # for its writes
-GOOD_EVERY = 6                  # rounds, one of them without a fault
-LOADS = (0, 0, 5, 15)           # MiB/s and disk
+GOOD_EVERY = 6                  # every sixth round has no fault
+LOADS = (0, 0, 5, 15)           # MiB/s per disk
 LOAD = 5                        # ... of the table
-END = 120                       # seconds until a migration has ended
+END = 120                       # seconds until a migration must have ended
 DOWNTIME_MS = 300
-STUCK = 3                       # ... until somebody does something about it
-DESTINATION_ENDS = 60           # ... until it knows of the failure
-ALIVE = 180                     # ... until the guest, rebooted, has written
-GOES_ON = 10                    # ... until it runs, once 'failed' was told
+STUCK = 3                       # ... until the fault is remedied
+DESTINATION_ENDS = 60           # ... until it detects the failure
+ALIVE = 180                     # ... until a rebooted guest has written
+GOES_ON = 10                    # ... until it runs, after status 'failed'
 QUIT = 'the source quit'
 TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
 START = "migration failed in phase '"
 FORM = re.compile(START + r"(\w+)': (?:stream '[^']+'|all streams): ")
-# The source has the guest no more, and the destination not yet
+# The source has given up the guest, and the destination has not started it
 NOT_HANDED_OVER = 'everything was loaded, but the source did not hand'
 CAMPAIGN_ERRORS = (*ERRORS, RelayError)
 
 
 @dataclass
 class Plan:
-    """All that makes a round what it is."""
+    """The parameters of a round."""
 
     title: str
-    again: str                  # what repeats it
+    again: str                  # the options that repeat it
     fault: faults.Fault
     transport: str = 'inet'
     multifd: bool = False
     iothread: bool = True
     load: int = LOAD
-    place: int = 0      # KiB on the disk, in its half that is full: of errors
+    place: int = 0      # of disk errors: KiB, in the half that holds data
 
     @classmethod
     def drawn(cls, seed: int, number: int) -> 'Plan':
@@ -89,7 +89,7 @@ class Plan:
         return f'{self.title} ({", ".join(words)})'
 
     def there(self, keys: Path) -> Own:
-        """What is special with the destination."""
+        """The options of the destination only."""
         errors = ()
         if error := self.fault.error:
             errors = (('disk1', {**error, 'sector': 2 * self.place}),)
@@ -98,13 +98,13 @@ class Plan:
 
 
 def failures_in(log: str) -> list[str]:
-    """The messages about failures, without the program's name."""
+    """The failure messages, without the program's name."""
     return [START + line.partition(START)[2] for line in log.splitlines()
             if START in line]
 
 
 def own(iothread: bool, keys: Path, **more) -> Own:
-    """Each QEMU is the server of one migration and the client of others."""
+    """Each QEMU is a TLS server in one migration and a client in others."""
     tls = tuple(word for name, end in (('tls-in', 'server'),
                                        ('tls-out', 'client'))
                 for word in ('-object', f'tls-creds-psk,id={name},'
@@ -113,7 +113,7 @@ def own(iothread: bool, keys: Path, **more) -> Own:
 
 
 class Life:
-    """One guest, and the rounds that it lives through."""
+    """One guest, and the rounds in which it is migrated."""
 
     def __init__(self, build: Path, work: Path):
         self.build = build
@@ -122,10 +122,10 @@ class Life:
         (self.keys / 'keys.psk').write_text(f'qemu:{KEY}\n')
         self.bed = Testbed(build, work, SMALL)
         self.here = self.bed.boot_source(own(True, self.keys))
-        self.over = False       # the guest is lost, or its QEMU not as it was
-        self.handed_back = 0    # times that an administrator had to do it
-        self.said = ''          # by the source, in the last round
-        self.heard = 0          # bytes of its messages, before that
+        self.over = False       # the guest is lost, or a check failed
+        self.handed_back = 0    # times that it was resumed by hand
+        self.said = ''          # the source's error in the last round
+        self.heard = 0          # length of its log before that
 
     def round(self, plan: Plan) -> tuple[str, list[str]]:
         """Returns how the migration ended, and what is wrong."""
@@ -231,7 +231,7 @@ class Life:
             undo()
         scene.undo.clear()
         if plan.fault.name.startswith('silence'):
-            scene.relay.close()     # else it would wait for ever
+            scene.relay.close()     # else it would not end
         wrong += self.judge_destination(plan, destination)
         if wrong:
             self.keep_stacks()
@@ -252,8 +252,8 @@ class Life:
     @staticmethod
     def await_running(vm: VM) -> str:
         """
-        The migration thread says 'failed' first, and has the guest go on
-        then: returns the state that it is in, in the end.
+        The migration thread first sets the status 'failed' and then resumes
+        the guest.  Returns the guest's final state.
         """
         deadline = time.monotonic() + GOES_ON
         while True:
@@ -273,7 +273,7 @@ class Life:
             vm.wait(30)
 
     def judge_messages(self, plan: Plan, status: str) -> list[str]:
-        """The source names the cause, in the form that it has to have."""
+        """The source's error names the cause, in the required form."""
         wrong = []
         reason = self.said
         if status == 'failed' and not self.is_right(
@@ -287,14 +287,14 @@ class Life:
 
     @staticmethod
     def is_right(message: str, cause: str, phase: str = PHASES[0]) -> bool:
-        """Does it have the form, the cause, that phase or a later one?"""
+        """Whether it has the form, the cause, and that or a later phase."""
         found = FORM.match(message)
         return bool(found and message.count(START) == 1 and
                     found[1] in PHASES[PHASES.index(phase):] and
                     re.search(cause, message))
 
     def judge_log(self, vm: VM, status: str) -> list[str]:
-        """The source has said the same where an administrator looks."""
+        """The source has logged the same error."""
         said = failures_in(vm.messages(self.heard))
         if said != [self.said] * (status == 'failed'):
             return [f'{status}: "{self.said}", but in the log of {vm.name}: '
@@ -302,7 +302,7 @@ class Life:
         return []
 
     def judge_destination(self, plan: Plan, vm: VM) -> list[str]:
-        """It ends, and says why, once, and never runs the guest."""
+        """It exits, reports the cause once, and never runs the guest."""
         wrong = []
         deadline = time.monotonic() + DESTINATION_ENDS
         while vm.running and time.monotonic() < deadline:
@@ -314,7 +314,7 @@ class Life:
                 time.sleep(0.02)        # it is about to end
                 continue
             if not phase:
-                return []       # nobody has come, and the next may
+                return []       # no connection: it still listens
             time.sleep(0.02)
         if plan.fault.name in ('kill-destination', 'quit-destination'):
             return []
@@ -329,7 +329,7 @@ class Life:
         return []
 
     def judge_writes(self, vm: VM) -> list[str]:
-        """The guest goes on, here."""
+        """The guest continues to write at `vm`."""
         goal = self.bed.log.least(vm.name) + 2
         if not self.bed.log.wait(
                 lambda: self.bed.log.least(vm.name) >= goal, ALIVE):
@@ -360,7 +360,7 @@ class Life:
         return wrong
 
     def arrives(self, plan: Plan, scene: faults.Scene) -> bool:
-        """Whether the guest comes to run at the destination."""
+        """Whether the guest starts to run at the destination."""
         qmp = scene.destination.qmp
         began = time.monotonic()
         while scene.destination.running and time.monotonic() < began + END:
@@ -370,12 +370,12 @@ class Life:
                 if qmp.cmd('query-status')['status'] == 'running':
                     return True
                 if 'phase' not in qmp.cmd('query-migrate'):
-                    return False        # nobody has come
+                    return False        # no connection
             time.sleep(0.02)
         return False
 
     def judge_quit(self, plan: Plan, scene: faults.Scene) -> list[str]:
-        """The guest's life ends with its QEMU, unless it has moved on."""
+        """The guest ends with the source, unless it has moved."""
         wrong = []
         if status := scene.source.wait(END):
             wrong.append(f'exit status {status} of the source: '
@@ -389,16 +389,16 @@ class Life:
         return wrong
 
     def move_on(self, scene: faults.Scene) -> None:
-        """The destination is the next round's source."""
+        """Make the destination the source of the next round."""
         self.bed.retire(scene.source)
         self.here = scene.destination
 
     @staticmethod
     def end_silence(plan: Plan, scene: faults.Scene) -> None:
         """
-        A relay that fell silent at the very end: the destination would wait
-        for the last word for ever, and the source a minute for the end of the
-        connection, as both have to.
+        Close a relay that fell silent after the source's last frame: otherwise
+        the destination would wait for it without limit, and the source for a
+        minute until the connection is closed.
         """
         if scene.relay and not plan.fault.harmless:
             scene.relay.close()
@@ -406,9 +406,9 @@ class Life:
     def take_back(self, plan: Plan, scene: faults.Scene,
                   before: dict) -> list[str]:
         """
-        The source has handed the guest over, and the destination has
-        ended.  Either it was ended by force, maybe with the guest running,
-        or it said that the source's last word did not come.
+        The source has handed the guest over, and the destination has ended:
+        either it was killed, maybe with the guest running, or it reported that
+        the source did not hand the guest over.
         """
         if plan.fault.name != 'kill-destination':
             scene.destination.wait(DESTINATION_ENDS)
@@ -427,7 +427,7 @@ class Life:
 
     @staticmethod
     def keep_state(vm: VM) -> str:
-        """What the guest waits for, maybe; returns the short of it."""
+        """Save the state of the guest; returns a summary."""
         if not vm.running:
             return f'which has ended: {vm.messages()}'
         text = '\n'.join(
@@ -438,7 +438,7 @@ class Life:
         return 'status ' + vm.qmp.cmd('query-status')['status']
 
     def keep_stacks(self) -> None:
-        """Where every thread is, if gdb is there to tell."""
+        """Save the backtraces of all threads, if gdb is installed."""
         for vm in self.bed.vms:
             if vm.running and shutil.which('gdb'):
                 with open(vm.folder / 'stacks', 'ab') as out, \
@@ -449,7 +449,7 @@ class Life:
                                    stderr=out, timeout=60, check=False)
 
     def finish(self) -> list[str]:
-        """The end of this guest: is everything there that it wrote?"""
+        """End this guest, and check that its disks have all its writes."""
         if self.over:
             for vm in self.bed.vms:
                 vm.stop()
@@ -467,14 +467,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=20, metavar='N')
     parser.add_argument('--seed', type=int, metavar='N')
     parser.add_argument('--round', type=int, metavar='N',
-                        help='that one only')
+                        help='only that round')
     parser.add_argument('--table', action='store_true',
-                        help='the cells of a table, not rounds at random')
+                        help='the cells of the table, not random rounds')
     parser.add_argument('--every', type=int, default=1, metavar='N',
-                        help='only each Nth cell')
+                        help='only every Nth cell')
     parser.add_argument('--only', default='', metavar='PART',
-                        help='only rounds, or cells, with PART in their '
-                             'title')
+                        help='only rounds or cells with PART in their title')
     args = parser.parse_args()
     args.build = args.build.resolve()
     args.work = (args.work or args.build / 'guest').resolve()
@@ -484,7 +483,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Campaign:
-    """Rounds with one guest after the other, reported as TAP."""
+    """Runs the rounds, with one guest after another, and prints TAP."""
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
@@ -500,7 +499,7 @@ class Campaign:
             plans = [Plan.drawn(args.seed, number) for number in numbers]
             self.plans = [plan for plan in plans if args.only in plan.title]
         self.life: Life | None = None
-        self.rounds = 0         # of this life
+        self.rounds = 0         # of this guest
         self.outcomes: Counter = Counter()
         self.failed = 0
 
@@ -555,7 +554,7 @@ class Campaign:
               f'{seconds:.1f} s', flush=True)
 
     def end_life(self) -> None:
-        """Every write of a guest is checked when it ends."""
+        """End the guest, and report whether all its writes are there."""
         life, self.life = self.life, None
         if not life:
             return

@@ -23,17 +23,17 @@ from guestlib.vm import Own, VM
 
 LOCALHOST = {'type': 'inet', 'host': '127.0.0.1', 'port': '0'}
 SMALL = Options(disk_mb=512, memory_mb=384, fill_mb=96, dirty_mb=32)
-# Many migrations: small for the time they take, large for the records
+# For many migrations: small to be fast, but with space for the records
 TRAVELLER = Options(disk_mb=256, memory_mb=192, fill_mb=48, dirty_mb=16,
                     writes_per_s=50)
 # A link slower than the guest's disks and the least downtime it can have
 SLOW = Options(disk_mb=32, memory_mb=128, fill_mb=16, dirty_mb=8,
                dirty_mb_per_s=0, writes_per_s=20)
-FIRST_MBIT = 200                # until there is little RAM left
+FIRST_MBIT = 200                # until little RAM is pending
 LITTLE_RAM = 40 << 20
 LINK_MBIT = 50
 LOAD_MB = 20                    # per second and disk
-LOAD_FACTOR = 3                 # what is sent of what there was, at least
+LOAD_FACTOR = 3                 # least ratio of bytes copied to bytes filled
 DOWNTIME_MS = 500
 SLACK_MS = 100
 # What the guest does, or what happens to it, while disks are copied
@@ -48,7 +48,7 @@ TIMED_CASES = ('downtime',)
 
 
 class Cases:
-    """The cases; each returns what is wrong."""
+    """The test cases; each returns a list of errors."""
 
     def __init__(self, build: Path, work: Path, way, rounds: int):
         self.build = build
@@ -60,7 +60,7 @@ class Cases:
         return Testbed(self.build, self.work, options, prefix)
 
     def migrate(self, bed: Testbed, source: VM, address: dict):
-        """One migration to a new destination and its whole check."""
+        """Migrate to a new destination, and check everything."""
         destination = bed.start_destination()
         watch = netwatch.NetWatch({source.name: source.pid,
                                    destination.name: destination.pid})
@@ -98,8 +98,8 @@ class Cases:
                                 {'type': 'unix', 'path': path})
 
     def cancel(self) -> list[str]:
-        """cancelled while disks are copied: nothing is left, a second try
-        completes"""
+        """cancelled while disks are copied: no resources are left, a second
+        migration completes"""
         with self.bed() as bed:
             source = bed.boot_source()
             before = belongings_at_rest(source)
@@ -117,7 +117,7 @@ class Cases:
             return faults + self.migrate(bed, source, LOCALHOST)
 
     def all_kinds_are_seen(self, before: dict, now: dict) -> list[str]:
-        """What must not be left is there while disks are copied."""
+        """The resources that must not be left exist during the copy."""
         kinds = ['job', 'node', 'bitmap', 'yank instance', 'descriptor']
         if self.way is migrate.OneSocket:
             kinds += ['stream', 'thread']
@@ -136,7 +136,7 @@ class Cases:
             return faults + bed.log.faults
 
     def hop(self, bed: Testbed, source: VM, number: int) -> VM:
-        """One of many migrations; returns the QEMU that the guest is in."""
+        """One of many migrations; returns the QEMU that runs the guest."""
         before = belongings_at_rest(source)
         destination = bed.start_destination()
         address = LOCALHOST if number % 2 == 0 else {
@@ -289,7 +289,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--build', type=Path, required=True, metavar='DIR')
     parser.add_argument('--work', type=Path, metavar='DIR')
     parser.add_argument('--two-sockets', action='store_true',
-                        help='test the classic way: a check of the tests')
+                        help='use an NBD server, to check the tests')
     parser.add_argument('--rounds', type=int, default=3, metavar='N',
                         help='migrations of the case pingpong (default: 3)')
     parser.add_argument('--only', default='', metavar='PART',

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Tests of the guest tests: would they notice?  No QEMU is needed.
+Tests of the guest tests: do they detect errors?  No QEMU is needed.
 """
 
 import contextlib
@@ -308,7 +308,7 @@ class Shown(unittest.TestCase):
 
 
 class Resources(unittest.TestCase):
-    """surplus(): what a migration has left behind."""
+    """surplus(): resources that a migration has left behind."""
 
     def test_each_counts(self):
         self.assertEqual(surplus('descriptor', ['a', 'a', 'b'], ['a', 'b']),
@@ -349,7 +349,7 @@ class Source(unittest.TestCase):
             self.assertTrue(source_of(self.build).samefile(other))
 
     def test_moved(self):
-        """A build that was copied with its source."""
+        """A build directory that was moved with its source."""
         self.configured_from(str(self.folder / 'gone'))
         self.assertEqual(self.source('src'), source_of(self.build))
 
@@ -397,7 +397,7 @@ class Catalogue(unittest.TestCase):
 
 
 class Messages(unittest.TestCase):
-    """Life.is_right(): what a side has to say."""
+    """Life.is_right(): the error that a side must report."""
 
     GOOD = "migration failed in phase 'precopy': stream 'nbd-disk0': it broke"
 

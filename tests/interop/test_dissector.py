@@ -174,7 +174,7 @@ class Recordings(DissectorTest):
         self.assertFalse([text for text in seen if 'unknown' in text])
 
     def test_tls_between_two_qemus(self):
-        """GnuTLS writes the keys where it is told to."""
+        """GnuTLS writes the keys to a file for the dissector."""
         subprocess.run(['psktool', '-u', 'qemu', '-p',
                         str(self.folder / 'keys.psk')], check=True,
                        capture_output=True)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-A real QEMU for the tests: a guest of a boot sector and two disks, or one
-that waits for it.
+A real QEMU for the tests: it runs a guest with a boot sector and two disks, or
+waits for it.
 
-The guest does nothing but count the timer's ticks in its memory, so that it
-can be seen to run.
+The guest only counts timer ticks in its memory, which shows that it runs.
 """
 
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The catalogue of faults, tests/data/migration/mux-faults.ini, whose head
-describes the format: the rows that the campaign runs.
+Reads the rows that the campaign runs from the catalogue of faults,
+tests/data/migration/mux-faults.ini, whose header describes the format.
 """
 
 import configparser
@@ -15,7 +15,7 @@ FILE = Path(__file__).resolve().parents[3] / \
     'tests/data/migration/mux-faults.ini'
 PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
 START = 'start'
-NEVER = r'(?!)'                 # a pattern that nothing matches
+NEVER = r'(?!)'                 # a pattern that matches nothing
 SIDES = ('source', 'destination')
 
 
@@ -37,7 +37,7 @@ def _split(value: str) -> list[str]:
 
 
 def _pattern(text: str, side: str) -> str:
-    """A text of the catalogue as a regular expression."""
+    """Convert a text of the catalogue to a regular expression."""
     def meaning(match: re.Match) -> str:
         if match[1] in ('self', 'peer'):
             return SIDES[(side == 'destination') ^ (match[1] == 'peer')]
@@ -46,7 +46,7 @@ def _pattern(text: str, side: str) -> str:
 
 
 def causes(side: str, *names: str) -> str:
-    """What an error of that side has in it with one of these causes."""
+    """The pattern of an error of that side with one of these causes."""
     return '|'.join(_pattern(text, side) for name in names
                     for text in _split(_FILE['causes'][name]))
 
@@ -58,29 +58,29 @@ class Row:
     name: str
 
     def get(self, key: str, phase: str = '', default: str = '') -> str:
-        """What is said for that phase, or for all."""
+        """The value for that phase, else the value for all phases."""
         keys = _FILE[self.name]
         return keys.get(f'{key}.{phase}', keys.get(key, default))
 
     def options(self, key: str) -> dict:
-        """Options of blkdebug, as QMP has them."""
+        """Options of blkdebug, in the form that QMP takes."""
         pairs = [word.split('=') for word in self.get(key).split(',') if word]
         return {name: int(value) if value.isdigit() else value
                 for name, value in pairs}
 
     @property
     def phases(self) -> list[str]:
-        """Those in which the campaign strikes."""
+        """The phases in which the campaign injects the fault."""
         phases = _split(self.get('campaign'))
         return list(PHASES) if phases == ['all'] else phases
 
     def says(self, side: str, phase: str = '') -> str:
-        """The pattern of the side's error in the campaign."""
+        """The pattern that the side's error matches in the campaign."""
         names = _split(self.get(f'campaign-{side}-says', phase))
         return causes(side, *names) if names else NEVER
 
 
 def rows() -> list[Row]:
-    """Those that the campaign runs."""
+    """The rows that the campaign runs."""
     return [Row(name) for name in _FILE.sections()
             if 'campaign' in _FILE[name]]

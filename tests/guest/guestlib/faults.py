@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What may go wrong in a round of the campaign, and what comes of it.
+The faults of a round of the campaign, and their expected outcome.
 
-A Fault is made with all that it needs to know: from a row of the catalogue
-(timed(), lasting()), or with a random place on the connection.  strike() does
-the harm while the migration runs, and remedy() ends what would go on without
-end.
+A Fault has all its parameters when it is created: from a row of the catalogue
+(timed(), lasting()), or with a random place on the connection.  strike()
+injects it while the migration runs; remedy() ends a migration that the fault
+would block without limit.
 """
 
 import itertools
@@ -25,25 +25,25 @@ from .qmp import QMPError
 from .relay import Relay
 from .vm import VM
 
-HEAL = 120                      # seconds in which a silence begins
-WORD = 2                        # seconds until the relay's word is read
-DEED = 30                       # ... until it has done what it is told
+HEAL = 120                      # seconds until a silence must have begun
+WORD = 2                        # seconds to wait for the relay's report
+DEED = 30                       # ... for it to execute a command
 YANK = [{'type': 'migration'}]
 DONE = 'done'
-SLOW = 'delay=10'               # makes each phase last some round trips
-# Where a header says something, or a control frame everything
+SLOW = 'delay=10'               # makes each phase last several round trips
+# Frames in which, or in whose headers, a fault is placed
 FRAMES_TO = ('HELLO', 'OPEN:main', 'OPEN:nbd-disk0', 'DATA:nbd-disk0',
              'DATA:nbd-disk1', 'DATA:main', 'FIN:nbd-disk0', 'FIN:nbd-disk1',
              'WINDOW:nbd-disk1')
 FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
-BUSY = 20                       # seconds until the limit of a stop is LONG_MS
+BUSY = 20                       # seconds until downtime-limit is LONG_MS
 LONG_MS = 20000
 
 
 @dataclass
 class Scene:
-    """The round's parts that a fault may touch."""
+    """The parts of a round that a fault may use."""
 
     migration: Migration
     source: VM
@@ -51,17 +51,17 @@ class Scene:
     log: GuestLog
     relay: Relay | None = None
     undo: list = field(default_factory=list)    # callables
-    struck: bool = False        # what somebody has to do is done
+    struck: bool = False        # the fault was injected
     phase: str = ''             # ... in this phase of the source
     early: bool = False         # ... when the guest was not yet stopped
-    late: str = ''              # why it is not
+    late: str = ''              # why it was not
     began: float = field(default_factory=time.monotonic)
-    lenient: bool = False       # the guest may be stopped for long
+    lenient: bool = False       # downtime-limit is LONG_MS
 
     def look(self) -> dict:
         """
-        The source's query-migrate.  On a machine that is too busy for the
-        downtime limit a migration goes on and on, as it has to.
+        The source's query-migrate.  Also raises the downtime limit after BUSY
+        seconds: on a busy machine the migration might never converge.
         """
         if not self.lenient and time.monotonic() > self.began + BUSY:
             self.lenient = True
@@ -70,14 +70,14 @@ class Scene:
         return self.source.qmp.cmd('query-migrate')
 
     def phase_now(self) -> str:
-        """The source's; DONE, too, when it is as good as over."""
+        """The source's phase; DONE if it has ended or no longer has one."""
         info = self.look()
         return DONE if info['status'] in ENDED else info.get('phase', DONE)
 
     def await_phase(self, phase: str, possible, limit: float = 60) -> bool:
         """
-        Until the source is there, or further, and something is possible();
-        False: the migration ended before, or does not come to that.
+        Wait until the source is in that phase or a later one, and the fault is
+        possible().  Returns False if the migration ends before, or on timeout.
         """
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
@@ -89,25 +89,25 @@ class Scene:
         return False
 
     def connected(self) -> bool:
-        """Whether the source has heard that it is."""
+        """Whether the source has noticed that it is connected."""
         return bool(self.source.qmp.cmd('query-migrate').get('streams'))
 
 
 @dataclass
 class Fault:
-    """Nothing goes wrong."""
+    """No fault; the base class of all faults."""
 
     name: str = 'none'
-    phase: str = 'connect'      # when, if it is no matter of a place
+    phase: str = 'connect'      # when, if not at a place on the connection
     wait: float = 0             # seconds after that
-    harmless: bool = True       # the migration has to succeed
-    relayed: str = ''           # what mux-relay is told
-    # Whether the source may have any reason, and the destination a message
+    harmless: bool = True       # the migration must succeed
+    relayed: str = ''           # the command for mux-relay
+    # The migration may also end as cancelled
     cancelled: bool = False
     text: str = ''
     error: dict = field(default_factory=dict)   # of the destination's disk
-    # How the source names the cause if this is why the migration failed, and
-    # how the destination does, which is the same if either tells the other
+    # The patterns of the source's and the destination's error if the migration
+    # fails because of this fault
     says: str = NEVER
     says_there: str = NEVER
 
@@ -115,18 +115,18 @@ class Fault:
         return f'{self.name} {self.text}'.strip()
 
     def strike(self, scene: Scene) -> None:
-        """Do it."""
+        """Inject the fault."""
 
     def struck(self, scene: Scene, status: str) -> bool:
-        """Whether it happened, when the migration has ended so."""
+        """Whether it was injected, given how the migration ended."""
         return scene.struck or bool(scene.relay and scene.relay.fired(WORD))
 
     def remedy(self, scene: Scene) -> None:
-        """What somebody does when the migration does not go on."""
+        """What a user does when the migration makes no progress."""
 
 
 class Timed(Fault):
-    """Happens at a time in a phase."""
+    """Is injected at a time within a phase."""
 
     def strike(self, scene: Scene) -> None:
         if not scene.await_phase(self.phase, self.possible):
@@ -138,14 +138,14 @@ class Timed(Fault):
             scene.struck = True
             scene.early = scene.phase_now() in PHASES[:-1]
         except QMPError as err:
-            # What it is about is not there any more: late, or its own doing
+            # Its object is gone: too late, or because of the fault itself
             scene.late = str(err)
 
     def struck(self, scene: Scene, status: str) -> bool:
         return scene.struck     # the relay may just be slow
 
     def possible(self, _: Scene) -> bool:
-        """Whether there is already what it is about."""
+        """Whether the object of the fault exists already."""
         return True
 
     def act(self, scene: Scene) -> None:
@@ -167,7 +167,7 @@ class Quit(Timed):
 
 
 class QuitSource(Timed):
-    """The guest's life ends there, or has moved on."""
+    """The guest ends with the source, unless it has moved."""
 
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('quit')
@@ -201,7 +201,7 @@ class ResetGuest(Timed):
 
 
 class OfJob(Timed):
-    """Happens to the job `text`."""
+    """Affects the job `text`."""
 
     def possible(self, scene: Scene) -> bool:
         return self.text in jobs_of(scene.source)
@@ -217,7 +217,7 @@ class EndJob(OfJob):
 
 
 class CompleteJob(OfJob):
-    """Which is refused."""
+    """Complete the job, which must be rejected."""
 
     def act(self, scene: Scene) -> None:
         try:
@@ -230,7 +230,7 @@ class CompleteJob(OfJob):
 
 
 class PauseJob(OfJob):
-    """And resume it a little later."""
+    """Pause the job and resume it a little later."""
 
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('block-job-pause', device=self.text)
@@ -239,7 +239,7 @@ class PauseJob(OfJob):
 
 
 class Freeze(Timed):
-    """SIGSTOP for a while, and then what `text` says."""
+    """Stop the destination with SIGSTOP for a while, then do `text`."""
 
     def possible(self, scene: Scene) -> bool:
         return scene.connected()
@@ -255,7 +255,7 @@ class Freeze(Timed):
 
 
 class Connection(Timed):
-    """The relay does to it what `text` says."""
+    """The relay does `text` to the connection."""
 
     def deed(self) -> str:
         return self.text
@@ -271,7 +271,7 @@ class Connection(Timed):
 
 
 class Mute(Connection):
-    """The relay falls silent for a while, and then what `text` says."""
+    """The relay falls silent for a while, then `text` follows."""
 
     def deed(self) -> str:
         return 'silence'
@@ -286,17 +286,17 @@ class Mute(Connection):
 
 
 class Lasting(Fault):
-    """Is there all the time, and makes a migration fail or does not."""
+    """Exists from the start, and may make the migration fail."""
 
     def struck(self, scene: Scene, status: str) -> bool:
         return status == 'failed'
 
 
 class FewDescriptors(Lasting):
-    """The source may open a few more, or none."""
+    """The source can open only a few more descriptors, or none."""
 
     def strike(self, scene: Scene) -> None:
-        """Too late: see before()."""
+        """Nothing: see before()."""
 
     def before(self, scene: Scene) -> None:
         self.limit(scene, scene.source.pid)
@@ -319,7 +319,7 @@ class FewDescriptorsThere(FewDescriptors):
 
 
 class Silence(Fault):
-    """The relay falls silent somewhere; later, what `text` says."""
+    """The relay falls silent at a place; later, `text` follows."""
 
     def strike(self, scene: Scene) -> None:
         # Not in remedy(): a source with the guest stopped does not answer
@@ -342,14 +342,14 @@ class Silence(Fault):
 
 
 class Relayed(Fault):
-    """Something else that the relay does."""
+    """Any other fault of the relay."""
 
     def __str__(self) -> str:
         return self.relayed
 
 
 def give_up(scene: Scene, how: str) -> None:
-    """What an administrator does with a migration that is stuck."""
+    """End a migration that makes no progress, as a user would."""
     scene.struck = True
     if how == 'cancel':
         scene.source.qmp.cmd('migrate_cancel')
@@ -361,7 +361,7 @@ def give_up(scene: Scene, how: str) -> None:
 
 
 def _place(rng: random.Random, tls: bool, header: bool) -> str:
-    """Where on the connection a fault happens, as the relay wants it."""
+    """A place on the connection, in the syntax of the relay."""
     way = rng.choice(('to', 'from'))
     if tls or rng.random() < 0.3:
         most = 80 << 20 if way == 'to' else 1 << 14
@@ -383,7 +383,7 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
     if kind == 'throttle':
         return Relayed(kind, relayed=f'throttle={rng.randint(16, 60) << 20}')
     if kind == 'flip':
-        # Without TLS, payload is protected by TCP alone
+        # Without TLS, only TCP protects the payload
         at = _place(rng, tls, header=True)
         if not tls and 'at=' in at:
             at = 'in=to,frame=DATA:main,nth=2,byte=3'
@@ -402,7 +402,7 @@ def _relayed(rng: random.Random, tls: bool) -> Fault:
                    **_outcome(catalogue.Row('cut')))
 
 
-# What the campaign does for an action of the catalogue
+# How the campaign executes an action of the catalogue
 ACTIONS = {
     'cancel': Cancel,
     'cancel-job': EndJob,
@@ -420,12 +420,12 @@ ACTIONS = {
 
 
 def _then(row: catalogue.Row) -> str:
-    """What ends a fault that lasts."""
+    """What ends a persistent fault."""
     return row.get('relay-then') or row.get('then')
 
 
 def _outcome(row: catalogue.Row, phase: str = '') -> dict:
-    """What has to come of it."""
+    """The expected outcome."""
     end = row.get('end', default='failed')
     return {'harmless': end == 'completed', 'cancelled': end == 'cancelled',
             'says': row.says('source', phase),
@@ -434,7 +434,7 @@ def _outcome(row: catalogue.Row, phase: str = '') -> dict:
 
 def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
            relayed: str) -> Fault:
-    """The fault of a row, at this time."""
+    """The fault of a row, in that phase after that time."""
     how = {'phase': phase, 'wait': wait, **_outcome(row, phase)}
     relay = row.get('relay')
     if relay == 'silence':
@@ -448,13 +448,13 @@ def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
 
 def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
           relayed: str = '') -> list[Fault]:
-    """All that may happen at this time."""
+    """All faults that are possible in that phase, after that time."""
     return [_timed(row, phase, wait, job, relayed)
             for row in catalogue.rows() if phase in row.phases]
 
 
 def lasting(spare: str) -> list[Fault]:
-    """All that is there from the beginning; so many descriptors are left."""
+    """All faults that exist from the start; `spare` descriptors are left."""
     kinds = {'source-without-descriptors': FewDescriptors,
              'destination-without-descriptors': FewDescriptorsThere}
     return [kinds.get(row.name, Lasting)(
@@ -475,10 +475,10 @@ def draw(rng: random.Random, tls: bool) -> Fault:
 
 def cells(every: int = 1, part: str = '') -> list[tuple[str, Fault]]:
     """
-    The table of phases and faults, fault by fault: each cell, or each second,
-    third ...; of these the ones with `part` in their name.  A cell happens as
-    soon as the source says that it is in the phase, over a connection so slow
-    that it is still there then.
+    The table of phases and faults, fault by fault: every cell, or every
+    second, third ...; of these, the cells with `part` in their name.  The
+    fault is injected when the source reports the phase, over a connection that
+    is slow enough for the source to be still in that phase.
     """
     table = [(f'{phase}/{row.name}', _timed(row, phase, 0, 'nbd-disk0', SLOW))
              for row in catalogue.rows() for phase in row.phases

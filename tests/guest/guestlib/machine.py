@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-QEMU's QEMUMachine with what these tests ask for beyond it.
+QEMU's QEMUMachine with the extensions that these tests need.
 
-Not to be imported before QEMU's packages are found: see machine_class().
+QEMU's packages must be in sys.path before this is imported: see
+machine_class().
 """
 
 import logging
@@ -22,17 +23,17 @@ from .qmp import QMPError
 REPLY_TIMEOUT = 60              # seconds, on a busy machine
 POLL = 0.1
 
-# That a process was killed is what some tests are about
+# Some tests kill the process, so do not warn about that
 logging.getLogger('qemu.machine').addHandler(logging.NullHandler())
 
 
 class Machine(QEMUMachine):
     """
-    A QEMU process, its monitor, and maybe its console, over socket pairs.
-    For one thread.  Ends with kill(), however far it came.
+    A QEMU process with its monitor and, if requested, its console, over socket
+    pairs.  Not thread-safe.  End it with kill(), even if launch() failed.
 
-    `events` only grows; take mark() before the act whose events matter
-    and hand it to wait_event().
+    `events` only grows: call mark() before an action, and pass the result to
+    wait_event() to wait for an event of that action.
     """
 
     def __init__(self, build: Path, name: str, arguments: list[str],
@@ -44,7 +45,7 @@ class Machine(QEMUMachine):
 
     @property
     def pid(self) -> int:
-        """Of the process, even when it has ended."""
+        """The pid of the process, even after it has ended."""
         return self._subp.pid
 
     def launch(self) -> None:
@@ -67,14 +68,14 @@ class Machine(QEMUMachine):
         raise QMPError(f'{self._name}: {cmd}: {why}')
 
     def mark(self) -> int:
-        """The position behind the last event so far."""
+        """The position after the last event so far."""
         self.wait_any(0)
         return len(self.events)
 
     def find_event(self, name: str, since: int = 0, **data) -> dict | None:
         """
-        The first event of that name and those data members, if it has come:
-        all have that were raised before a command was answered.
+        The first event with that name and those data members, or None.  Finds
+        all events that were emitted before the reply to the last command.
         """
         self.wait_any(0)
         for event in self.events[since:]:
@@ -85,19 +86,19 @@ class Machine(QEMUMachine):
 
     def wait_event(self, name: str, since: int = 0, timeout: float = 60,
                    **data) -> dict:
-        """Wait for an event.  Raises QMPError when it does not come."""
+        """Wait for an event.  Raises QMPError on timeout."""
         deadline = time.monotonic() + timeout
         over = False
         while not (event := self.find_event(name, since, **data)):
             if over:
                 raise QMPError(f'{self._name}: no event {name} {data}')
-            # What a QEMU said that is gone is still to be read, too
+            # Events of a process that has ended can still be read
             over = not self.is_running() or time.monotonic() > deadline
             self.wait_any(POLL)
         return event
 
     def wait_any(self, timeout: float) -> None:
-        """Wait for an event, so long at most."""
+        """Wait for any event, for `timeout` seconds at most."""
         try:
             new = self.get_qmp_events(float(timeout))
         except (TimeoutError, QEMUMachineError):    # none; closed
@@ -105,21 +106,21 @@ class Machine(QEMUMachine):
         self.events += [{'data': {}, **event} for event in new]
 
     def wait_end(self, timeout: float) -> int | None:
-        """Wait for the end of the process; its status, or None."""
+        """Wait for the process to end.  Returns its status, or None."""
         deadline = time.monotonic() + timeout
         while self.is_running() and time.monotonic() < deadline:
             time.sleep(POLL / 10)
         return self.exitcode()
 
     def _post_launch(self) -> None:
-        """Nor does a QEMU that hangs when it starts have more time."""
+        """Apply REPLY_TIMEOUT to a QEMU that hangs at start, too."""
         self._qmp.settimeout(REPLY_TIMEOUT)
         watchdog = threading.Timer(REPLY_TIMEOUT, self._subp.kill)
         watchdog.start()
         try:
             super()._post_launch()
         except BaseException:
-            self._subp.kill()   # else launch() would give it time to end
+            self._subp.kill()   # else launch() would wait for it
             raise
         finally:
             watchdog.cancel()

@@ -292,7 +292,7 @@ class TwoSockets(Migration):
         qmp = self.destination.qmp
         before = listening_ports(self.destination.pid)
         qmp.cmd('nbd-server-start', addr=address)
-        if address['type'] == 'inet':   # QEMU does not say which port it has
+        if address['type'] == 'inet':   # QEMU does not report the port
             port, = listening_ports(self.destination.pid) - before
             address['data']['port'] = str(port)
         for disk in self.disks:

@@ -64,7 +64,7 @@ def _address(text: str) -> str:
 
 
 def _rows(table: str, pid: int | str = 'self') -> list[list[str]]:
-    """One of the tables of the network that a process is in."""
+    """The rows of /proc/PID/net/`table`."""
     try:
         with open(f'/proc/{pid}/net/{table}', encoding='ascii',
                   errors='replace') as lines:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests need to know of QMP to make sense of what Machine does."""
+"""The QMP definitions that do not depend on QEMU's packages."""
 
 
 class QMPError(Exception):
-    """QEMU's refusal of a command, or no answer, or no QEMU any more."""
+    """QEMU rejected a command, did not reply, or has ended."""
 
 
 def event_time(event: dict) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a migration must not leave behind in a QEMU."""
+"""The resources that a migration must not leave behind in a QEMU."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from collections import Counter
 
 from .vm import VM
 
-SETTLE = 30                     # seconds until what is closed is gone
+SETTLE = 30                     # seconds until resources are released
 ENDED = ('finished', 'reset')
 
 
 def belongings(vm: VM) -> dict[str, list[str]]:
-    """All that could be left, by its kind."""
+    """All resources that could be left behind, by kind."""
     folder = f'/proc/{vm.pid}'
     nodes = vm.qmp.cmd('query-named-block-nodes', flat=True)
     return {
@@ -35,7 +35,7 @@ def belongings(vm: VM) -> dict[str, list[str]]:
 
 
 def _descriptors(folder: str) -> list[str]:
-    """What they are; the one that is just being closed is none any more."""
+    """What they refer to; ignores one that is closed meanwhile."""
     links = []
     for fd in os.listdir(f'{folder}/fd'):
         with contextlib.suppress(FileNotFoundError):
@@ -46,8 +46,8 @@ def _descriptors(folder: str) -> list[str]:
 
 def _threads(folder: str) -> list[str]:
     """
-    Their names.  Until it has given itself one, a thread has that of the one
-    that made it: so only their number says whether there are more.
+    Their names.  A thread has its creator's name until it sets its own, so
+    compare only the number of threads.
     """
     names = []
     for task in os.listdir(f'{folder}/task'):
@@ -58,7 +58,7 @@ def _threads(folder: str) -> list[str]:
 
 
 def surplus(kind: str, found: list[str], other: list[str]) -> list[str]:
-    """What there is of a kind that there is not, or less of, elsewhere."""
+    """The resources of a kind in `found` that are not in `other`."""
     if kind == 'thread' and len(found) <= len(other):
         return []
     return list((Counter(found) - Counter(other)).elements())
@@ -66,8 +66,9 @@ def surplus(kind: str, found: list[str], other: list[str]) -> list[str]:
 
 def belongings_at_rest(vm: VM) -> dict[str, list[str]]:
     """
-    The same, once it stays as it is: an earlier migration may still be closing
-    its connection, and what goes later would be missed then.
+    belongings(), as soon as they do not change any more: an earlier migration
+    may still be closing its connection, and resources that are released later
+    would hide as many new ones.
     """
     deadline = time.monotonic() + SETTLE
     last, now = None, belongings(vm)
@@ -80,11 +81,11 @@ def belongings_at_rest(vm: VM) -> dict[str, list[str]]:
 def what_is_left(vm: VM, before: dict[str, list[str]],
                  succeeded: bool = False) -> list[str]:
     """
-    Compare with what there was before a migration that failed, giving it
-    time to go.  After one that `succeeded` there may be less, since devices
-    of a guest that is gone need fewer descriptors; and query-migrate has the
-    streams as they were before the connection was closed, or those of an
-    older migration if there was no connection.
+    Compare with the resources before a migration that failed, and wait until
+    they are released.  After a migration that `succeeded` there may be less,
+    since the devices of a guest that has left need fewer descriptors; and
+    query-migrate shows the streams as they were before the connection was
+    closed, or those of an older migration if there was no connection.
     """
     deadline = time.monotonic() + SETTLE
     while True:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-QEMU's own Python packages, qemu.machine and qemu.qmp.
+Finds QEMU's own Python packages, qemu.machine and qemu.qmp.
 
-They are not installed, but are in the source that QEMU was built from: so
-nothing can be made of them before one knows the build directory.
+They are not installed, but are part of the source that QEMU was built from, so
+they can only be imported once the build directory is known.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ PACKAGE = 'python/qemu/machine'
 
 
 def source_of(build: Path) -> Path:
-    """Where the source of a build directory is."""
+    """The source directory of a build directory."""
     folders = [build.parent / 'src']
     with contextlib.suppress(FileNotFoundError):
         config = (build / 'config-host.mak').read_text(encoding='utf-8')
@@ -32,6 +32,6 @@ def source_of(build: Path) -> Path:
 
 @functools.cache
 def machine_class(build: Path) -> type:
-    """The class Machine, upon the packages of this build's source."""
+    """The class Machine, based on the packages of this build's source."""
     sys.path.insert(0, str(source_of(build).resolve() / 'python'))
     return importlib.import_module('.machine', __package__).Machine

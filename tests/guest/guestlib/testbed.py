@@ -28,15 +28,15 @@ from .qmp import QMPError
 from .vm import GuestConfig, Own, VM, VMError
 
 MIB = 1 << 20
-WRITES_BEFORE = 20              # of each disk, before a migration begins
-WRITES_AFTER = 50               # of each disk, where it went
+WRITES_BEFORE = 20              # to each disk, before a migration begins
+WRITES_AFTER = 50               # to each disk, after it
 
 
 class TestbedError(Exception):
-    """The guest does not do what it is here for."""
+    """The guest does not work as expected."""
 
 
-# All that a run can end with short of a result.
+# All exceptions that can end a run without a result.
 ERRORS = (DiskError, image.ImageError, LinkError, MigrationError, QMPError,
           TestbedError, VMError, OSError)
 
@@ -56,12 +56,12 @@ class Options:
 
 
 def end_in_good_order() -> None:
-    """On SIGTERM leave through the testbed's exit, as Ctrl-C does."""
+    """On SIGTERM clean up the testbed, as on Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 class Testbed:
-    """Owns every process and file of one run; leaves none behind."""
+    """Owns all processes and files of a run, and removes them."""
 
     __test__ = False            # not a test class, whatever its name
 
@@ -72,7 +72,7 @@ class Testbed:
         self.build = build
         self.options = options
         self.tool = ImageTool(build)
-        self.keep = False       # the folder, when something went wrong
+        self.keep = False       # keep the folder: something went wrong
         kernel, initramfs = image.build(work / 'cache')
         disks = tuple(Disk(number, form, options.disk_mb * MIB)
                       for number, form in enumerate(options.formats))
@@ -124,40 +124,40 @@ class Testbed:
 
     def await_writes(self, vm: VM, more: int = WRITES_AFTER) -> None:
         """
-        Wait until the guest has written so many more records to each disk
-        and checked all of its memory, from now on and in this QEMU.
+        Wait until the guest, in this QEMU, has written `more` records to each
+        disk and has checked all of its memory.
         """
         goal = self.log.least(vm.name) + more
-        # The scan that is under way began before; the next one is whole.
+        # The current scan began earlier; the next one is complete.
         scans = len(self.log.scans) + 2
         self._await(lambda: self.log.least(vm.name) >= goal and
                     len(self.log.scans) >= scans,
                     120, f'the guest does not go on at the {vm.name}')
 
     def await_more(self, number: int) -> None:
-        """Wait until so many records were written to disk 0 in all."""
+        """Wait until `number` records in all were written to disk 0."""
         self._await(lambda: len(self.log.acks[0]) >= number, 180,
                     f'the guest does not come to write {number} records')
 
     def load(self, vm: VM, mb_per_s: int) -> None:
-        """Have the guest rewrite so much of each disk from now on."""
+        """Have the guest rewrite `mb_per_s` MiB/s of each disk."""
         vm.console.sendall(f'load {mb_per_s}\n'.encode())
 
     def retire(self, vm: VM) -> None:
-        """End a QEMU that the guest has left, and drop all of it."""
+        """Quit a QEMU that the guest has left, and delete its files."""
         vm.quit()
         self.drop(vm)
 
     def drop(self, vm: VM) -> None:
-        """The same by force."""
+        """The same, but kill it."""
         vm.stop()
         self.vms.remove(vm)
         shutil.rmtree(vm.folder)
 
     def finish(self, vm: VM) -> list[verify.DiskReport]:
         """
-        End the QEMU that has the guest; check its disks against what was
-        acknowledged until then.
+        Quit the QEMU that runs the guest, and check its disks against the
+        acknowledged writes.
         """
         vm.quit()
         for other in self.vms:
@@ -166,7 +166,7 @@ class Testbed:
         return self.check(vm)
 
     def check(self, vm: VM, killed: bool = False) -> list[verify.DiskReport]:
-        """The same when all have ended already, even by force."""
+        """The same when all have ended already, or were killed."""
         self.log.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
             raws = list(pool.map(lambda disk: self.tool.to_raw(
@@ -196,7 +196,7 @@ class Testbed:
             raise TestbedError('; '.join(self.log.faults[:5]))
 
     def _keep_messages(self) -> None:
-        """Drop the images, which are large; keep what QEMU said."""
+        """Delete the images, which are large; keep QEMU's messages."""
         for path in self.folder.rglob('disk*'):
             os.unlink(path)
         (self.folder / 'console').write_text(

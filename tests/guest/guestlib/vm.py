@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-One QEMU process with the test's guest or waiting for it.
+A QEMU process that runs the test's guest or waits for it.
 
-QMP and the serial console are socket pairs, so that this QEMU has no
-listening socket that the migration did not ask for.
+QMP and the serial console use socket pairs, so that this QEMU has no listening
+socket but that of the migration.
 """
 
 import json
@@ -16,19 +16,19 @@ from .disks import Disk
 from .source import machine_class
 
 IOTHREAD = 'io0'
-# Workers for a thread's I/O, which do not come and go
+# A fixed number of I/O workers, so that threads can be counted
 POOL = 'thread-pool-min=4,thread-pool-max=4'
 FIRMWARE = 'bios-256k.bin'
 FIRMWARE_FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
 
 
 class VMError(Exception):
-    """QEMU did not start or did not end; the text has its own message."""
+    """QEMU did not start or did not end."""
 
 
 @dataclass(frozen=True)
 class GuestConfig:
-    """What both sides have in common."""
+    """The configuration that both sides share."""
 
     build: Path
     kernel: Path
@@ -36,7 +36,7 @@ class GuestConfig:
     disks: tuple[Disk, ...]
     memory_mb: int = 768
     settings: tuple[tuple[str, int], ...] = ()
-    idle_disks: int = 0         # the last ones, which the guest leaves alone
+    idle_disks: int = 0         # the last ones, which the guest does not use
     prefix: tuple[str, ...] = ()        # before QEMU's command line
 
     def command_line(self) -> str:
@@ -48,13 +48,13 @@ class GuestConfig:
 
 @dataclass(frozen=True)
 class Own:
-    """What one side may have otherwise than the other."""
+    """The configuration in which the sides may differ."""
 
     iothread: bool = False              # the disks are in one
-    arguments: tuple[str, ...] = ()     # more of QEMU's
+    arguments: tuple[str, ...] = ()     # additional ones for QEMU
     errors: tuple[tuple[str, dict], ...] = ()   # blkdebug, by disk
     too_small: tuple[str, ...] = ()     # disks with half the size
-    no_device: tuple[str, ...] = ()     # disks that the guest does not have
+    no_device: tuple[str, ...] = ()     # disks without a device
     may_reboot: bool = False            # else it ends instead
 
 
@@ -90,13 +90,13 @@ class VM:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there (not whether the guest runs)."""
+        """Whether the process exists (not whether the guest runs)."""
         return self.qmp.is_running()
 
     def start(self) -> None:
-        """Start it: the guest too unless it waits for a migration."""
+        """Start it, and the guest unless it waits for a migration."""
         self.qmp.launch()
-        # The machine's own goes with it, while there is still text to read
+        # The machine closes its own when it ends, maybe with text unread
         self.console = socket.socket(
             fileno=os.dup(self.qmp.console_socket.fileno()))
 
@@ -112,7 +112,7 @@ class VM:
         return status
 
     def quit(self) -> None:
-        """End it in good order, images closed."""
+        """Quit it, so that it closes its images."""
         if self.running:
             self.qmp.cmd('quit')
         status = self.wait(60)
@@ -121,7 +121,7 @@ class VM:
                           f'{self.messages()}')
 
     def stop(self) -> None:
-        """End it by force if it is still there."""
+        """Kill it if it still runs."""
         self.qmp.kill()
 
     def _arguments(self) -> list[str]:
