@@ -317,8 +317,9 @@ void mux_session_over(MuxSession *s)
     trace_mux_session_over(s, mux_engine_error(s->engine) ?: "in good order");
     qatomic_set(&s->over, true);        /* watches look without the lock */
     /*
-     * A peer that understands no GOAWAY must not take it for success that its
-     * bytes are read: it may hand its guest over without an answer.
+     * Close at once if the peer speaks another protocol.  It cannot parse
+     * GOAWAY, and if we went on reading, its migration might seem to succeed:
+     * a source without return path hands its guest over without a reply.
      */
     s->last_words = !s->tx_error && !mux_engine_tx_idle(s->engine) &&
                     !mux_engine_peer_is_foreign(s->engine);

@@ -102,13 +102,13 @@ MuxStream *mux_expect_event(MuxEngine *e, MuxEventType type);
 void mux_link_open(MuxLink *link, int opener, const char *name,
                    MuxStream **ours, MuxStream **theirs);
 
-/* The byte that belongs at @offset of direction @side of stream @id. */
+/* The byte of the pattern at @offset, in direction @side of stream @id. */
 static inline uint8_t mux_pattern(uint32_t id, int side, uint64_t offset)
 {
     return offset * 131 + (offset >> 8) * 7 + (offset >> 16) + id * 29 + side;
 }
 
-/* Copy the next @len bytes of the pattern; returns how many went. */
+/* Copy the next @len bytes of the pattern; returns how many were taken. */
 size_t mux_copy_pattern(MuxStream *s, int side, uint64_t offset, size_t len);
 
 /* Read and check at most @max bytes of the pattern; returns how many. */

@@ -1,5 +1,5 @@
 /*
- * A fuzzer of the migration multiplexer's engine: anything comes in
+ * A fuzzer of the migration multiplexer's engine: arbitrary input
  *
  * The input is what a peer sends.  The application's side is simple and
  * depends on the settings alone: for each stream it takes part, or sleeps, or
@@ -236,7 +236,7 @@ static void feed_hello(App *app)
     mux_feed(app->side.e, out, sizeof(out), app->now);
 }
 
-/* The connection is over on both sides, however it went. */
+/* End the connection on both sides. */
 static void finish(App *app)
 {
     mux_engine_rx_eof(app->side.e);

@@ -13,7 +13,7 @@
 typedef struct Piece {
     int64_t arrival;            /* ns */
     size_t len, done;
-    uint8_t *data;              /* NULL: payload, which nobody looks at */
+    uint8_t *data;              /* NULL: payload, which is not checked */
 } Piece;
 
 static uint8_t payload[1024 * KIB];

@@ -59,7 +59,7 @@ void clock_advance(int ms)
                                  ms * (int64_t)SCALE_MS);
 }
 
-/* The clock never goes back. */
+/* The clock is monotonic: it stays ahead if it was advanced. */
 void clock_run(void)
 {
     struct timespec ts;
@@ -180,7 +180,7 @@ static void end_free(End *end)
 
 void pair_free(Pair *p)
 {
-    /* A session closes when its peer has dealt with all streams */
+    /* A session closes when its peer has finished with all streams */
     g_ptr_array_set_size(p->src.streams, 0);
     g_ptr_array_set_size(p->dst.streams, 0);
     mux_session_close(p->dst.session, NULL, CLOSE_MS);

@@ -12,11 +12,11 @@
 #include "qemu/timer.h"
 #include "migration/mux/channel-mux.h"
 
-#define CLOSE_MS 60000          /* for a session to close in good order */
+#define CLOSE_MS 60000          /* for a session to close cleanly */
 
 /*
- * Run the main loop until @cond.  The limit only ends a hang.  It is a number
- * of rounds, each of at least 0.1 ms, because the clock may be stopped.
+ * Run the main loop until @cond is true.  The limit only ends a hang.  It is a
+ * number of rounds of at least 0.1 ms each, because the clock may be stopped.
  */
 #define PATIENCE 1000000
 #define WAIT_FOR(cond) do {                                             \
@@ -28,25 +28,25 @@
     } while (0)
 
 /*
- * Run the main loop for a while, so that threads block where they have to.
- * Only for checks that something does not happen: a thread that needs longer
- * makes the test weaker, but never fail.
+ * Run the main loop for a while, so that threads reach the call in which they
+ * block.  Use this only to check that something does not happen: a thread that
+ * takes longer makes the test weaker, but does not make it fail.
  */
 void let_threads_wait(void);
 
 /* --- time --- */
 
 /*
- * Stop CLOCK_MONOTONIC for the whole program, advance it by @ms at once, and
- * let it run again.  Time limits can then be tested at any speed of the
- * machine.  A thread that waits for a limit sleeps, in real time, for what was
- * left of it when the wait began, and then reads the clock.
+ * Stop CLOCK_MONOTONIC for the whole program, advance it by @ms, or let it run
+ * again.  Tests of time limits then do not depend on the machine's speed.  A
+ * thread that waits with a limit sleeps, in real time, for the time that was
+ * left when the wait began, and then reads the clock.
  */
 void clock_stop(void);
 void clock_advance(int ms);
 void clock_run(void);
 
-/* --- two sessions; the callbacks keep what they are told --- */
+/* --- two sessions, whose callbacks record their arguments --- */
 
 typedef struct End {
     MuxSession *session;
@@ -71,7 +71,7 @@ void socket_pair(int fds[2], int sndbuf);
 Pair *pair_new(int sndbuf);
 /* Connected by these */
 Pair *pair_new_transports(QIOChannel *src, QIOChannel *dst);
-/* Closes what is not closed, in good order */
+/* Closes both sessions cleanly if they are open */
 void pair_free(Pair *p);
 
 /* Open @name at the source; *@peer, if wanted, becomes a reference. */

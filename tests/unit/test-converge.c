@@ -11,11 +11,11 @@
 #include "migration/mux-converge.h"
 #include "migration/options.h"
 
-/* How long the guest may be stopped, and a nanosecond more */
+/* The downtime limit, and a nanosecond more */
 #define LIMIT_MS 2000
 #define LIMIT_NS (LIMIT_MS * (int64_t)SCALE_MS)
 #define SLOW_NS (LIMIT_NS + 1)
-/* From one flush of a disk to the next */
+/* Interval between the flushes of a disk */
 #define INTERVAL_NS (10 * SCALE_MS)
 #define FOREVER_MS 600000       /* only ends a hang */
 #define DISKS 2
@@ -102,7 +102,7 @@ static void run_timers(void)
     }
 }
 
-/* --- */
+/* --- the test --- */
 
 static MuxConvergeSent nothing_sent(void *opaque)
 {
@@ -133,7 +133,7 @@ static void answer(Test *t, int i)
     mux_converge_flushed(t->c, &t->disk[i]);
 }
 
-/* Disk @i has been asked to flush @times times by now. */
+/* Assert that disk @i has been requested to flush @times times. */
 static void assert_asked(Test *t, int i, unsigned times)
 {
     run_timers();
@@ -151,7 +151,7 @@ static void test_asked_again(void)
             answer(&t, i);
         }
         g_assert(mux_converge_fits(t.c, 0, 0));
-        /* How fast they would arrive is not known */
+        /* The delivery rate is unknown */
         g_assert(!mux_converge_fits(t.c, 1, 0));
         g_assert(!mux_converge_fits(t.c, 0, 1));
 
@@ -163,7 +163,7 @@ static void test_asked_again(void)
     end(&t);
 }
 
-/* A disk was slow; that another one is quick does not make up for it. */
+/* A disk is slow; a fast one does not compensate for it. */
 static void test_slow_answer(void)
 {
     Test t = {};
@@ -176,7 +176,7 @@ static void test_slow_answer(void)
     assert_asked(&t, 1, 2);
     answer(&t, 1);
     g_assert(!mux_converge_fits(t.c, 0, 0));
-    /* As slow as it may be */
+    /* Exactly at the limit */
     assert_asked(&t, 0, 2);
     now_ns += LIMIT_NS;
     answer(&t, 0);
@@ -184,7 +184,7 @@ static void test_slow_answer(void)
     end(&t);
 }
 
-/* A disk does not answer: it is slow long before it has. */
+/* A disk that does not reply counts as slow before its reply arrives. */
 static void test_slow_question(void)
 {
     Test t = {};
@@ -236,8 +236,8 @@ static void waiter_start(Waiter *w, Test *t)
 }
 
 /*
- * Nothing has woken it.  A thread that has not begun to wait yet makes the test
- * weaker, but never fail.
+ * Assert that it has not been woken.  A thread that has not begun to wait yet
+ * makes the test weaker, but does not make it fail.
  */
 static void assert_waits(Waiter *w)
 {
@@ -277,7 +277,7 @@ static void test_wait(void)
         news[i](&t);
         assert_told(&w);
     }
-    /* What came before the wait is news, too; once. */
+    /* Wake-ups before the wait end it, but only once. */
     mux_converge_wake(t.c);
     mux_converge_wake(t.c);
     waiter_start(&w, &t);
@@ -286,7 +286,7 @@ static void test_wait(void)
     assert_waits(&w);
     mux_converge_wake(t.c);
     assert_told(&w);
-    /* Without news, the wait times out */
+    /* Without a wake-up, the wait times out */
     mux_converge_wait(t.c, 1);
     end(&t);
 }

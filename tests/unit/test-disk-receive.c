@@ -1,5 +1,5 @@
 /*
- * The end of a disk at the destination of a migration
+ * Completion of a disk at the destination of a migration
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -26,7 +26,7 @@ typedef struct Disk {
     DiskReceive *receive;
     NBDExportInfo info;
     bool negotiated;
-    char *error;                /* what the destination says */
+    char *error;                /* the destination's error */
 } Disk;
 
 static void disk_negotiated(void *opaque, const NBDExportInfo *info,
@@ -63,7 +63,7 @@ static BlockDriverState *open_node(bool failing_flush)
     return bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 }
 
-/* Until NBD is negotiated; the clock is stopped from here on */
+/* Wait until NBD is negotiated.  The clock is stopped from here on. */
 static void disk_start_on(Disk *disk, BlockDriverState *bs)
 {
     clock_stop();
@@ -112,7 +112,7 @@ static void disk_assert_lost(Disk *disk, const char *why)
     g_assert(!disk_receive_done(disk->receive));
 }
 
-/* The destination gives up after LIMIT_MS, not before. */
+/* Assert that the destination times out after LIMIT_MS, not earlier. */
 static void disk_assert_lost_in_time(Disk *disk, const char *why)
 {
     disk_receive_end(disk->receive, LIMIT_MS);
@@ -180,7 +180,7 @@ static void test_flush_hangs(void)
     disk_start(&disk);
     bdrv_debug_breakpoint(disk.bs, "flush_to_os", "flush");
     disk_disconnect(&disk);
-    /* The limit is the flush's alone: the export's end may take its time */
+    /* The limit applies to the flush only, not to closing the export */
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "flush"));
     disk_assert_lost_in_time(&disk, "the last flush of node 'node' was not "
                              "over within 0.5 s");
@@ -196,7 +196,7 @@ static void written(void *opaque, int ret)
     *done = true;
 }
 
-/* A source that leaves although a write is not answered */
+/* The source disconnects while a write is in flight */
 static void test_request_hangs(void)
 {
     static char buf[512];

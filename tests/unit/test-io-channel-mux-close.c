@@ -66,7 +66,7 @@ static bool session_cannot_write(MuxSession *s)
     return s->tx_error;
 }
 
-/* Something has been received since the clock was last advanced. */
+/* Data has been received since the clock was last advanced. */
 static bool session_heard(MuxSession *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
@@ -88,7 +88,7 @@ static void test_fin_round_trip(void)
     qio_channel_read_all(b, buf, 4, &error_abort);
     g_assert_cmpint(qio_channel_read(b, buf, 4, &error_abort), ==, 0);
 
-    /* That it was read says nothing: the application does */
+    /* Reading to the end is no FIN_OK: the application must send it */
     let_threads_wait();
     g_assert(!qio_channel_mux_fin_acked(QIO_CHANNEL_MUX(a)));
     p->src.changed = 0;
@@ -144,7 +144,7 @@ static void test_abort(void)
     run_abort(false);
 }
 
-/* A stream's writer without credit gets the peer's reason, too. */
+/* A writer that waits for credit also gets the peer's error text. */
 static void test_abort_blocked_writer(void)
 {
     Pair *p = pair_new(0);
@@ -187,7 +187,7 @@ static void *accept_stream(void *opaque)
     return NULL;
 }
 
-/* I/O may start at once and waits for the answer. */
+/* I/O may start at once, and waits for OPEN_OK. */
 static void test_accepted_later(void)
 {
     Pair *p = pair_new(0);
@@ -227,7 +227,7 @@ static void test_open_error(void)
 
 /* --- sessions --- */
 
-/* The source has closed: once @b is let go, both ends are told of no error. */
+/* The source has closed: after @b is released, both ends end without error. */
 static void drop_and_assert_good_end(Pair *p, QIOChannel *b)
 {
     object_unref(OBJECT(b));
@@ -237,7 +237,7 @@ static void drop_and_assert_good_end(Pair *p, QIOChannel *b)
     g_assert_cmpstr(p->dst.error, ==, NULL);
 }
 
-/* Streams dropped with data on the way: the data arrives, all ends well. */
+/* Streams released with data in flight: the data arrives, without errors. */
 static void test_release_delivers(void)
 {
     Pair *p = pair_new(4096);
@@ -256,7 +256,7 @@ static void test_release_delivers(void)
     pair_free(p);
 }
 
-/* What a non-blocking writer has handed over is flushed before the end. */
+/* Data of a non-blocking writer is flushed before the session closes. */
 static void test_close_flushes(void)
 {
     Pair *p = pair_new(4096);
@@ -298,14 +298,14 @@ static void test_close_tells_why(void)
     pair_free(p);
 }
 
-/* --- time limits, tested with the clock stopped --- */
+/* --- time limits, with the clock stopped --- */
 
-/* A session without a peer session */
+/* A session whose peer is played by the test */
 typedef struct Lone {
     MuxSession *session;
     QIOChannel *transport;
-    int fd;                     /* the other end; -1: none */
-    char *end;                  /* how it ended; NULL: not yet */
+    int fd;                     /* the peer's end; -1: none */
+    char *end;                  /* the session's error; NULL: not ended */
 } Lone;
 
 static void note_end(MuxSession *session, const Error *err, void *opaque)
@@ -322,7 +322,7 @@ static void lone_start(Lone *l, QIOChannel *transport)
     l->session = mux_session_new(transport, MUX_ROLE_SOURCE, &ops, l);
 }
 
-/* @deaf: the peer has closed its direction to read */
+/* @deaf: the peer has shut down its read side */
 static void lone_start_socket(Lone *l, bool deaf)
 {
     int fds[2];
@@ -336,7 +336,7 @@ static void lone_start_socket(Lone *l, bool deaf)
                                                         &error_abort)));
 }
 
-/* The session closes @ms after now, and not earlier. */
+/* Assert that the session closes in @ms from now, not earlier. */
 static void assert_closes_in(Lone *l, int ms)
 {
     clock_advance(ms - 1);
@@ -356,7 +356,7 @@ static void lone_free(Lone *l)
     g_free(l->end);
 }
 
-/* The peer is mute and deaf: the end still comes in time. */
+/* The peer neither reads nor writes: closing respects the time limit. */
 static void test_close_bounded(void)
 {
     Lone l = {};
@@ -370,7 +370,7 @@ static void test_close_bounded(void)
     lone_free(&l);
 }
 
-/* A caller that waits for the end returns, too. */
+/* So does mux_session_close_wait(). */
 static void test_close_wait_bounded(void)
 {
     Lone l = {};
@@ -380,7 +380,7 @@ static void test_close_wait_bounded(void)
     lone_free(&l);
 }
 
-/* The peer never stops to send: it is listened to for a while only. */
+/* The peer never stops sending: it is read only up to the time limit. */
 static void test_close_flooded(void)
 {
     Lone l = { .fd = -1 };
@@ -396,8 +396,8 @@ static void test_close_flooded(void)
 }
 
 /*
- * A peer that takes nothing: the end of a session that was closed in good
- * order is not good.  Returns what is said then, to be freed.
+ * The peer does not read: a session that was closed without error ends with an
+ * error.  Returns its text, to be freed.
  */
 static char *close_unsent(const uint8_t *answer, size_t len)
 {
@@ -431,7 +431,7 @@ static void test_close_unsent(void)
     g_autofree char *cut = close_unsent(NULL, 0);
     g_autofree char *told = close_unsent(answer, sizeof(answer) - 1);
 
-    /* The rest is the transport's text */
+    /* The rest is the error text of the transport */
     g_assert(g_str_has_prefix(cut, "all streams: connection with the "
                               "destination failed: "));
     g_assert_null(strstr(cut, "too long"));
@@ -439,7 +439,7 @@ static void test_close_unsent(void)
                     "all streams: destination ended the connection: full");
 }
 
-/* The network goes away: what had arrived is read, then the error. */
+/* The connection is cut: received data is read first, then the error. */
 static void test_cut(void)
 {
     Pair *p = pair_new(0);
@@ -468,7 +468,7 @@ static void test_cut(void)
     pair_free(p);
 }
 
-/* The main loop does not run while the reader waits. */
+/* The limit works while the main loop does not run. */
 static void test_deadline(void)
 {
     Pair *p = pair_new(0);
@@ -508,7 +508,7 @@ static void test_deadline(void)
     pair_free(p);
 }
 
-/* While their streams are idle, the sessions ping each other in time. */
+/* Sessions with idle streams ping each other within the limit. */
 static void test_idle_is_not_silent(void)
 {
     Pair *p = pair_new(0);
@@ -563,7 +563,7 @@ static void test_yank(void)
     pair_free(p);
 }
 
-/* Nobody holds the session but its streams and threads. */
+/* Only its streams and threads hold a reference to the session. */
 static void test_last_reference(void)
 {
     Pair *p = pair_new(0);
@@ -594,7 +594,7 @@ static void test_detached_refuses(void)
 
 /* --- all at once --- */
 
-/* The same in each run, unless MUX_TEST_SEED says otherwise */
+/* The same sequence in each run, unless MUX_TEST_SEED is set */
 #define CHAOS_SEED 20217
 static GRand *whims;
 
@@ -720,7 +720,7 @@ static void test_nothing_left(void)
     unsigned fds;
     int i;
 
-    /* What earlier tests have left to the main loop */
+    /* Run what earlier tests have scheduled in the main loop */
     WAIT_FOR(count_entries("/proc/self/task") == threads_at_start);
     while (g_main_context_iteration(NULL, false)) {
         continue;

@@ -1,9 +1,9 @@
 /*
  * Migration multiplexer: TLS as its transport
  *
- * The calls into GnuTLS that matter go through functions of the same names
- * here, which watch them, and do what takes GnuTLS many gigabytes to do by
- * itself: change keys.
+ * Functions of the same names wrap the relevant calls into GnuTLS.  They check
+ * these calls, and change keys, which GnuTLS itself does only after many
+ * gigabytes.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,9 +23,9 @@
 #include <gnutls/gnutls.h>
 
 #define HEADER_SIZE     16      /* of a frame */
-/* GnuTLS accepts 8 new keys per second from a peer: stay below that in all */
+/* GnuTLS accepts 8 new keys per second from a peer: use fewer in total */
 #define REKEYS          6
-/* Rounds until an event that nearly each round brings: only ends a hang */
+/* Nearly every round causes the expected event: this only ends a hang */
 #define ROUNDS_MAX      100
 
 static char *workdir;
@@ -36,19 +36,19 @@ static char *workdir;
 typedef struct TlsWatch {
     gnutls_session_t session;   /* NULL: not seen yet */
     int inside;                 /* threads that are in GnuTLS now */
-    GByteArray *refused;        /* what has to be offered again, NULL: none */
-    unsigned again;             /* how often that was so */
+    GByteArray *refused;        /* to be offered again, NULL: none */
+    unsigned again;             /* how often data was */
     unsigned records, lone_headers;
-    unsigned byes, byes_sent;   /* begun, and sent */
+    unsigned byes, byes_sent;   /* started; sent */
     uint64_t bytes;
     bool rekeying;              /* the new key is not sent yet */
-    uint64_t rekey_at;          /* when so many bytes have been sent */
+    uint64_t rekey_at;          /* at this number of bytes sent */
     unsigned rekeys;
 } TlsWatch;
 
 static TlsWatch watch[2];
 static QemuMutex watch_lock;
-/* Each direction changes its key REKEYS times, so many bytes apart; 0: never */
+/* Bytes between the REKEYS key changes of each direction; 0: no changes */
 static uint64_t rekey_interval;
 static int split_records;       /* send at most that many bytes in one */
 
@@ -83,7 +83,7 @@ static void tls_leave(TlsWatch *w)
     g_assert_cmpint(qatomic_fetch_dec(&w->inside), ==, 1);
 }
 
-/* After GNUTLS_E_AGAIN the same bytes have to come. */
+/* After GNUTLS_E_AGAIN the caller must offer the same bytes. */
 static void check_offered_again(TlsWatch *w, const void *data, size_t len)
 {
     if (w->refused) {
@@ -185,8 +185,8 @@ int gnutls_bye(gnutls_session_t session, gnutls_close_request_t how)
 /* --- two sessions over TLS --- */
 
 /*
- * The client's and the server's.  All tests share them, because QEMU generates
- * DH parameters for the server's, which takes long.
+ * Credentials of the client and of the server.  All tests share them, because
+ * QEMU generates DH parameters for those of the server, which takes long.
  */
 static QCryptoTLSCreds *creds[2];
 
@@ -257,13 +257,13 @@ static void test_tls(void)
     pair_free(p);
 }
 
-/* GnuTLS has refused bytes of both sides until they were offered again. */
+/* On both sides, GnuTLS has returned GNUTLS_E_AGAIN and got the data again. */
 static bool offered_again(void)
 {
     return qatomic_read(&watch[0].again) && qatomic_read(&watch[1].again);
 }
 
-/* Records are cut all the time, in both directions. */
+/* Records are split frequently, in both directions. */
 static void test_tls_small_buffers(void)
 {
     Pair *p = tls_pair_new(4096);
@@ -317,8 +317,8 @@ static void test_tls_close(void)
     g_assert_cmpstr(p->src.error, ==, NULL);
     g_assert_cmpstr(p->dst.error, ==, NULL);
     /*
-     * What the peer has received may not be counted yet.  A side that has
-     * received GOAWAY does not wait for a bye, so one of them may fail.
+     * A bye that the peer has received may not be counted yet.  A side that has
+     * received GOAWAY does not wait for a bye, so one bye may fail.
      */
     WAIT_FOR(qatomic_read(&watch[0].byes) && qatomic_read(&watch[1].byes));
     WAIT_FOR(qatomic_read(&watch[0].byes_sent) ||
@@ -345,7 +345,7 @@ static void test_tls_cut(void)
     pair_free(p);
 }
 
-/* An end without a bye may be an attacker's, though nothing is missing. */
+/* EOF without a bye is an error: an attacker may have caused it. */
 static void test_truncation(void)
 {
     Pair *p = tls_pair_new(0);
@@ -369,7 +369,7 @@ static void run_one_way(QIOChannel *a, QIOChannel *b, uint64_t size,
 
 /* --- what GnuTLS needs --- */
 
-/* Both sides have sent all their new keys. */
+/* Both sides have made all their key changes. */
 static bool rekeyed(void)
 {
     return qatomic_read(&watch[0].rekeys) == REKEYS &&
@@ -386,13 +386,13 @@ static void test_rekeys(void)
         g_assert_cmpint(i, <, ROUNDS_MAX);
         run_blocking(p, 3, 2 * MiB, 100 * KiB);
     }
-    /* Data with the last keys */
+    /* Send data with the last keys */
     run_blocking(p, 3, MiB, 100 * KiB);
     pair_free(p);
     rekey_interval = 0;
 }
 
-/* New keys while a record is half sent. */
+/* Key changes while a record is partly sent. */
 static void test_rekeys_small_buffers(void)
 {
     Pair *p;

@@ -1,6 +1,6 @@
 /*
- * Migration multiplexer: transports that are not as fast as sockets: commands,
- * and writes that take their time
+ * Migration multiplexer: transports other than plain sockets: commands, and a
+ * socket with slow writes
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -19,7 +19,7 @@
 
 static char *workdir;
 
-/* @opaque: a char *, becomes the text of the end */
+/* @opaque: char **, receives the session's error text */
 static void note_end(MuxSession *session, const Error *err, void *opaque)
 {
     *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "in good order");
@@ -63,7 +63,7 @@ static void test_command(void)
     object_unref(OBJECT(src));
     object_unref(OBJECT(dst));
     run_blocking(p, 3, 4 * MiB, 100 * KiB);
-    /* Pipes do not tell a side that the other one has sent everything */
+    /* With pipes, neither side sees that the other has closed: wait briefly */
     mux_session_close(p->src.session, NULL, 100);
     mux_session_close(p->dst.session, NULL, 100);
     pair_free(p);
@@ -83,7 +83,7 @@ static ssize_t counted_readv(QIOChannel *ioc, const struct iovec *iov,
     return command_readv(ioc, iov, niov, fds, nfds, flags, errp);
 }
 
-/* It takes our HELLO, closes its input, and says nothing: nothing to do. */
+/* The command reads HELLO, closes its input and is silent: do not spin. */
 static void test_command_input_closed(void)
 {
     g_autofree char *closed = g_strdup_printf("%s/closed", workdir);
@@ -106,7 +106,7 @@ static void test_command_input_closed(void)
     let_threads_wait();
     before = qatomic_read(&command_reads);
     g_assert_cmpuint(before, >, 0);
-    /* A thread that does not block would read thousands of times */
+    /* A thread that spins would read thousands of times */
     let_threads_wait();
     let_threads_wait();
     g_assert_cmpuint(qatomic_read(&command_reads) - before, <, 10);
@@ -120,7 +120,7 @@ static void test_command_input_closed(void)
     unlink(closed);
 }
 
-/* What comes back is our own HELLO. */
+/* The command sends our own HELLO back. */
 static void test_command_echo(void)
 {
     const char *argv[] = { "/bin/cat", NULL };
@@ -147,7 +147,7 @@ static void test_command_echo(void)
     session_free(session, QIO_CHANNEL(cioc));
 }
 
-/* --- a socket of which each write waits to be let through --- */
+/* --- a socket whose writes wait until the test allows them --- */
 
 #define TYPE_GATE "test-mux-gate"
 OBJECT_DECLARE_SIMPLE_TYPE(Gate, GATE)
@@ -157,7 +157,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(Gate, GATE)
 struct Gate {
     QIOChannelSocket parent;
     unsigned begun;             /* writes; atomic */
-    unsigned allowed;           /* so many may go on; atomic */
+    unsigned allowed;           /* number that may proceed; atomic */
 };
 
 static QIOChannelClass *socket_class;
@@ -207,7 +207,7 @@ static Gate *gate_new(int fd, unsigned allowed)
     return gate;
 }
 
-/* From now on each write waits; returns when one does. */
+/* Make each write wait from now on; returns when one waits. */
 static void gate_shut(Gate *gate)
 {
     qatomic_set(&gate->allowed, qatomic_read(&gate->begun));
@@ -231,7 +231,7 @@ static void *write_much(void *opaque)
     return NULL;
 }
 
-/* Another writer's system call is no reason to wait when all is sent. */
+/* A writer whose data is sent does not wait for another writer's call. */
 static void test_write_returns_while_others_send(void)
 {
     QIOChannel *a, *b, *c, *d;
@@ -255,7 +255,7 @@ static void test_write_returns_while_others_send(void)
     gate_shut(gate);
     writer = writer_new(a, 0, 1, 1);
     WAIT_FOR(waits_to_send(a));
-    /* The write in progress, then one or two that include the byte */
+    /* Allow the current write, then one or two that include the byte */
     for (int i = 0; i < 4; i++) {
         gate_shut(gate);
     }
@@ -275,7 +275,7 @@ static void test_write_returns_while_others_send(void)
     object_unref(OBJECT(sioc));
 }
 
-/* Whoever closes with less time is not kept for as long as was meant to be. */
+/* Closing with a shorter time limit shortens a wait that has begun. */
 static void test_close_cuts_the_wait_short(void)
 {
     MuxHello hello = {
@@ -299,7 +299,7 @@ static void test_close_cuts_the_wait_short(void)
     mux_hello_encode(&hello, buf);
     mux_header_encode(&goaway, buf + MUX_HELLO_SIZE);
     g_assert_cmpint(write(fds[1], buf, sizeof(buf)), ==, sizeof(buf));
-    /* The session is over, and waits until the write has come to its end */
+    /* The session has ended, and waits until the write is done */
     WAIT_FOR(end);
     let_threads_wait();
     mux_session_close(session, NULL, 100);

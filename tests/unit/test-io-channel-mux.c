@@ -78,7 +78,7 @@ static void test_write_returns_when_sent(void)
     pair_free(p);
 }
 
-/* Nobody reads one stream: the others must not notice. */
+/* A stream that is not read does not block the others. */
 static void test_stalled_stream(void)
 {
     Pair *p = pair_new(0);
@@ -195,7 +195,7 @@ static void test_nonblocking(void)
     g_assert_cmpint(qio_channel_read(b, buf, MiB, &error_abort), ==,
                     QIO_CHANNEL_ERR_BLOCK);
 
-    /* Nobody reads, so there has to be an end to it */
+    /* The peer does not read, so the writer must run out of credit */
     qio_channel_wait(a, G_IO_OUT);
     for (int i = 0; i < 3; i++) {
         while ((len = qio_channel_write(a, buf, MiB, &error_abort)) > 0) {
@@ -222,7 +222,7 @@ static void test_nonblocking(void)
     pair_free(p);
 }
 
-/* Write what goes, without waiting; returns how many bytes. */
+/* Write as much as possible without blocking; returns the bytes written. */
 static size_t write_all_that_goes(QIOChannel *ioc)
 {
     g_autofree char *buf = g_malloc0(MiB);
@@ -307,7 +307,7 @@ static void test_watch(void)
     g_assert_cmpint(calls, ==, 0);
     qio_channel_write_all(a, "12345678", 8, &error_abort);
 
-    /* It is the level that counts: until all is read, and then no more. */
+    /* The watch is level-triggered: it fires until all data is read. */
     WAIT_FOR(calls > 2);
     g_assert_cmpint(qio_channel_read(b, buf, 5, &error_abort), ==, 5);
     seen = calls;

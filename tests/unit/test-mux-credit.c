@@ -535,7 +535,7 @@ static void test_first_windows_leave_something(void)
     mux_engine_free(r.e);
 }
 
-/* Who wants more than there is gets it from those that have more than he. */
+/* A stream gets a larger window at the expense of those with larger ones. */
 static void test_pressure_to_the_byte(void)
 {
     uint64_t fair = MUX_WINDOW_SHARE + 160 * KIB;
@@ -552,19 +552,19 @@ static void test_pressure_to_the_byte(void)
     reader_read(&r, big, 64 * KIB);
     g_assert_cmpuint(big->window, ==, 256 * KIB);
     g_assert_false(r.e->credit_wanted);
-    /* it needs 512 KiB, and gets what is left */
+    /* it needs 512 KiB, and gets the remainder */
     r.now += 20 * SIM_MS;
     reader_read(&r, big, 256 * KIB);
     g_assert_cmpuint(big->window, ==, 384 * KIB);
     g_assert_cmpint(r.e->credit_free, ==, 0);
     g_assert_true(r.e->credit_wanted);
-    /* nobody else asks: it keeps that, more than its part though it is */
+    /* no other stream needs it: it keeps more than its share */
     r.e->credit_wanted = false;
     r.now += SIM_S;
     reader_read(&r, big, 192 * KIB);
     g_assert_cmpuint(big->window, ==, 384 * KIB);
 
-    /* who needs no more asks for no more */
+    /* a stream that needs no more requests no more */
     reader_read(&r, small, 64 * KIB);
     g_assert_false(r.e->credit_wanted);
     r.now += 10 * SIM_MS;
@@ -579,7 +579,7 @@ static void test_pressure_to_the_byte(void)
     r.now += 10 * SIM_MS;
     reader_read(&r, small, 64 * KIB);
     g_assert_cmpuint(small->window, ==, fair);
-    /* nobody has more than his part: all stay as they are */
+    /* no stream has more than its share: none changes */
     r.e->credit_wanted = true;
     r.now += SIM_S;
     reader_read(&r, big, fair / 2);
@@ -647,7 +647,7 @@ static void test_unread_data_hold_credit(void)
     r.now += 10 * SIM_MS;
     reader_read(&r, s, 64 * KIB);
     g_assert_cmpuint(s->window, ==, MUX_WINDOW_SHARE + 10 * KIB);
-    /* who has let go needs no more */
+    /* a released stream needs no more */
     mux_stream_release(s);
     r.e->credit_free = MIB;
     r.now += 10 * SIM_MS;
@@ -657,7 +657,7 @@ static void test_unread_data_hold_credit(void)
     mux_engine_free(r.e);
 }
 
-/* The connection ends while a WINDOW waits, and somebody wants credit. */
+/* The connection ends while a WINDOW is queued and a stream needs credit. */
 static void test_nothing_is_granted_after_the_end(void)
 {
     MuxConfig config;

@@ -1,21 +1,21 @@
 /*
- * Tests of the migration multiplexer's engine: what went wrong in others
+ * Tests of the migration multiplexer's engine: failures of other multiplexers
  *
- * Each line is a failure that another multiplexer had, and the test that would
- * find it here.  Those without a file are below.
+ * Each entry is a failure that another multiplexer had, with the tests that
+ * would find it here.  Tests without a file name are in this file.
  *
  *  1 fixed window, slow on long links (yamux)
  *      test-mux-credit: short-, regional-, long-link-is-filled
  *  2 credit of the connection couples streams (HTTP/2)
  *      any-one-stream-finishes-alone; test-mux-model: one-stream-is-never-read
- *  3 a reader that stops stops the connection (smux)
+ *  3 a reader that stops blocks the connection (smux)
  *      control-passes-streams-that-nobody-reads
  *  4 deadlock of two sides that both write (yamux)
  *      both-sides-saturate-any-connection, echo-through-any-connection,
  *      test-mux-model: all
  *  5 a socket that is not drained loses credit
  *      receiver-never-waits
- *  6 a slow write is taken for death (yamux)
+ *  6 a slow write is taken for a dead peer (yamux)
  *      saturated-link-stays-alive; test-mux-liveness: slow-write-is-not-silence
  *  7 data before the stream is open, or beyond its credit (CVE-2026-32314)
  *      test-mux-frame-states: all; test-mux-wire: bad/data-*
@@ -24,7 +24,7 @@
  *  9 credit read as relative where it is absolute
  *      test-mux-vectors: sent/window-and-fin-ok;
  *      test-mux-wire: lower-window-is-ignored
- * 10 answers pile up for a peer that never reads
+ * 10 replies are queued without limit for a peer that never reads
  *      floods-leave-nothing-behind; test-mux-limits: unanswered-pings
  * 11 rapid reset
  *      resets-leave-no-data-behind; test-mux-limits: streams-in-a-lifetime
@@ -37,7 +37,7 @@
  *      memory-is-bounded-by-the-sum
  * 15 streams half open, frames lost when the connection ends
  *      test-mux-close: cut-at-every-byte
- * 16 what is urgent waits in the queue
+ * 16 urgent data waits in the queue
  *      test-mux-sched: urgent-waits-for-one-frame
  * 17 TLS: rekeying with two threads, frames that end within a record
  *      test-io-channel-mux-tls: rekeys, rekeys-small-buffers,
@@ -72,7 +72,7 @@ static void read_more(MuxStream *s, int side, uint64_t *offset)
     }
 }
 
-/* --- 2, 3: streams that nobody reads --- */
+/* --- 2, 3: streams that are not read --- */
 
 #define MANY    6
 
@@ -371,7 +371,7 @@ static GByteArray *frame(uint8_t type, uint32_t id, uint32_t length)
     return out;
 }
 
-/* Numbers of entries in all tables, lists and queues of an engine */
+/* The number of entries in each table, list and queue of an engine */
 typedef struct Held {
     unsigned ids, all;          /* ids: live or retired */
     unsigned control, opens, urgent, bulk, events;
@@ -397,7 +397,7 @@ static Held held_by(MuxEngine *e)
     };
 }
 
-/* @e has no more entries than @before. */
+/* Assert that @e has no more entries than @before. */
 static void assert_holds_no_more(MuxEngine *e, const Held *before)
 {
     Held now = held_by(e);
@@ -424,8 +424,8 @@ static void assert_holds_no_more(MuxEngine *e, const Held *before)
 }
 
 /*
- * All that a peer may repeat without end, to an engine whose answers nobody
- * takes: nothing is kept, whether it is allowed or ends the connection.
+ * Frames that a peer can repeat without limit while it reads no replies: the
+ * engine keeps nothing, whether the frame is allowed or ends the connection.
  * LeakSanitizer finds memory that no table refers to.
  */
 static void test_floods_leave_nothing_behind(void)
@@ -462,7 +462,7 @@ static void test_floods_leave_nothing_behind(void)
         mux_stream_release(s[3]);
         mux_link_run(&p.link);
         while (mux_engine_next_event(p.dst, &(MuxEvent) {})) {
-            /* only events of the flood are counted */
+            /* count only events of the flood */
         }
         before = held_by(p.dst);
         for (int k = 0; k < 50000; k++) {

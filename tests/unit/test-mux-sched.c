@@ -190,7 +190,7 @@ static void test_urgent_leaves_bulk_its_part(void)
     sim_cleanup(&sim);
 }
 
-/* Who had nothing to send for a long time may not make up for it. */
+/* A stream that was idle for a long time gets no credit for that time. */
 static void test_nobody_saves_up(void)
 {
     uint64_t before[2];
@@ -243,7 +243,7 @@ static void test_short_absence_is_made_up_for(void)
 
 /* --- size of batches --- */
 
-/* Streams that the peer lets send for ever. */
+/* Streams with unlimited credit. */
 static void pair_with_endless_credit(MuxPair *p, MuxStream **s, int n)
 {
     MuxStream *theirs;
@@ -281,7 +281,7 @@ static size_t mean_batch(const unsigned *weight, int n, size_t piece)
     return sum / 1000;
 }
 
-/* Writes stay long where nobody is about to lose his share. */
+/* Batches stay large unless another stream would lose its share. */
 static void test_batches_are_whole_unless_somebody_is_behind(void)
 {
     static const unsigned equal[] = { 1, 1, 1, 1, 1, 1, 1, 1 };
@@ -467,7 +467,7 @@ static void test_urgent_waits_for_one_frame(void)
     sim.write_max = 10000;
     urgent = sim_open(&sim, SRC, "postcopy");
     mux_stream_set_urgent(urgent->from, true);
-    /* so far nobody knew that it would be used */
+    /* until now it was unknown that the stream would be used */
     g_assert_cmpuint(bytes_ahead(&sim, urgent->from), <=,
                      MUX_FRAME_BULK + slack);
     sim_run(&sim, 10 * SIM_MS);

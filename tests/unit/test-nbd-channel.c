@@ -258,7 +258,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(Stuck, STUCK)
 struct Stuck {
     QIOChannelSocket parent;
     bool shut;
-    /* A full pipe, polled by writers until shutdown closes its read end */
+    /* A full pipe that writers poll until shutdown closes its read end */
     int pipe[2];
 };
 
@@ -346,8 +346,8 @@ static void closed(void *opaque, int ret)
 }
 
 /*
- * Close a node whose server is silent from now on: that waits for nobody, and
- * is over when the channel is shut down.
+ * Close a node whose server is silent from now on: the caller does not block,
+ * and the node is closed when the channel is shut down.
  */
 static void close_stalled_node(QIOChannel *client, QIOChannel *server,
                                uint16_t flags)

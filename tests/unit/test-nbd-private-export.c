@@ -62,7 +62,7 @@ static void test_end_close(void)
     connection_end(&c, "NBD export was closed");
 }
 
-/* Bytes in flight to the export */
+/* Bytes that the export has not read yet */
 static int unread_by_server(Connection *c)
 {
     int n;
@@ -71,7 +71,7 @@ static int unread_by_server(Connection *c)
     return n;
 }
 
-/* Requests that are being executed hold the export */
+/* The export stays open while a request is in flight */
 static void test_end_busy(void)
 {
     static const char buf[512];
