@@ -10,7 +10,6 @@
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "io/channel-file.h"
 #include "io/channel-socket.h"
 #include "migration/mux/engine-int.h"
 #include "migration/mux/session.h"
@@ -300,6 +299,10 @@ static void test_close_tells_why(void)
 
 /* --- time limits, with the clock stopped --- */
 
+#define DESTINATION_HELLO \
+    "QMUX" "\0\1" "\0\1" "\0\0\0\x28" "\0\0\0\0\0\0\0\0" \
+    "\0\0\0\0\0\0\0\0" "\0\4\0\0" "\0\0\0\1" "\0\0\0\2"
+
 /* A session whose peer is played by the test */
 typedef struct Lone {
     MuxSession *session;
@@ -380,18 +383,61 @@ static void test_close_wait_bounded(void)
     lone_free(&l);
 }
 
+static void *flood_thread(void *opaque)
+{
+    static const char hello[] = DESTINATION_HELLO;
+    static const char zeroes[4096];
+    int fd = *(int *)opaque;
+
+    g_assert_cmpint(send(fd, hello, sizeof(hello) - 1, MSG_NOSIGNAL), ==,
+                    sizeof(hello) - 1);
+    while (send(fd, zeroes, sizeof(zeroes), MSG_NOSIGNAL) > 0) {
+        continue;
+    }
+    return NULL;
+}
+
 /* The peer never stops sending: it is read only up to the time limit. */
 static void test_close_flooded(void)
 {
-    Lone l = { .fd = -1 };
+    Lone l = {};
+    QemuThread thread;
 
     clock_stop();
-    lone_start(&l, QIO_CHANNEL(qio_channel_file_new_path("/dev/zero", O_RDWR,
-                                                         0, &error_abort)));
+    lone_start_socket(&l, false);
+    qemu_thread_create(&thread, "flood", flood_thread, &l.fd,
+                       QEMU_THREAD_JOINABLE);
     WAIT_FOR(l.end);
     mux_session_close(l.session, NULL, 300);
     assert_closes_in(&l, 300);
     clock_run();
+    qemu_thread_join(&thread);
+    lone_free(&l);
+}
+
+/*
+ * A peer that speaks another protocol learns at once, by the bytes that are
+ * left unread, that they are of no use.
+ */
+static void test_close_foreign(void)
+{
+    static const char stream[64 * KiB] = "QEVM";
+    Lone l = {};
+    char c;
+
+    clock_stop();
+    lone_start_socket(&l, false);
+    g_assert_cmpint(send(l.fd, stream, sizeof(stream),
+                         MSG_NOSIGNAL | MSG_DONTWAIT), >, 0);
+    WAIT_FOR(l.end && session_closed(l.session));
+    clock_run();
+    g_assert(strstr(l.end, "does not speak the migration multiplexer"));
+    mux_session_close(l.session, NULL, 300);
+    WAIT_FOR(send(l.fd, stream, 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
+             errno != EAGAIN);
+    while (recv(l.fd, &c, 1, MSG_DONTWAIT) > 0) {
+        continue;
+    }
     lone_free(&l);
 }
 
@@ -425,9 +471,7 @@ static char *close_unsent(const uint8_t *answer, size_t len)
 static void test_close_unsent(void)
 {
     static const uint8_t answer[] =
-        "QMUX" "\0\1" "\0\1" "\0\0\0\x28" "\0\0\0\0\0\0\0\0"
-        "\0\0\0\0\0\0\0\0" "\0\4\0\0" "\0\0\0\1" "\0\0\0\2"
-        "\x0a\0\0\0" "\0\0\0\0" "\0\0\0\4" "\0\0\0\6" "full";
+        DESTINATION_HELLO "\x0a\0\0\0" "\0\0\0\0" "\0\0\0\4" "\0\0\0\6" "full";
     g_autofree char *cut = close_unsent(NULL, 0);
     g_autofree char *told = close_unsent(answer, sizeof(answer) - 1);
 
@@ -766,6 +810,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-wait-bounded",
                     test_close_wait_bounded);
     g_test_add_func("/io/channel/mux/close-flooded", test_close_flooded);
+    g_test_add_func("/io/channel/mux/close-foreign", test_close_foreign);
     g_test_add_func("/io/channel/mux/close-unsent", test_close_unsent);
     g_test_add_func("/io/channel/mux/cut", test_cut);
     g_test_add_func("/io/channel/mux/deadline", test_deadline);
