@@ -19,6 +19,7 @@ from jobs import (SANITIZER_REPORT, TOP, Interrupted, Jobs, Live, Progress,
                   clock, excerpt, number_of_tests, relative)
 
 TAP_LINE = re.compile(r'^(not )?ok\b([^#\n]*)(?:# *(\w+))?', re.M)
+SKIPPED = re.compile(r'^ok \d+ -? ?(\S+).*# *SKIP', re.M | re.I)
 TAP_BAIL = re.compile(r'^Bail out! *(.*)', re.M)
 TAP_PLAN = re.compile(r'^1\.\.(\d+)', re.M)
 SHOWN = 10                      # failures per suite in the report
@@ -122,7 +123,7 @@ class Step:
     env: dict = field(default_factory=dict)
     count: object = 'tap'       # or 'none', or a meson build directory
     part: object = ''           # see count_tap()
-    timeout: int = 600          # seconds; the suite's limit also applies
+    unskipped: object = None    # regular expression of tests that must run
     may_be_empty: bool = False  # a plan of no tests is no failure
 
     @property
@@ -134,24 +135,30 @@ class Step:
     def run(self, log, jobs, left):
         """Run the command, for `left` seconds at most."""
         started = log.tell()
-        timeout = min(self.timeout, left)
         if isinstance(self.count, Path):
             # Do not count the results of an earlier run
             (self.count / 'meson-logs/testlog.json').unlink(missing_ok=True)
-        status = jobs.run(self.argv, log, timeout, self.cwd, self.env)
+        status = jobs.run(self.argv, log, left, self.cwd, self.env)
         output = Path(log.name).read_bytes()[started:].decode(errors='replace')
         counts = self._count(output, status)
         program = self.program
         part = self.part if isinstance(self.part, str) else ''
         if status is None:
-            counts.fail(f'{program}: timed out after {timeout:.0f} s; '
+            counts.fail(f'{program}: timed out after {left:.0f} s; '
                         f'last line: "{last_line(output)}"', part)
         elif status and not counts.failed:
             counts.fail(f'{program}: {ended(status)}', part)
+        elif skipped := self._wrongly_skipped(output):
+            counts.fail(f'{skipped} was skipped', part)
         elif self.count != 'none' and not counts.tests and not (
                 self.may_be_empty and TAP_PLAN.search(output)):
             counts.fail(f'{program}: no test ran', part)
         return counts
+
+    def _wrongly_skipped(self, output):
+        names = SKIPPED.findall(output) if self.unskipped else []
+        return next(filter(self.unskipped.search, names), None) \
+            if names else None
 
     def _count(self, output, status):
         if self.count == 'tap':
