@@ -388,11 +388,11 @@ class Catalogue(unittest.TestCase):
     def test_causes(self):
         self.assertIn(os.strerror(errno.EPIPE),
                       catalogue.causes('source', 'closed').replace('\\', ''))
-        self.assertRegex('connection with the destination failed: the '
-                         'connection was yanked',
+        yanked = 'all streams: connection with the {} failed: the ' \
+            'connection was yanked'
+        self.assertRegex(yanked.format('destination'),
                          catalogue.causes('source', 'yanked'))
-        self.assertNotRegex('connection with the source failed: the '
-                            'connection was yanked',
+        self.assertNotRegex(yanked.format('source'),
                             catalogue.causes('source', 'yanked'))
 
 

@@ -36,12 +36,16 @@ char *mux_assert_has_one_of(QTestState *who, const char *const *texts)
     QDict *info = migrate_query(who);
     char *desc = g_strdup(qdict_get_try_str(info, "error-desc"));
     bool found = false;
+    const char *at;
 
     g_test_message("error-desc: %s", desc);
     g_assert(desc);
     for (; *texts; texts++) {
         g_test_message("expected: %s", *texts);
-        found |= strstr(desc, *texts) != NULL;
+        at = strstr(desc, *texts);
+        found |= at != NULL;
+        /* A cause that occurs twice was reported by two. */
+        g_assert(!at || !strstr(at + 1, *texts));
     }
     g_assert(found);
     qobject_unref(info);

@@ -11,6 +11,7 @@
 #define CATALOGUE "tests/data/migration/mux-faults.ini"
 #define CAUSES "causes"
 #define PHASE "phase "
+#define ANY "any"
 
 static GKeyFile *catalogue;
 
@@ -20,8 +21,11 @@ bool mux_catalogue_load(void)
 {
     if (!catalogue) {
         catalogue = g_key_file_new();
+        g_autoptr(GError) err = NULL;
+
         if (!g_key_file_load_from_file(catalogue, CATALOGUE, G_KEY_FILE_NONE,
-                                       NULL)) {
+                                       &err)) {
+            g_test_message("%s: %s", CATALOGUE, err->message);
             g_clear_pointer(&catalogue, g_key_file_free);
         }
     }
@@ -131,7 +135,7 @@ GStrv mux_fault_texts(const char *fault, const char *phase, const char *side)
     g_auto(GStrv) causes = NULL;
     g_autoptr(GPtrArray) texts = g_ptr_array_new();
 
-    if (!mux_fault_get(fault, phase, key)) {
+    if (!g_strcmp0(mux_fault_get(fault, phase, key) ?: ANY, ANY)) {
         return NULL;
     }
     causes = mux_fault_list(fault, phase, key);
@@ -181,7 +185,65 @@ static void check_key(const char *group, const char *key)
         g_auto(GStrv) causes = split(get(group, key));
 
         for (unsigned i = 0; causes[i]; i++) {
-            g_assert(g_key_file_has_key(catalogue, CAUSES, causes[i], NULL));
+            g_assert(g_str_equal(causes[i], ANY) ||
+                     g_key_file_has_key(catalogue, CAUSES, causes[i], NULL));
+        }
+    }
+}
+
+static void check_is_one_of(const char *fault, const char *phase,
+                            const char *key, const char *const *values)
+{
+    const char *value = mux_fault_get(fault, phase, key);
+
+    g_test_message("%s in %s: %s", fault, phase, key);
+    g_assert(!value || g_strv_contains(values, value));
+}
+
+/* A mistake must not make a row pass for want of something to check. */
+static void check_cell(const char *fault, const char *phase)
+{
+    static const char *const ends[] = {
+        "failed", "cancelled", "completed", "given-up", "source-gone",
+        "not-handed-over", NULL
+    };
+    static const char *const destinations[] = {
+        "failed", "cut-off", "gone", NULL
+    };
+    static const char *const flags[] = { "true", "false", NULL };
+    g_autofree char *group = g_strconcat(PHASE, phase, NULL);
+    const char *end = mux_fault_get(fault, phase, "end") ?: "failed";
+
+    g_assert(g_key_file_has_group(catalogue, group));
+    check_is_one_of(fault, phase, "end", ends);
+    check_is_one_of(fault, phase, "destination", destinations);
+    check_is_one_of(fault, phase, "later", flags);
+    check_is_one_of(fault, phase, "slow", flags);
+    check_is_one_of(fault, phase, "exit-on-error", flags);
+    if (g_str_equal(end, "failed") || g_str_equal(end, "given-up")) {
+        g_assert(mux_fault_get(fault, phase, "source-says"));
+    }
+    if (!g_str_equal(end, "completed") &&
+        g_strcmp0(mux_fault_get(fault, phase, "destination"), "gone")) {
+        g_assert(mux_fault_get(fault, phase, "destination-says"));
+    }
+    if (mux_fault_get(fault, phase, "relay-back")) {
+        g_assert(g_str_equal(phase, "connect") ||
+                 *mux_phase_get(phase, "back"));
+    }
+}
+
+static void check_causes(void)
+{
+    g_auto(GStrv) names = g_key_file_get_keys(catalogue, CAUSES, NULL, NULL);
+
+    for (unsigned i = 0; names[i]; i++) {
+        g_auto(GStrv) texts = split(get(CAUSES, names[i]));
+
+        g_test_message("cause %s", names[i]);
+        g_assert(texts[0]);
+        for (unsigned t = 0; texts[t]; t++) {
+            g_assert(*texts[t]);
         }
     }
 }
@@ -198,4 +260,6 @@ void mux_catalogue_check(void)
             check_key(groups[i], keys[k]);
         }
     }
+    check_causes();
+    mux_catalogue_foreach(check_cell);
 }

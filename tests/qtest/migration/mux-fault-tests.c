@@ -148,7 +148,8 @@ static void place_fault(Cell *c)
 /* The error must name this phase, so keep it from ending early. */
 static void stay_in_phase(Cell *c)
 {
-    if (in_phase(c, "precopy") && !is(c, "later") && !ends(c, "completed")) {
+    if ((in_phase(c, "precopy") || in_phase(c, "ram-setup")) &&
+        !is(c, "later") && !ends(c, "completed")) {
         migrate_set_parameter_int(c->t.from, "downtime-limit", 1);
     }
 }
@@ -213,6 +214,11 @@ static void migrate_until_stopped(Cell *c)
     destination_io(c, 1, "resume hold");
     qtest_qmp_eventwait(c->t.from, "STOP");
 
+    /* The relay has seen whatever was sent before that. */
+    for (unsigned i = 0; i < 2; i++) {
+        add_fault(c, "delay=0");
+        wait_fired(c);
+    }
     place_fault(c);
     destination_io(c, 0, "resume hold");
     wait_fired(c);
@@ -229,6 +235,7 @@ static void migrate_into_phase(Cell *c)
         mux_migrate(&c->t, disks(c, "source"));
         mux_wait_status(&c->t, status);
     } else if (fails_alone(c)) {
+        stay_in_phase(c);
         mux_migrate(&c->t, disks(c, "source"));
     } else if (mux_phase_is(c->phase, "stopped")) {
         migrate_until_stopped(c);

@@ -17,7 +17,7 @@
 #define MUX_WORKERS_OPTION \
     "-object main-loop,id=main-loop,thread-pool-min=4,thread-pool-max=4 "
 
-/* Wait until the pool is complete. */
+/* Wait until the pool is complete, where that can be found out. */
 void mux_resources_wait_workers(QTestState *who);
 
 typedef struct MuxResources {
@@ -25,7 +25,7 @@ typedef struct MuxResources {
     unsigned num_jobs;
     bool yank;                  /* a migration or a block node can be yanked */
     unsigned num_fds;           /* open descriptors; 0: unknown */
-    unsigned num_threads;
+    unsigned num_threads;       /* 0: not to be found out */
     char *threads;              /* their names, for the log */
     char *node_states;          /* read-only, number of dirty bitmaps */
     unsigned num_inactive;      /* nodes of a guest that runs elsewhere */

@@ -275,6 +275,51 @@ static void test_disks_listen_again(void)
     mux_end(&t, true);
 }
 
+/*
+ * The catalogue of faults has a guest without a program, on one machine type:
+ * here one runs when the migration ends early.
+ */
+static void end_early(void (*end)(MuxTest *t), const char *status)
+{
+    MuxTest t = { .keep_target = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_write(&t, 0, 0x40, 0, 8 * MiB);
+    migrate_set_parameter_int(t.from, "max-bandwidth", MiB);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "disks");
+    mux_wait_jobs(&t);
+    mux_wait_sent(t.from, "nbd-disk0", 64 * KiB);
+    end(&t);
+    mux_wait_status(&t, status);
+    mux_wait_target_status(&t, "failed");
+    mux_end_after_failure(&t);
+}
+
+static void cancel(MuxTest *t)
+{
+    migrate_cancel(t->from);
+}
+
+static void cancel_job(MuxTest *t)
+{
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
+                             "  'arguments': { 'device': 'nbd-disk0' } }");
+}
+
+static void test_disks_cancel(void)
+{
+    end_early(cancel, "cancelled");
+}
+
+static void test_disks_job_cancel(void)
+{
+    end_early(cancel_job, "failed");
+}
+
 static void test_disks_other_node_name(void)
 {
     MuxTest t = { .to_node = "elsewhere" };
@@ -500,6 +545,9 @@ void migration_test_add_mux(MigrationTestEnv *env)
     migration_test_add("/migration/mux/disks-unix", test_disks_unix);
     migration_test_add("/migration/mux/disks-return-path",
                        test_disks_return_path);
+    migration_test_add("/migration/mux/disks-cancel", test_disks_cancel);
+    migration_test_add("/migration/mux/disks-job-cancel",
+                       test_disks_job_cancel);
     migration_test_add("/migration/mux/disks-listen-again",
                        test_disks_listen_again);
     migration_test_add("/migration/mux/disks-other-node-name",
