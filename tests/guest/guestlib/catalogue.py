@@ -16,7 +16,6 @@ FILE = Path(__file__).resolve().parents[3] / \
 PHASES = ('connect', 'disks', 'precopy', 'converge', 'switchover')
 START = 'start'
 NEVER = r'(?!)'                 # a pattern that matches nothing
-SIDES = ('source', 'destination')
 
 
 def _load() -> configparser.ConfigParser:
@@ -39,8 +38,8 @@ def _split(value: str) -> list[str]:
 def _pattern(text: str, side: str) -> str:
     """Convert a text of the catalogue to a regular expression."""
     def meaning(match: re.Match) -> str:
-        if match[1] in ('self', 'peer'):
-            return SIDES[(side == 'destination') ^ (match[1] == 'peer')]
+        if match[1] == 'peer':
+            return 'destination' if side == 'source' else 'source'
         return os.strerror(getattr(errno, match[1]))
     return re.escape(re.sub(r'\$(\w+)', meaning, text))
 
