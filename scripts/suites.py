@@ -156,9 +156,8 @@ class Step:
         return counts
 
     def _wrongly_skipped(self, output):
-        names = SKIPPED.findall(output) if self.unskipped else []
-        return next(filter(self.unskipped.search, names), None) \
-            if names else None
+        return self.unskipped and next(
+            filter(self.unskipped.search, SKIPPED.findall(output)), None)
 
     def _count(self, output, status):
         if self.count == 'tap':

@@ -29,8 +29,7 @@ CODE = bytes.fromhex('fa31c08ed8fb66ff06007ef4ebf8')
 FIRMWARE = ('qemu-bundle/usr/local/share/qemu', 'pc-bios')
 FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
 MACHINE = ('-nodefaults', '-no-user-config', '-accel', 'tcg', '-machine',
-           'pc', '-m', '16M', '-object',
-           'main-loop,id=main-loop,thread-pool-min=4,thread-pool-max=4')
+           'pc', '-m', '16M')
 
 
 class QEMU:

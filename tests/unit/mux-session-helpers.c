@@ -233,6 +233,22 @@ bool transport_released(QIOChannel *ioc)
     return qatomic_read(&OBJECT(ioc)->ref) == 1;
 }
 
+static void note_end(MuxSession *session, const Error *err, void *opaque)
+{
+    *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "no error");
+}
+
+const MuxSessionOps note_end_ops = { .ended = note_end };
+
+void session_free(MuxSession *session, QIOChannel *transport)
+{
+    mux_session_detach(session);
+    mux_session_close(session, NULL, 0);
+    mux_session_unref(session);
+    WAIT_FOR(transport_released(transport));
+    object_unref(OBJECT(transport));
+}
+
 /* --- threads that write and read a pattern --- */
 
 /* Byte @i of pattern @seed: no period that a frame or buffer could have */

@@ -89,6 +89,12 @@ bool session_closed(MuxSession *s);
 /* Only the caller has a reference to @ioc: the session has been freed. */
 bool transport_released(QIOChannel *ioc);
 
+/* For a session whose opaque is a char **: receives how the session ended */
+extern const MuxSessionOps note_end_ops;
+
+/* Free @session, which has ended, without waiting for its peer to close. */
+void session_free(MuxSession *session, QIOChannel *transport);
+
 /* --- threads that write and read a pattern --- */
 
 typedef struct Worker {

@@ -19,24 +19,6 @@
 
 static char *workdir;
 
-/* @opaque: char **, receives the session's error text */
-static void note_end(MuxSession *session, const Error *err, void *opaque)
-{
-    *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "in good order");
-}
-
-static const MuxSessionOps note_end_ops = { .ended = note_end };
-
-/* Free @session, which has ended, without waiting for its peer to close. */
-static void session_free(MuxSession *session, QIOChannel *transport)
-{
-    mux_session_detach(session);
-    mux_session_close(session, NULL, 0);
-    mux_session_unref(session);
-    WAIT_FOR(transport_released(transport));
-    object_unref(OBJECT(transport));
-}
-
 /* --- commands --- */
 
 static QIOChannel *command_new(const char *from, const char *to)

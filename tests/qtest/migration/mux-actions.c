@@ -86,17 +86,14 @@ static void cancel(MuxTest *t)
     migrate_cancel(t->from);
 }
 
-/* Longer than a live side is ever silent, even on a busy machine */
-#define SILENCE_MS 3000
-
 static void limit_silence(MuxTest *t)
 {
-    migrate_set_parameter_int(t->from, "channel-mux-timeout", SILENCE_MS);
+    migrate_set_parameter_int(t->from, "channel-mux-timeout", MUX_SILENCE_MS);
 }
 
 static void limit_silence_of_source(MuxTest *t)
 {
-    migrate_set_parameter_int(t->to, "channel-mux-timeout", SILENCE_MS);
+    migrate_set_parameter_int(t->to, "channel-mux-timeout", MUX_SILENCE_MS);
 }
 
 /* Set a short time limit for waits while the guest is stopped. */

@@ -186,7 +186,6 @@ void mux_resources_wait_workers(QTestState *who)
     if (!g_file_test(path, G_FILE_TEST_IS_DIR)) {
         return;
     }
-
     g_test_timer_start();
     while (n != MUX_NUM_WORKERS) {
         g_autofree char *names = NULL;
@@ -224,7 +223,7 @@ void mux_resources_clear(MuxResources *h)
 }
 
 bool mux_resources_match(const MuxResources *h, const MuxResources *before,
-                        bool given_up)
+                         bool given_up)
 {
     return g_str_equal(h->nodes, before->nodes) &&
         h->num_jobs <= before->num_jobs && h->yank <= before->yank &&

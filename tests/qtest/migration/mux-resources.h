@@ -15,7 +15,9 @@
  */
 #define MUX_NUM_WORKERS 4
 #define MUX_WORKERS_OPTION \
-    "-object main-loop,id=main-loop,thread-pool-min=4,thread-pool-max=4 "
+    "-object main-loop,id=main-loop," \
+    "thread-pool-min=" stringify(MUX_NUM_WORKERS) "," \
+    "thread-pool-max=" stringify(MUX_NUM_WORKERS) " "
 
 /* Wait until the pool is complete, where that can be found out. */
 void mux_resources_wait_workers(QTestState *who);
@@ -41,6 +43,6 @@ void mux_resources_clear(MuxResources *h);
  * @given_up: the guest has been handed over in between.
  */
 bool mux_resources_match(const MuxResources *h, const MuxResources *before,
-                        bool given_up);
+                         bool given_up);
 
 #endif

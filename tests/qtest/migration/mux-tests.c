@@ -279,7 +279,7 @@ static void test_disks_listen_again(void)
  * The catalogue of faults has a guest without a program, on one machine type:
  * here one runs when the migration ends early.
  */
-static void end_early(void (*end)(MuxTest *t), const char *status)
+static void end_early(void (*end)(QTestState *who), const char *status)
 {
     MuxTest t = { .keep_target = true };
 
@@ -293,26 +293,21 @@ static void end_early(void (*end)(MuxTest *t), const char *status)
     mux_wait_phase(&t, "disks");
     mux_wait_jobs(&t);
     mux_wait_sent(t.from, "nbd-disk0", 64 * KiB);
-    end(&t);
+    end(t.from);
     mux_wait_status(&t, status);
     mux_wait_target_status(&t, "failed");
     mux_end_after_failure(&t);
 }
 
-static void cancel(MuxTest *t)
+static void cancel_job(QTestState *who)
 {
-    migrate_cancel(t->from);
-}
-
-static void cancel_job(MuxTest *t)
-{
-    qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
+    qtest_qmp_assert_success(who, "{ 'execute': 'block-job-cancel',"
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
 static void test_disks_cancel(void)
 {
-    end_early(cancel, "cancelled");
+    end_early(migrate_cancel, "cancelled");
 }
 
 static void test_disks_job_cancel(void)

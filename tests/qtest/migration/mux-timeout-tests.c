@@ -28,9 +28,6 @@ static bool start(MuxTest *t)
     return mux_start(t);
 }
 
-/* Longer than a live side is ever silent, even on a busy machine */
-#define SILENCE_MS 3000
-
 /* --- no answer --- */
 
 static void set_parameter_hmp(MuxTest *t, const char *name_and_value)
@@ -168,8 +165,8 @@ static void test_silence(void)
     if (!start(&t)) {
         return;
     }
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", SILENCE_MS);
-    migrate_set_parameter_int(t.to, "channel-mux-timeout", SILENCE_MS);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", MUX_SILENCE_MS);
+    migrate_set_parameter_int(t.to, "channel-mux-timeout", MUX_SILENCE_MS);
     migrate_set_capability(t.from, "pause-before-switchover", true);
     migrate_ensure_converge(t.from);
     mux_listen(&t, MUX_BOTH_DISKS);
@@ -202,7 +199,7 @@ static void test_silence_of_source(void)
     if (!start(&t)) {
         return;
     }
-    migrate_set_parameter_int(t.to, "channel-mux-timeout", SILENCE_MS);
+    migrate_set_parameter_int(t.to, "channel-mux-timeout", MUX_SILENCE_MS);
     migrate_ensure_non_converge(t.from);
     mux_listen(&t, MUX_BOTH_DISKS);
     mux_migrate(&t, MUX_BOTH_DISKS);
@@ -322,7 +319,7 @@ static void run_mock(Mock *mock, const char *error)
         return;
     }
     listener = unix_listen(path, &error_abort);
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", SILENCE_MS);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", MUX_SILENCE_MS);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mock->fd = accept(listener, NULL, NULL);
     g_assert_cmpint(mock->fd, >=, 0);
@@ -367,12 +364,6 @@ static void start_and_stop(MuxTest *t, QTestState *stopped)
     kill(qtest_pid(stopped), SIGSTOP);
 }
 
-/* A peer that is stopped does not prevent it from quitting. */
-static void quit(QTestState **who)
-{
-    qtest_quit(g_steal_pointer(who));
-}
-
 static void test_quit_source(void)
 {
     MuxTest t = { .bare = true };
@@ -381,7 +372,8 @@ static void test_quit_source(void)
         return;
     }
     start_and_stop(&t, t.to);
-    quit(&t.from);
+    /* The peer, which is stopped, does not keep it from ending. */
+    qtest_quit(g_steal_pointer(&t.from));
     kill(qtest_pid(t.to), SIGCONT);
     mux_wait_target_status(&t, "failed");
     /* The cause arrives only if the socket had space for it. */
@@ -397,7 +389,8 @@ static void test_quit_destination(void)
         return;
     }
     start_and_stop(&t, t.from);
-    quit(&t.to);
+    /* The same */
+    qtest_quit(g_steal_pointer(&t.to));
     kill(qtest_pid(t.from), SIGCONT);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'disks': ",

@@ -19,6 +19,9 @@
 /* Seconds until a wait is considered a hang; not a limit under test */
 #define MUX_WAIT_TIMEOUT_S 120
 
+/* A limit of silence: longer than a live side is silent, if the host is busy */
+#define MUX_SILENCE_MS 3000
+
 #define MUX_NUM_DISKS 2
 #define MUX_DISK_SIZE_MB 16
 
