@@ -64,7 +64,6 @@ struct DiskCopy {
 
     QemuMutex job_lock;             /* protects @job against other threads */
     Job *job;                       /* holds a reference */
-    bool pausing;                   /* disk_copy_pause() was called for it */
     bool job_ended;                 /* the last event was seen */
     Notifier on_ready;
     Notifier on_completed;
@@ -207,7 +206,6 @@ static void disk_copy_release(DiskCopy *d)
         WITH_JOB_LOCK_GUARD() {
             job_ref_locked(job);
         }
-        disk_copy_resume(d);
         disk_copy_release_job(d);
         if (!over) {
             job_cancel_sync(job, true);
@@ -592,32 +590,6 @@ void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
         }
     }
     *remaining = *total - current;
-}
-
-/* --- pause --- */
-
-void disk_copy_pause(DiskCopy *d)
-{
-    if (d->job && !d->pausing) {
-        JOB_LOCK_GUARD();
-        job_pause_locked(d->job);
-        d->pausing = true;
-    }
-}
-
-bool disk_copy_paused(DiskCopy *d)
-{
-    JOB_LOCK_GUARD();
-    return !d->job || d->job->paused || job_is_completed_locked(d->job);
-}
-
-void disk_copy_resume(DiskCopy *d)
-{
-    if (d->job && d->pausing) {
-        JOB_LOCK_GUARD();
-        job_resume_locked(d->job);
-        d->pausing = false;
-    }
 }
 
 /* --- the end --- */

@@ -105,14 +105,6 @@ bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp);
 /* Did nobody write to the node since disk_copy_complete()? */
 bool disk_copy_untouched(DiskCopy *d, Error **errp);
 
-/*
- * Have the mirror pause.  One that is about to end is not paused, but is over
- * soon; disk_copy_paused() says when it is either.  With the BQL, any thread.
- */
-void disk_copy_pause(DiskCopy *d);
-bool disk_copy_paused(DiskCopy *d);
-void disk_copy_resume(DiskCopy *d);
-
 /* Bytes still to be copied, and in all, as far as known.  Any thread. */
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total);
 

@@ -94,18 +94,6 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending);
 void migration_mux_stopping(MigrationState *s);
 
 /*
- * It is stopped, or could not be: the mirrors, which pause since
- * migration_mux_stopping(), go on.  Migration thread, with the BQL.
- */
-void migration_mux_stopped(MigrationState *s);
-
-/*
- * The migration has failed, and the guest is about to go on: returns when each
- * mirror is paused or over.  Migration thread, with the BQL.
- */
-void migration_mux_going_on(MigrationState *s);
-
-/*
  * The guest is stopped: complete the disks and wait until the destination has
  * dealt with them, or the time that channel-mux-stop-timeout allows is over.
  * Migration thread, with the BQL, which is released meanwhile: the migration

@@ -11,7 +11,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/aio-wait.h"
+#include "block/aio.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
@@ -222,28 +222,7 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
     return false;
 }
 
-/* --- the guest is stopped, or goes on --- */
-
-static bool mux_switchover_mirrors_paused(MuxOutgoing *m)
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        if (!disk_copy_paused(g_ptr_array_index(m->disks, i))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/*
- * A guest that stops or goes on moves its disks between the main loop and their
- * IOThreads.  QEMU aborts if a mirror is just coming to an end of its own, as
- * when the connection is lost: it keeps the node drained, but still runs.
- */
-static void mux_switchover_pause_mirrors(MuxOutgoing *m)
-{
-    g_ptr_array_foreach(m->disks, (GFunc)disk_copy_pause, NULL);
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !mux_switchover_mirrors_paused(m));
-}
+/* --- the guest is stopped --- */
 
 /* What has to be sent first may take @sending_ms on top of the limit. */
 static uint32_t mux_switchover_stop_ms(uint64_t sending_ms)
@@ -261,22 +240,6 @@ void migration_mux_stopping(MigrationState *s)
         mux_switchover_usual_silence(s->mux);
         mux_switchover_start_step(s->mux, "the end and the flush of the "
                                   "guest's writes", mux_switchover_stop_ms(0));
-        mux_switchover_pause_mirrors(s->mux);
-    }
-}
-
-void migration_mux_stopped(MigrationState *s)
-{
-    if (s->mux) {
-        g_ptr_array_foreach(s->mux->disks, (GFunc)disk_copy_resume, NULL);
-    }
-}
-
-void migration_mux_going_on(MigrationState *s)
-{
-    if (s->mux) {
-        migration_mux_ending(s);
-        mux_switchover_pause_mirrors(s->mux);
     }
 }
 
