@@ -26,6 +26,8 @@
 #define DISK_COPY_LOOK_MS 100
 /* Looks that a mirror has to become ready once it has been through the disk */
 #define DISK_COPY_LOOKS 10
+/* A request was not answered for this time: is the peer there? */
+#define DISK_COPY_PING_NS NANOSECONDS_PER_SECOND
 
 typedef enum DiskCopyState {
     DISK_COPY_NEW,          /* nothing exists yet */
@@ -52,7 +54,7 @@ struct DiskCopy {
 
     QIOChannelMux *ioc;
     BlockDriverState *bs;           /* what is copied */
-    BlockDriverState *target;       /* the NBD node */
+    BlockDriverState *target;       /* the NBD node; changed with @lock held */
     NBDMode mode;                   /* what was negotiated for it */
     bool disconnecting;             /* the node is being closed */
     BdrvDirtyBitmap *bitmap;        /* writes since disk_copy_complete() */
@@ -62,8 +64,14 @@ struct DiskCopy {
     bool converged;                 /* atomic */
     int flush_ret;                  /* of the last disk_copy_flush() */
 
-    QemuMutex job_lock;             /* protects @job against other threads */
+    QemuMutex lock;                 /* protects @target, @job and @wait */
     Job *job;                       /* holds a reference */
+    DiskCopyWait wait;
+    /* Of disk_copy_watch(), get_clock() times */
+    uint64_t sent;                  /* bytes */
+    int64_t sent_at;                /* they changed, or there was no more */
+    int64_t blocks_since;           /* wait.blocks became true */
+    int64_t idle_since;             /* no request only to the source */
     bool job_ended;                 /* the last event was seen */
     Notifier on_ready;
     Notifier on_completed;
@@ -82,7 +90,7 @@ static void disk_copy_unref(DiskCopy *d)
         return;
     }
     timer_free(d->look);
-    qemu_mutex_destroy(&d->job_lock);
+    qemu_mutex_destroy(&d->lock);
     g_free(d);
 }
 
@@ -96,7 +104,7 @@ DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
     d->speed = speed;
     d->ops = ops;
     d->opaque = opaque;
-    qemu_mutex_init(&d->job_lock);
+    qemu_mutex_init(&d->lock);
     return d;
 }
 
@@ -151,7 +159,7 @@ static void disk_copy_release_job(DiskCopy *d)
     if (!job) {
         return;
     }
-    WITH_QEMU_LOCK_GUARD(&d->job_lock) {
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
         d->job = NULL;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -177,12 +185,18 @@ static void disk_copy_disconnected(void *opaque, int ret)
     disk_copy_unref(d);
 }
 
+static BlockDriverState *disk_copy_take_target(DiskCopy *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return g_steal_pointer(&d->target);
+}
+
 static void disk_copy_disconnect(DiskCopy *d)
 {
     disk_copy_set_state(d, DISK_COPY_DISCONNECTING);
     d->disconnecting = true;
-    nbd_channel_close_node(g_steal_pointer(&d->target), QIO_CHANNEL(d->ioc),
-                           d->mode, disk_copy_disconnected, disk_copy_ref(d));
+    nbd_channel_close_node(disk_copy_take_target(d), QIO_CHANNEL(d->ioc), d->mode,
+                           disk_copy_disconnected, disk_copy_ref(d));
 }
 
 /*
@@ -216,9 +230,7 @@ static void disk_copy_release(DiskCopy *d)
     }
     /* With the stream reset neither of the two waits for the peer */
     AIO_WAIT_WHILE_UNLOCKED(NULL, d->disconnecting);
-    if (d->target) {
-        bdrv_unref(d->target);
-    }
+    bdrv_unref(disk_copy_take_target(d));
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
     }
@@ -337,7 +349,7 @@ static void disk_copy_adopt_job(DiskCopy *d, Job *job)
     d->on_completed.notify = disk_copy_on_completed;
     d->on_cancelled.notify = disk_copy_on_cancelled;
 
-    WITH_QEMU_LOCK_GUARD(&d->job_lock) {
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
         d->job = job;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -420,9 +432,13 @@ static bool disk_copy_check_export(DiskCopy *d, const NBDExportInfo *info,
 static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
                                   Error **errp)
 {
+    BlockDriverState *target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info,
+                                                     NULL, errp);
+
+    QEMU_LOCK_GUARD(&d->lock);
     d->mode = info->mode;
-    d->target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info, NULL, errp);
-    return d->target;
+    d->target = target;
+    return target;
 }
 
 static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
@@ -584,12 +600,92 @@ void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
     uint64_t current = 0;
 
     *total = 0;
-    WITH_QEMU_LOCK_GUARD(&d->job_lock) {
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
         if (d->job) {
             progress_get_snapshot(&d->job->progress, &current, total);
         }
     }
     *remaining = *total - current;
+}
+
+/* --- requests without progress --- */
+
+/* Does the main loop wait until the mirror pauses, or the target is idle? */
+static bool disk_copy_blocks(DiskCopy *d)
+{
+    if (qatomic_read(&d->target->quiesce_counter)) {
+        return true;
+    }
+    if (!d->job) {
+        return false;
+    }
+    JOB_LOCK_GUARD();
+    return d->job->busy && !d->job->paused &&
+        d->job->pause_count > d->job->user_paused;
+}
+
+/* How long has a request from @since been waited for? */
+static int64_t disk_copy_waited(DiskCopy *d, int64_t since, int64_t now,
+                                int64_t heard)
+{
+    if (since == INT64_MAX) {
+        return 0;
+    }
+    if (d->wait.blocks) {
+        return now - MAX(since, d->blocks_since);
+    }
+    return MAX(heard - since, 0);
+}
+
+/* With d->lock held */
+static void disk_copy_watch_target(DiskCopy *d, int64_t now, int64_t heard)
+{
+    NBDChannelRequests requests;
+    uint64_t sent, received;
+    int64_t oldest;
+
+    qio_channel_mux_get_bytes(d->ioc, &sent, &received);
+    nbd_channel_get_requests(d->target, &requests);
+    if (!requests.sending || d->sent != sent) {
+        d->sent = sent;
+        d->sent_at = now;
+    }
+    oldest = MIN(requests.oldest, requests.sending ? d->sent_at : INT64_MAX);
+    d->wait.blocks = disk_copy_blocks(d);
+    if (!d->wait.blocks) {
+        d->blocks_since = now;
+    }
+    d->wait.destination = disk_copy_waited(d, oldest, now, heard);
+    d->wait.flush = disk_copy_waited(d, requests.oldest_flush, now, heard);
+    d->wait.ping = now - MIN(MIN(oldest, requests.oldest_flush), now) >=
+                   DISK_COPY_PING_NS;
+}
+
+/* With d->lock held */
+static void disk_copy_watch_source(DiskCopy *d, int64_t now)
+{
+    if (!d->job || qatomic_read(&d->state) != DISK_COPY_FIRST_PASS ||
+        !qatomic_read(&d->bs->in_flight) ||
+        qatomic_read(&d->target->in_flight)) {
+        d->idle_since = now;
+    }
+    d->wait.source = now - d->idle_since;
+}
+
+void disk_copy_watch(DiskCopy *d, int64_t now, int64_t heard)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    d->wait = (DiskCopyWait) {};
+    if (d->target) {
+        disk_copy_watch_target(d, now, heard);
+        disk_copy_watch_source(d, now);
+    }
+}
+
+DiskCopyWait disk_copy_wait(DiskCopy *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return d->wait;
 }
 
 /* --- the end --- */

@@ -105,6 +105,30 @@ bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp);
 /* Did nobody write to the node since disk_copy_complete()? */
 bool disk_copy_untouched(DiskCopy *d, Error **errp);
 
+/*
+ * For how long a copy has been waiting for a disk, in nanoseconds; 0: it has
+ * not.  For the destination this is the age of the oldest request that is not
+ * answered; or, while one is being sent, the time that no byte could be sent.
+ */
+typedef struct DiskCopyWait {
+    int64_t destination;
+    int64_t flush;          /* the same for flushes, which may take long */
+    int64_t source;         /* in the first pass */
+    bool blocks;            /* the main loop is waiting for these requests */
+    bool ping;              /* the peer may be silent: have it answer */
+} DiskCopyWait;
+
+/*
+ * Find out what @d waits for; called at regular intervals, by one thread of the
+ * session.  @now and @heard are those of MuxSessionOps.tick.  Unless the main
+ * loop waits, too, time counts only until @heard: a peer that is silent is not a
+ * disk that hangs.
+ */
+void disk_copy_watch(DiskCopy *d, int64_t now, int64_t heard);
+
+/* What disk_copy_watch() found last.  Any thread. */
+DiskCopyWait disk_copy_wait(DiskCopy *d);
+
 /* Bytes still to be copied, and in all, as far as known.  Any thread. */
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total);
 

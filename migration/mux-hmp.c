@@ -21,6 +21,11 @@ static void print_stream(Monitor *mon, const MigrationStreamInfo *stream)
         monitor_printf(mon, ", total %" PRIu64 " kbytes",
                        stream->total >> 10);
     }
+    if (stream->has_waiting_for) {
+        monitor_printf(mon, ", waiting for the disk of the %s for %" PRIu64
+                       " ms", MigrationSide_str(stream->waiting_for),
+                       stream->waiting_ms);
+    }
     monitor_printf(mon, "\n");
 }
 

@@ -43,6 +43,12 @@ bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase);
 uint32_t migration_mux_setup_ms(void);
 
 /*
+ * Milliseconds that the guest, its writes or the main loop may wait for the
+ * destination; 0: no limit.
+ */
+uint32_t migration_mux_guest_waits_ms(void);
+
+/*
  * Take over the connected (and, if asked for, encrypted) @ioc: HELLO, stream
  * `main`, then the disks; migration_connect() is called when all disks were
  * copied once.  Sets s->to_dst_file, so that from here on a cancellation or a

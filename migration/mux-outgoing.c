@@ -418,10 +418,82 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
     mux_outgoing_fail(m, err ?: closed);
 }
 
+/*
+ * How long may a disk be waited for, and for its flush?  Before the writes of
+ * the guest wait, a flush may have much to write.  The steps of the switchover
+ * have limits of their own.
+ */
+static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyWait *wait,
+                                     uint32_t *ms, uint32_t *flush_ms)
+{
+    MigrationPhase phase = qatomic_read(&m->phase);
+
+    if (phase >= MIGRATION_PHASE_SWITCHOVER) {
+        *ms = *flush_ms = 0;
+    } else if (wait->blocks || phase == MIGRATION_PHASE_CONVERGE) {
+        *ms = *flush_ms = migration_mux_guest_waits_ms();
+    } else {
+        *ms = migrate_channel_mux_stop_timeout();
+        *flush_ms = migrate_channel_mux_timeout();
+    }
+}
+
+static bool mux_outgoing_exceeds(int64_t ns, uint32_t ms)
+{
+    return ms && ns >= ms * (int64_t)SCALE_MS;
+}
+
+static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
+                                      const DiskCopyWait *wait, Error **errp)
+{
+    const char *name = qio_channel_mux_name(disk_copy_stream(d));
+    uint32_t ms, flush_ms;
+
+    mux_outgoing_disk_limits(m, wait, &ms, &flush_ms);
+    if (mux_outgoing_exceeds(wait->destination, ms)) {
+        error_setg(errp, "stream '%s': timed out after %g s waiting for the "
+                   "destination's disk", name, ms / 1000.0);
+        return false;
+    }
+    if (mux_outgoing_exceeds(wait->flush, flush_ms)) {
+        error_setg(errp, "stream '%s': timed out after %g s waiting for the "
+                   "destination's disk to flush", name, flush_ms / 1000.0);
+        return false;
+    }
+    return true;
+}
+
+/* Thread of the session */
+static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
+                              void *opaque)
+{
+    MuxOutgoing *m = opaque;
+    g_autoptr(Error) err = NULL;
+    bool ping = false;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        for (guint i = 0; !err && i < m->disks->len; i++) {
+            DiskCopy *d = g_ptr_array_index(m->disks, i);
+            DiskCopyWait wait;
+
+            disk_copy_watch(d, now, heard);
+            wait = disk_copy_wait(d);
+            mux_outgoing_disk_in_time(m, d, &wait, &err);
+            ping |= wait.ping;
+        }
+    }
+    if (err) {
+        mux_outgoing_fail(m, err);
+    } else if (ping) {
+        mux_session_ping(session);
+    }
+}
+
 static const MuxSessionOps mux_outgoing_ops = {
     .ready = mux_outgoing_ready,
     .changed = mux_outgoing_changed,
     .ended = mux_outgoing_ended,
+    .tick = mux_outgoing_tick,
 };
 
 /* Returns NULL with @errp set if the connection is lost already. */
@@ -492,6 +564,20 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 
 /* --- query --- */
 
+static void mux_outgoing_report_wait(MigrationStreamInfo *info,
+                                     DiskCopyWait wait)
+{
+    int64_t destination = MAX(wait.destination, wait.flush);
+    int64_t longest = MAX(destination, wait.source);
+
+    if (longest >= NANOSECONDS_PER_SECOND) {
+        info->has_waiting_for = info->has_waiting_ms = true;
+        info->waiting_for = longest == destination ?
+                            MIGRATION_SIDE_DESTINATION : MIGRATION_SIDE_SOURCE;
+        info->waiting_ms = longest / SCALE_MS;
+    }
+}
+
 static void mux_outgoing_add_stream(MigrationStreamInfoList ***tail,
                                     QIOChannelMux *ioc, DiskCopy *d)
 {
@@ -500,6 +586,7 @@ static void mux_outgoing_add_stream(MigrationStreamInfoList ***tail,
     if (d) {
         disk_copy_progress(d, &info->remaining, &info->total);
         info->has_total = info->has_remaining = info->total > 0;
+        mux_outgoing_report_wait(info, disk_copy_wait(d));
     }
     QAPI_LIST_APPEND(*tail, info);
 }

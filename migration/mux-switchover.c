@@ -141,13 +141,18 @@ double migration_mux_disk_bandwidth(MigrationState *s)
     return bandwidth;
 }
 
-/* The guest, or its writes, wait for the destination: not for ever. */
+uint32_t migration_mux_guest_waits_ms(void)
+{
+    uint32_t silence = migrate_channel_mux_timeout();
+    uint32_t step = migrate_channel_mux_stop_timeout();
+
+    return silence && step ? MIN(silence, step) : silence ?: step;
+}
+
+/* The guest, or its writes, wait for the destination. */
 static void mux_switchover_limit_silence(MuxOutgoing *m)
 {
-    uint32_t ms = migrate_channel_mux_timeout();
-
-    mux_session_set_silence(m->session,
-                            ms ?: migrate_channel_mux_stop_timeout());
+    mux_session_set_silence(m->session, migration_mux_guest_waits_ms());
 }
 
 static void mux_switchover_usual_silence(MuxOutgoing *m)

@@ -78,6 +78,29 @@ BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
                                         const char *node_name, Error **errp);
 
 /**
+ * NBDChannelRequests: the requests of a node that were not answered yet
+ * @oldest: when the oldest of them that is no flush was sent in full, a
+ *     get_clock() time; INT64_MAX if there is none
+ * @oldest_flush: the same of flushes
+ * @sending: there are some that have not been sent in full
+ */
+typedef struct NBDChannelRequests {
+    int64_t oldest;
+    int64_t oldest_flush;
+    bool sending;
+} NBDChannelRequests;
+
+/**
+ * nbd_channel_get_requests:
+ * @bs: node opened by nbd_channel_open_node()
+ * @found: filled in
+ *
+ * Unlike the other functions, this may be called from any thread, as long
+ * as the caller keeps @bs open.
+ */
+void nbd_channel_get_requests(BlockDriverState *bs, NBDChannelRequests *found);
+
+/**
  * NBDChannelClosed:
  * @opaque: as given to nbd_channel_close_node()
  * @ret: 0, or a negative errno if the flush failed

@@ -12,7 +12,8 @@
  * the references does not end the connection: close or yank the session.
  *
  * Threads: all functions may be called from any thread unless said otherwise.
- * Callbacks run in the main loop, with the BQL, never from within a call.
+ * Callbacks run in the main loop, with the BQL, never from within a call;
+ * except MuxSessionOps.tick.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -51,7 +52,18 @@ typedef struct MuxSessionOps {
      * ended in good order.  Optional.
      */
     void (*ended)(MuxSession *session, const Error *err, void *opaque);
+
+    /*
+     * Called every MUX_TICK_MS while the connection lasts, in a thread of the
+     * session: it keeps time limits whatever the main loop, the BQL and the
+     * peer do.  Must neither block nor take the BQL.  @now and @heard, the time
+     * of the last byte from the peer, are get_clock() times.  Optional.
+     */
+    void (*tick)(MuxSession *session, int64_t now, int64_t heard,
+                 void *opaque);
 } MuxSessionOps;
+
+#define MUX_TICK_MS 250
 
 /**
  * mux_session_new:
@@ -72,7 +84,10 @@ MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
 MuxSession *mux_session_ref(MuxSession *session);
 void mux_session_unref(MuxSession *session);
 
-/* No callback comes after this returns.  Main loop only. */
+/*
+ * No callback comes after this returns.  Main loop only, and without a lock that
+ * MuxSessionOps.tick takes.
+ */
 void mux_session_detach(MuxSession *session);
 
 /*
@@ -86,6 +101,9 @@ void mux_session_yank(void *opaque);
  * now on; 0, as at first: never.
  */
 void mux_session_set_silence(MuxSession *session, uint32_t timeout_ms);
+
+/* Have the peer answer, so that it is known to be there. */
+void mux_session_ping(MuxSession *session);
 
 /*
  * End the connection after @timeout_ms, with @why as the reason for both sides,

@@ -244,6 +244,24 @@ static void mux_session_check_time(MuxSession *s)
     }
 }
 
+/* With the lock held, which is dropped meanwhile */
+static void mux_session_tick(MuxSession *s)
+{
+    const MuxSessionOps *ops = s->ops;
+    int64_t now = get_clock(), heard = s->heard;
+
+    if (now < s->tick_due) {
+        return;
+    }
+    s->tick_due = now + MUX_TICK_MS * (int64_t)SCALE_MS;
+    s->ticking = true;
+    qemu_mutex_unlock(&s->lock);
+    ops->tick(s, now, heard, s->opaque);
+    qemu_mutex_lock(&s->lock);
+    s->ticking = false;
+    qemu_cond_broadcast(&s->ticked);
+}
+
 static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
 {
     /*
@@ -254,7 +272,8 @@ static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
         qemu_cond_wait(&s->sender_moved, &s->lock);
     }
     if (len > 0) {
-        mux_engine_rx_done(s->engine, len, get_clock());
+        s->heard = get_clock();
+        mux_engine_rx_done(s->engine, len, s->heard);
     } else if (s->tx_error) {
         mux_session_cut(s, s->tx_error);
     } else if (len == 0) {
@@ -287,6 +306,7 @@ static void mux_session_receive(MuxSession *s)
             mux_session_received(s, len, err);
         }
         mux_session_check_time(s);
+        mux_session_tick(s);
         mux_session_settle(s);
     }
 }

@@ -44,11 +44,14 @@ MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
     qemu_cond_init(&s->sender_moved);
     qemu_cond_init(&s->send_cond);
     qemu_cond_init(&s->closed_cond);
+    qemu_cond_init(&s->ticked);
     QTAILQ_INIT(&s->channels);
     QTAILQ_INIT(&s->writers);
     QTAILQ_INIT(&s->callbacks);
     mux_config_default(&config, role);
     s->engine = mux_engine_new(&config, get_clock());
+    s->heard = get_clock();
+    s->tick_due = ops && ops->tick ? s->heard : INT64_MAX;
     s->transport = mux_transport_new(transport, &err);
     trace_mux_session_new(s, transport, role);
 
@@ -78,6 +81,7 @@ void mux_session_unref(MuxSession *s)
     assert(QTAILQ_EMPTY(&s->channels));
     mux_engine_free(s->engine);
     mux_transport_free(s->transport);
+    qemu_cond_destroy(&s->ticked);
     qemu_cond_destroy(&s->closed_cond);
     qemu_cond_destroy(&s->send_cond);
     qemu_cond_destroy(&s->sender_moved);
@@ -261,6 +265,10 @@ void mux_session_detach(MuxSession *s)
     GLOBAL_STATE_CODE();
     QEMU_LOCK_GUARD(&s->lock);
     s->ops = NULL;
+    s->tick_due = INT64_MAX;
+    while (s->ticking) {
+        qemu_cond_wait(&s->ticked, &s->lock);
+    }
     QTAILQ_FOREACH_SAFE(ioc, &s->callbacks, next_callback, next) {
         QTAILQ_REMOVE(&s->callbacks, ioc, next_callback);
         if (ioc->call_opened) {
@@ -275,7 +283,7 @@ void mux_session_detach(MuxSession *s)
 
 int64_t mux_session_next_due(MuxSession *s)
 {
-    int64_t due = mux_engine_deadline(s->engine);
+    int64_t due = MIN(mux_engine_deadline(s->engine), s->tick_due);
 
     if (s->linger) {
         due = MIN(due, s->linger);
@@ -291,6 +299,13 @@ void mux_session_set_silence(MuxSession *s, uint32_t timeout_ms)
     QEMU_LOCK_GUARD(&s->lock);
     mux_engine_set_silence(s->engine, timeout_ms * (int64_t)SCALE_MS,
                            get_clock());
+    mux_session_settle(s);
+}
+
+void mux_session_ping(MuxSession *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    mux_engine_ping(s->engine);
     mux_session_settle(s);
 }
 

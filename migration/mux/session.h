@@ -93,6 +93,10 @@ struct MuxSession {
     int64_t rx_deadline;        /* until when the receive thread waits */
     int64_t expiry;             /* when to end the connection; 0: never */
     char *expiry_why;
+    int64_t heard;              /* when the last bytes came */
+    int64_t tick_due;           /* INT64_MAX: nobody wants ticks */
+    bool ticking;               /* ops->tick is being called */
+    QemuCond ticked;            /* it has returned */
 
     /* the end, in this order */
     bool closing;               /* GOAWAY follows once all else is sent */

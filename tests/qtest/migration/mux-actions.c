@@ -96,10 +96,39 @@ static void limit_silence_of_source(MuxTest *t)
     migrate_set_parameter_int(t->to, "channel-mux-timeout", MUX_SILENCE_MS);
 }
 
+/* A limit that applied would end the migration meanwhile. */
+static void wait_longer_than_silence(MuxTest *t)
+{
+    usleep((MUX_SILENCE_MS + 1000) * 1000);
+}
+
 /* Set a short time limit for waits while the guest is stopped. */
 static void limit_stop(MuxTest *t)
 {
     migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 3000);
+}
+
+/* Stop the guest, which waits for its writes, and resume it. */
+static void stop_guest(MuxTest *t)
+{
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'stop' }");
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'cont' }");
+}
+
+/* The destination may not respond meanwhile. */
+static void wait_failed(MuxTest *t)
+{
+    bool failed = false;
+
+    g_test_timer_start();
+    while (!failed) {
+        g_autofree char *status = migrate_query_status(t->from);
+
+        failed = g_str_equal(status, "failed");
+        g_assert_cmpstr(status, !=, "completed");
+        g_assert(g_test_timer_elapsed() < MUX_WAIT_TIMEOUT_S);
+        usleep(failed ? 0 : 5000);
+    }
 }
 
 /* --- the source's mirror job --- */
@@ -216,6 +245,28 @@ static void write_bad_sector(MuxTest *t)
     mux_write(t, 0, 0x66, BAD_SECTOR * 512, 64 * KiB);
 }
 
+/* The guest's own write completes even if it cannot be copied. */
+static void write_disk0(MuxTest *t)
+{
+    mux_write(t, 0, 0x5a, 5 * MiB, 512);
+}
+
+/* Call this for the device's block backend: another user would drain it. */
+static void destination_io(MuxTest *t, const char *command)
+{
+    g_autofree char *out = qtest_hmp(
+        t->to, "qemu-io -d /machine/peripheral/vd0/virtio-backend \"%s\"",
+        command);
+
+    g_assert_cmpstr(out, ==, "");
+}
+
+/* One write never completes; others do. */
+static void hang_destination_storage(MuxTest *t)
+{
+    destination_io(t, "break pwritev hold");
+}
+
 /* Called after the copy of disk1 is complete */
 static void write_disk1(MuxTest *t)
 {
@@ -271,6 +322,7 @@ static const struct {
     { "complete-unready-job", complete_unready_job },
     { "continue-migration", continue_migration },
     { "freeze-destination", freeze_destination },
+    { "hang-destination-storage", hang_destination_storage },
     { "keep-in-precopy", keep_in_precopy },
     { "kill-destination", kill_destination },
     { "kill-job", kill_job },
@@ -290,9 +342,13 @@ static const struct {
     { "resume-ending-job", resume_ending_job },
     { "resume-job", resume_job },
     { "return-path", use_return_path },
+    { "stop-guest", stop_guest },
     { "thaw-destination", thaw_destination },
     { "unplug-disk", unplug_disk },
+    { "wait-failed", wait_failed },
+    { "wait-longer-than-silence", wait_longer_than_silence },
     { "write-bad-sector", write_bad_sector },
+    { "write-disk0", write_disk0 },
     { "write-disk1", write_disk1 },
     { "yank-destination", yank_destination },
     { "yank-source", yank_source },
@@ -317,6 +373,6 @@ void mux_restore_source(MuxTest *t)
     for (unsigned i = 0; i < ARRAY_SIZE(capabilities); i++) {
         migrate_set_capability(t->from, capabilities[i], false);
     }
-    migrate_set_parameter_int(t->from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t->from, "channel-mux-timeout", 300000);
     migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 10000);
 }

@@ -163,9 +163,9 @@ static const char *const fault_keys[] = {
     "act", "before", "campaign", "campaign-destination-says",
     "campaign-source-says", "destination", "destination-disks",
     "destination-error", "destination-says", "destination-size", "end",
-    "exit-on-error", "later", "phases", "relay", "relay-always", "relay-back",
-    "relay-then", "set-state", "slow", "source-disks", "source-error",
-    "source-says", "then", NULL
+    "exit-on-error", "hang", "later", "phases", "relay", "relay-always",
+    "relay-back", "relay-then", "set-state", "slow", "source-disks",
+    "source-error", "source-says", "then", NULL
 };
 
 static void check_key(const char *group, const char *key)

@@ -72,7 +72,8 @@ static char *below_disk0(const Cell *c, const char *side)
         { "set-state.0", set_state },
     };
 
-    if (!error && !mux_phase_is(c->phase, "stopped")) {
+    if (!error && !mux_phase_is(c->phase, "stopped") &&
+        !(is(c, "hang") && g_str_equal(side, "destination"))) {
         return NULL;
     }
     for (unsigned i = 0; i < ARRAY_SIZE(rules); i++) {

@@ -52,7 +52,7 @@ static void test_parameters(void)
     if (!start(&t)) {
         return;
     }
-    assert_parameters_hmp(&t, "channel-mux-timeout: 0 ms");
+    assert_parameters_hmp(&t, "channel-mux-timeout: 300000 ms");
     assert_parameters_hmp(&t, "channel-mux-stop-timeout: 10000 ms");
     set_parameter_hmp(&t, "channel-mux-timeout 1500");
     set_parameter_hmp(&t, "channel-mux-stop-timeout 0");
@@ -77,7 +77,7 @@ static void test_no_hello_from_destination(void)
     mux_assert_error(t.from, "migration failed in phase 'connect': all "
                      "streams: no byte from the destination for 0.3 s");
     close(fd);
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     mux_end_after_failure(&t);
 }
 
@@ -187,7 +187,7 @@ static void test_silence(void)
     kill(qtest_pid(stopped), SIGCONT);
     t.to = stopped;
     mux_relay_free(relay);
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     migrate_set_capability(t.from, "pause-before-switchover", false);
     mux_end_after_failure(&t);
 }
@@ -328,7 +328,7 @@ static void run_mock(Mock *mock, const char *error)
     mux_assert_error(t.from, error);
     close(mock->fd);
     close(listener);
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     mux_end_after_failure(&t);
 }
 
@@ -350,6 +350,80 @@ static void test_bad_nbd_handshake(void)
     run_mock(&(Mock) { .accepts = true, .garbage = true },
              "migration failed in phase 'disks': stream 'nbd-disk0': NBD "
              "handshake failed: ");
+}
+
+/* --- a disk that hangs --- */
+
+/* Run a qemu-io command on disk0 of @who, as its device would. */
+static void disk0_io(QTestState *who, const char *command)
+{
+    g_autofree char *out = qtest_hmp(
+        who, "qemu-io -d /machine/peripheral/vd0/virtio-backend \"%s\"",
+        command);
+
+    g_assert_cmpstr(out, ==, "");
+}
+
+static void wait_waiting_for(MuxTest *t, const char *side)
+{
+    bool found = false;
+
+    g_test_timer_start();
+    while (!found) {
+        QDict *stream = mux_query_stream(t->from, "nbd-disk0");
+        const char *waiting = qdict_get_try_str(stream, "waiting-for");
+
+        found = !g_strcmp0(waiting, side);
+        g_assert(found || !waiting);
+        if (found) {
+            g_autofree char *line = qtest_hmp(t->from, "info migrate");
+
+            g_assert_cmpint(qdict_get_int(stream, "waiting-ms"), >=, 1000);
+            g_assert(strstr(line, ", waiting for the disk of the "));
+        }
+        qobject_unref(stream);
+        g_assert(g_test_timer_elapsed() < MUX_WAIT_TIMEOUT_S);
+        usleep(found ? 0 : 5000);
+    }
+}
+
+static void run_waiting(const char *side, const char *event)
+{
+    bool source = g_str_equal(side, "source");
+    g_autofree char *hang = g_strdup_printf("break %s hold", event);
+    const char *blkdebug = "driver=blkdebug,image.driver=file,"
+                           "image.cache.no-flush=on,image.filename=";
+    MuxTest t = {
+        .bare = true,
+        .from_protocol = source ? blkdebug : NULL,
+        .to_protocol = source ? NULL : blkdebug,
+    };
+    QTestState *who;
+
+    if (!start(&t)) {
+        return;
+    }
+    who = source ? t.from : t.to;
+    migrate_set_parameter_int(t.from, "channel-mux-stop-timeout", 0);
+    migrate_ensure_converge(t.from);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    disk0_io(who, hang);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_streams(t.from);
+    wait_waiting_for(&t, side);
+    disk0_io(who, "resume hold");
+    mux_complete(&t);
+    mux_end(&t, true);
+}
+
+static void test_waiting_for_source(void)
+{
+    run_waiting("source", "read_aio");
+}
+
+static void test_waiting_for_destination(void)
+{
+    run_waiting("destination", "pwritev");
 }
 
 /* --- a process that ends --- */
@@ -456,6 +530,10 @@ void migration_test_add_mux_timeout(MigrationTestEnv *env)
                        test_no_nbd_handshake);
     migration_test_add("/migration/mux/fail-nbd-handshake",
                        test_bad_nbd_handshake);
+    migration_test_add("/migration/mux/waiting-for-source",
+                       test_waiting_for_source);
+    migration_test_add("/migration/mux/waiting-for-destination",
+                       test_waiting_for_destination);
     migration_test_add("/migration/mux/timeout-quit-source", test_quit_source);
     migration_test_add("/migration/mux/timeout-quit-destination",
                        test_quit_destination);
