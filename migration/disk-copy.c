@@ -28,6 +28,8 @@
 #define DISK_COPY_LOOKS 10
 /* A request was not answered for this time: is the peer there? */
 #define DISK_COPY_PING_NS NANOSECONDS_PER_SECOND
+/* The main loop has not responded for this time: it may wait for a disk */
+#define DISK_COPY_BLOCKED_NS NANOSECONDS_PER_SECOND
 
 typedef enum DiskCopyState {
     DISK_COPY_NEW,          /* nothing exists yet */
@@ -70,7 +72,6 @@ struct DiskCopy {
     /* Of disk_copy_watch(), get_clock() times */
     uint64_t sent;                  /* bytes */
     int64_t sent_at;                /* they changed, or there was no more */
-    int64_t blocks_since;           /* wait.blocks became true */
     int64_t idle_since;             /* no request only to the source */
     bool job_ended;                 /* the last event was seen */
     Notifier on_ready;
@@ -610,35 +611,20 @@ void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
 
 /* --- requests without progress --- */
 
-/* Does the main loop wait until the mirror pauses, or the target is idle? */
-static bool disk_copy_blocks(DiskCopy *d)
-{
-    if (qatomic_read(&d->target->quiesce_counter)) {
-        return true;
-    }
-    if (!d->job) {
-        return false;
-    }
-    JOB_LOCK_GUARD();
-    return d->job->busy && !d->job->paused &&
-        d->job->pause_count > d->job->user_paused;
-}
-
 /* How long has a request from @since been waited for? */
-static int64_t disk_copy_waited(DiskCopy *d, int64_t since, int64_t now,
-                                int64_t heard)
+static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
 {
     if (since == INT64_MAX) {
         return 0;
     }
-    if (d->wait.blocks) {
-        return now - MAX(since, d->blocks_since);
+    if (t->now - t->responsive >= DISK_COPY_BLOCKED_NS) {
+        return t->now - MAX(since, t->responsive);
     }
-    return MAX(heard - since, 0);
+    return MAX(t->heard - since, 0);
 }
 
 /* With d->lock held */
-static void disk_copy_watch_target(DiskCopy *d, int64_t now, int64_t heard)
+static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
 {
     NBDChannelRequests requests;
     uint64_t sent, received;
@@ -648,16 +634,13 @@ static void disk_copy_watch_target(DiskCopy *d, int64_t now, int64_t heard)
     nbd_channel_get_requests(d->target, &requests);
     if (!requests.sending || d->sent != sent) {
         d->sent = sent;
-        d->sent_at = now;
+        d->sent_at = t->now;
     }
     oldest = MIN(requests.oldest, requests.sending ? d->sent_at : INT64_MAX);
-    d->wait.blocks = disk_copy_blocks(d);
-    if (!d->wait.blocks) {
-        d->blocks_since = now;
-    }
-    d->wait.destination = disk_copy_waited(d, oldest, now, heard);
-    d->wait.flush = disk_copy_waited(d, requests.oldest_flush, now, heard);
-    d->wait.ping = now - MIN(MIN(oldest, requests.oldest_flush), now) >=
+    d->wait.blocks = t->now - t->responsive >= DISK_COPY_BLOCKED_NS;
+    d->wait.destination = disk_copy_waited(oldest, t);
+    d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
+    d->wait.ping = t->now - MIN(MIN(oldest, requests.oldest_flush), t->now) >=
                    DISK_COPY_PING_NS;
 }
 
@@ -672,13 +655,13 @@ static void disk_copy_watch_source(DiskCopy *d, int64_t now)
     d->wait.source = now - d->idle_since;
 }
 
-void disk_copy_watch(DiskCopy *d, int64_t now, int64_t heard)
+void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
 {
     QEMU_LOCK_GUARD(&d->lock);
     d->wait = (DiskCopyWait) {};
     if (d->target) {
-        disk_copy_watch_target(d, now, heard);
-        disk_copy_watch_source(d, now);
+        disk_copy_watch_target(d, t);
+        disk_copy_watch_source(d, t->now);
     }
 }
 

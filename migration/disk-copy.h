@@ -114,17 +114,23 @@ typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
     int64_t source;         /* in the first pass */
-    bool blocks;            /* the main loop is waiting for these requests */
+    bool blocks;            /* the main loop may wait for these requests */
     bool ping;              /* the peer may be silent: have it answer */
 } DiskCopyWait;
 
+/* get_clock() times */
+typedef struct DiskCopyTime {
+    int64_t now;
+    int64_t heard;          /* the last byte came from the peer */
+    int64_t responsive;     /* the main loop ran, outside nested event loops */
+} DiskCopyTime;
+
 /*
  * Find out what @d waits for; called at regular intervals, by one thread of the
- * session.  @now and @heard are those of MuxSessionOps.tick.  Unless the main
- * loop waits, too, time counts only until @heard: a peer that is silent is not a
- * disk that hangs.
+ * session.  While the main loop responds, time counts only until @t->heard: a
+ * silent peer is not a disk that hangs.
  */
-void disk_copy_watch(DiskCopy *d, int64_t now, int64_t heard);
+void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
 
 /* What disk_copy_watch() found last.  Any thread. */
 DiskCopyWait disk_copy_wait(DiskCopy *d);

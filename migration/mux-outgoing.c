@@ -39,6 +39,8 @@
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_OUTGOING_SETUP_MS 30000
+/* No tick for this time: the process was stopped, or had no CPU */
+#define MUX_OUTGOING_ABSENT_NS (2 * NANOSECONDS_PER_SECOND)
 
 bool migration_mux_outgoing(MigrationState *s)
 {
@@ -463,20 +465,50 @@ static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
     return true;
 }
 
+static void mux_outgoing_respond_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    qatomic_set(&m->asked, false);
+    mux_outgoing_unref(m);
+}
+
+/*
+ * Returns: when the main loop last ran.  It does not while it waits in a nested
+ * event loop, or for the BQL.  Thread of the session.
+ */
+static int64_t mux_outgoing_responsive(MuxOutgoing *m, int64_t now)
+{
+    /* The process did not run: that is not the main loop's fault */
+    bool absent = now - m->ticked >= MUX_OUTGOING_ABSENT_NS;
+
+    m->ticked = now;
+    if (absent || !qatomic_read(&m->asked)) {
+        m->responsive = now;
+    }
+    if (!qatomic_xchg(&m->asked, true)) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_outgoing_respond_bh, mux_outgoing_ref(m));
+    }
+    return m->responsive;
+}
+
 /* Thread of the session */
 static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
                               void *opaque)
 {
     MuxOutgoing *m = opaque;
+    DiskCopyTime t = { .now = now, .heard = heard };
     g_autoptr(Error) err = NULL;
     bool ping = false;
 
+    t.responsive = mux_outgoing_responsive(m, now);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {
             DiskCopy *d = g_ptr_array_index(m->disks, i);
             DiskCopyWait wait;
 
-            disk_copy_watch(d, now, heard);
+            disk_copy_watch(d, &t);
             wait = disk_copy_wait(d);
             mux_outgoing_disk_in_time(m, d, &wait, &err);
             ping |= wait.ping;

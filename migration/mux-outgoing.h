@@ -44,6 +44,10 @@ typedef struct MuxOutgoing {
     MuxSwitchover switchover;
     bool committed;             /* the guest is the destination's; BQL */
     QEMUTimer *setup_timer;     /* for what the peer has to accept */
+    bool asked;                 /* atomic: the main loop is to respond */
+    /* Of the session's ticks, get_clock() times */
+    int64_t ticked;             /* the last one */
+    int64_t responsive;         /* the main loop last ran */
 } MuxOutgoing;
 
 /*

@@ -40,6 +40,7 @@ PLACES = layout.record_capacity(SMALL.disk_mb << 20)    # for its writes
 GOOD_EVERY = 6                  # every sixth round has no fault
 LOADS = (0, 0, 5, 15)           # MiB/s per disk
 LOAD = 5                        # ... of the table
+SLOW_STORAGE = 16               # MiB/s of each disk, if a user acts meanwhile
 END = 120                       # seconds until a migration must have ended
 DOWNTIME_MS = 300
 STUCK = 3                       # ... until the fault is remedied
@@ -94,7 +95,10 @@ class Plan:
         if error := self.fault.error:
             errors = (('disk1', {**error, 'sector': 2 * self.place}),)
         small = ('disk1',) * (self.fault.name == 'destination-too-small')
-        return own(self.iothread, keys, errors=errors, too_small=small)
+        # So that there are requests for the user's action to wait for
+        limit = SLOW_STORAGE if self.fault.user else 0
+        return own(self.iothread, keys, errors=errors, too_small=small,
+                   write_mb_per_s=limit)
 
 
 def failures_in(log: str) -> list[str]:
@@ -367,8 +371,11 @@ class Life:
             if time.monotonic() > began + STUCK:
                 self.end_silence(plan, scene)
             with contextlib.suppress(migrate.QMPError):     # about to end
-                if qmp.cmd('query-status')['status'] == 'running':
+                state = qmp.cmd('query-status')['status']
+                if state == 'running':
                     return True
+                if state == 'paused' and plan.fault.stops_guest:
+                    qmp.cmd('cont')     # it moved while it was stopped
                 if 'phase' not in qmp.cmd('query-migrate'):
                     return False        # no connection
             time.sleep(0.02)

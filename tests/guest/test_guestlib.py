@@ -377,7 +377,9 @@ class Catalogue(unittest.TestCase):
 
     def test_one(self):
         self.assertEqual([name for name, _ in faults.cells(part='s/kill-')],
-                         ['disks/kill-destination'])
+                         ['disks/kill-destination',
+                          'disks/kill-destination+stop-guest',
+                          'disks/kill-destination+reset-guest'])
 
     def test_lasting(self):
         names = {fault.name: fault for fault in faults.lasting('3')}

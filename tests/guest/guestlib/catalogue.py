@@ -73,6 +73,11 @@ class Row:
         phases = _split(self.get('campaign'))
         return list(PHASES) if phases == ['all'] else phases
 
+    @property
+    def users(self) -> list[str]:
+        """User actions that the campaign combines with the fault."""
+        return _split(self.get('campaign-with'))
+
     def says(self, side: str, phase: str = '') -> str:
         """The pattern that the side's error matches in the campaign."""
         names = _split(self.get(f'campaign-{side}-says', phase))

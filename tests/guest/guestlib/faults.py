@@ -110,6 +110,8 @@ class Fault:
     # fails because of this fault
     says: str = NEVER
     says_there: str = NEVER
+    user: str = ''              # what a user does in the same instant
+    stops_guest: bool = False   # for a moment
 
     def __str__(self) -> str:
         return f'{self.name} {self.text}'.strip()
@@ -135,6 +137,7 @@ class Timed(Fault):
         time.sleep(self.wait)
         try:
             self.act(scene)
+            self.user_acts(scene)
             scene.struck = True
             scene.early = scene.phase_now() in PHASES[:-1]
         except QMPError as err:
@@ -151,8 +154,13 @@ class Timed(Fault):
     def act(self, scene: Scene) -> None:
         raise NotImplementedError
 
+    def user_acts(self, scene: Scene) -> None:
+        """Do what a user does while the fault exists."""
+        if self.user:
+            USER_ACTIONS[self.user](scene)
+
     def __str__(self) -> str:
-        return f'{self.name} in {self.phase} +{self.wait * 1000:.0f} ms' + \
+        return f'{self.name}{"+" * bool(self.user)}{self.user} in {self.phase} +{self.wait * 1000:.0f} ms' + \
             ', slow' * (self.relayed == SLOW)
 
 
@@ -196,8 +204,14 @@ class YankDestination(Timed):
 
 class ResetGuest(Timed):
     def act(self, scene: Scene) -> None:
-        scene.log.expect_reboot()
-        scene.source.qmp.cmd('system_reset')
+        reset_guest(scene)
+
+
+class StopGuest(Timed):
+    """Stop the guest and resume it."""
+
+    def act(self, scene: Scene) -> None:
+        stop_guest(scene)
 
 
 class OfJob(Timed):
@@ -238,6 +252,15 @@ class PauseJob(OfJob):
         scene.source.qmp.cmd('block-job-resume', device=self.text)
 
 
+class LimitJob(OfJob):
+    """Limit the speed of the job, and lift the limit."""
+
+    def act(self, scene: Scene) -> None:
+        for speed in (1 << 20, 0):
+            scene.source.qmp.cmd('block-job-set-speed', device=self.text,
+                                 speed=speed)
+
+
 class Freeze(Timed):
     """Stop the destination with SIGSTOP for a while, then do `text`."""
 
@@ -249,9 +272,13 @@ class Freeze(Timed):
         os.kill(pid, signal.SIGSTOP)
         scene.undo.append(lambda: os.kill(pid, signal.SIGCONT))
         time.sleep(0.2 + self.wait)
+        super().user_acts(scene)
         give_up(scene, self.text)
         if self.text == 'thaw-destination':
             scene.undo.pop()()
+
+    def user_acts(self, scene: Scene) -> None:
+        """Nothing: act() has done it, before the fault was lifted."""
 
 
 class Connection(Timed):
@@ -348,6 +375,24 @@ class Relayed(Fault):
         return self.relayed
 
 
+def reset_guest(scene: Scene) -> None:
+    scene.log.expect_reboot()
+    scene.source.qmp.cmd('system_reset')
+
+
+def stop_guest(scene: Scene) -> None:
+    """Stop the guest, and resume it unless the migration has taken it."""
+    qmp = scene.source.qmp
+    qmp.cmd('stop')
+    time.sleep(0.1)
+    if qmp.cmd('query-status')['status'] == 'paused':
+        qmp.cmd('cont')
+
+
+STOP = 'stop-guest'
+USER_ACTIONS = {'reset-guest': reset_guest, STOP: stop_guest}
+
+
 def give_up(scene: Scene, how: str) -> None:
     """End a migration that makes no progress, as a user would."""
     scene.struck = True
@@ -413,7 +458,9 @@ ACTIONS = {
     'pause-job': PauseJob,
     'quit-destination': Quit,
     'quit-source': QuitSource,
+    'limit-job': LimitJob,
     'reset-guest': ResetGuest,
+    STOP: StopGuest,
     'yank-destination': YankDestination,
     'yank-source': Yank,
 }
@@ -433,9 +480,16 @@ def _outcome(row: catalogue.Row, phase: str = '') -> dict:
 
 
 def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
-           relayed: str) -> Fault:
-    """The fault of a row, in that phase after that time."""
-    how = {'phase': phase, 'wait': wait, **_outcome(row, phase)}
+           relayed: str, user: str = '') -> Fault:
+    """
+    The fault of a row, in that phase after that time, alone or with an action
+    of a user, after which the migration may also report another failure.
+    """
+    how = {'phase': phase, 'wait': wait, 'user': user,
+           'stops_guest': STOP in (user, row.get('then')),
+           **_outcome(row, phase)}
+    if user:
+        how |= {'says': '.', 'says_there': '.'}
     relay = row.get('relay')
     if relay == 'silence':
         return Mute(row.name, text=_then(row), relayed=SLOW, **how)
@@ -449,8 +503,9 @@ def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
 def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
           relayed: str = '') -> list[Fault]:
     """All faults that are possible in that phase, after that time."""
-    return [_timed(row, phase, wait, job, relayed)
-            for row in catalogue.rows() if phase in row.phases]
+    return [_timed(row, phase, wait, job, relayed, user)
+            for row in catalogue.rows() if phase in row.phases
+            for user in ('', *row.users)]
 
 
 def lasting(spare: str) -> list[Fault]:
@@ -480,7 +535,8 @@ def cells(every: int = 1, part: str = '') -> list[tuple[str, Fault]]:
     fault is injected when the source reports the phase, over a connection that
     is slow enough for the source to be still in that phase.
     """
-    table = [(f'{phase}/{row.name}', _timed(row, phase, 0, 'nbd-disk0', SLOW))
+    table = [(f'{phase}/{row.name}{"+" * bool(user)}{user}',
+              _timed(row, phase, 0, 'nbd-disk0', SLOW, user))
              for row in catalogue.rows() for phase in row.phases
-             if phase != START]
+             if phase != START for user in ('', *row.users)]
     return [cell for cell in table[::every] if part in cell[0]]

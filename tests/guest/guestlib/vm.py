@@ -55,6 +55,7 @@ class Own:
     errors: tuple[tuple[str, dict], ...] = ()   # blkdebug, by disk
     too_small: tuple[str, ...] = ()     # disks with half the size
     no_device: tuple[str, ...] = ()     # disks without a device
+    write_mb_per_s: int = 0             # limit of each disk; 0: none
     may_reboot: bool = False            # else it ends instead
 
 
@@ -158,7 +159,14 @@ class VM:
         if errors:
             node = {'driver': 'blkdebug', 'image': node,
                     'inject-error': [errors]}
-        argv = ['-blockdev', json.dumps({**node, 'node-name': disk.name})]
+        argv = []
+        if self.own.write_mb_per_s:
+            group = f'limit-{disk.name}'
+            argv = ['-object', f'throttle-group,id={group},'
+                    f'x-bps-write={self.own.write_mb_per_s << 20}']
+            node = {'driver': 'throttle', 'throttle-group': group,
+                    'file': node}
+        argv += ['-blockdev', json.dumps({**node, 'node-name': disk.name})]
         if disk.name in self.own.no_device:
             return argv
         device = f'virtio-blk-pci,id=dev-{disk.name},drive={disk.name},' \

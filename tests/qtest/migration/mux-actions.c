@@ -113,6 +113,7 @@ static void stop_guest(MuxTest *t)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'stop' }");
     qtest_qmp_assert_success(t->from, "{ 'execute': 'cont' }");
+    migrate_ensure_converge(t->from);
 }
 
 /* The destination may not respond meanwhile. */
@@ -178,6 +179,27 @@ static void resume_ending_job(MuxTest *t)
                             "  'arguments': { 'device': 'nbd-disk0' } }"));
 }
 
+static void set_job_speed(MuxTest *t, uint64_t speed)
+{
+    qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-set-speed',"
+                             "  'arguments': { 'device': 'nbd-disk0',"
+                             "                 'speed': %" PRIu64 " } }",
+                             speed);
+}
+
+static void limit_job(MuxTest *t)
+{
+    set_job_speed(t, MiB);
+}
+
+/* Ignores an error: the migration may have ended the job. */
+static void unlimit_job(MuxTest *t)
+{
+    qobject_unref(qtest_qmp(t->from, "{ 'execute': 'block-job-set-speed',"
+                            "  'arguments': { 'device': 'nbd-disk0',"
+                            "                 'speed': 0 } }"));
+}
+
 static void assert_refused(QTestState *who, const char *command,
                            const char *arguments, const char *text)
 {
@@ -201,6 +223,21 @@ static void complete_job(MuxTest *t)
 {
     assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
                    "the migration that started it will end it");
+}
+
+static void resize_disk(MuxTest *t)
+{
+    assert_refused(t->from, "block_resize",
+                   "'node-name': 'disk0', 'size': 33554432",
+                   "is busy: block device is in use by block job: mirror");
+}
+
+static void snapshot_disk(MuxTest *t)
+{
+    assert_refused(t->from, "blockdev-snapshot-sync",
+                   "'node-name': 'disk0', 'snapshot-file': '/dev/null',"
+                   "'mode': 'existing', 'snapshot-node-name': 'overlay'",
+                   "is busy: block device is in use by block job: mirror");
 }
 
 static void unplug_disk(MuxTest *t)
@@ -326,6 +363,7 @@ static const struct {
     { "keep-in-precopy", keep_in_precopy },
     { "kill-destination", kill_destination },
     { "kill-job", kill_job },
+    { "limit-job", limit_job },
     { "limit-silence", limit_silence },
     { "limit-silence-of-source", limit_silence_of_source },
     { "limit-stop", limit_stop },
@@ -339,11 +377,14 @@ static const struct {
     { "quit-destination", quit_destination },
     { "quit-source", quit_source },
     { "reset-guest", reset_guest },
+    { "resize-disk", resize_disk },
     { "resume-ending-job", resume_ending_job },
     { "resume-job", resume_job },
     { "return-path", use_return_path },
+    { "snapshot-disk", snapshot_disk },
     { "stop-guest", stop_guest },
     { "thaw-destination", thaw_destination },
+    { "unlimit-job", unlimit_job },
     { "unplug-disk", unplug_disk },
     { "wait-failed", wait_failed },
     { "wait-longer-than-silence", wait_longer_than_silence },
