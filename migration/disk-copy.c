@@ -38,7 +38,7 @@ typedef enum DiskCopyState {
     DISK_COPY_FIRST_PASS,   /* the mirror runs, the destination is behind */
     DISK_COPY_IN_STEP,      /* the mirror copies what the guest writes */
     DISK_COPY_COMPLETING,   /* guest stopped, the mirror is being ended */
-    DISK_COPY_DISCONNECTING, /* mirror over, NBD is flushed and closed */
+    DISK_COPY_DISCONNECTING, /* mirror over, NBD is being closed */
     DISK_COPY_CLOSING,      /* NBD disconnected, waiting for FIN_OK */
     DISK_COPY_COMPLETED,    /* the destination has everything, on disk */
     DISK_COPY_FAILED,       /* ops->failed() was called; nothing else comes */
@@ -171,15 +171,13 @@ static void disk_copy_release_job(DiskCopy *d)
     }
 }
 
-/* The destination is flushed and disconnected; a FIN is on its way. */
-static void disk_copy_disconnected(void *opaque, int ret)
+/* The mirror's last act was a flush; a FIN is on its way. */
+static void disk_copy_disconnected(void *opaque)
 {
     DiskCopy *d = opaque;
 
     d->disconnecting = false;
-    if (d->state == DISK_COPY_DISCONNECTING && ret < 0) {
-        disk_copy_flush_failed(d, ret);
-    } else if (d->state == DISK_COPY_DISCONNECTING) {
+    if (d->state == DISK_COPY_DISCONNECTING) {
         disk_copy_set_state(d, DISK_COPY_CLOSING);
         disk_copy_stream_changed(d);
     }
@@ -243,22 +241,29 @@ static void disk_copy_release(DiskCopy *d)
     }
 }
 
-static void disk_copy_job_ended(DiskCopy *d)
+/* Why has the job ended?  Returns NULL if it was asked to, and succeeded. */
+static Error *disk_copy_job_error(DiskCopy *d)
 {
     Error *err = NULL;
 
-    WITH_JOB_LOCK_GUARD() {
-        /* A mirror that is in step, and is cancelled softly, succeeds */
-        if (job_is_cancelled_locked(d->job) ||
-            (d->job->ret == 0 && d->state != DISK_COPY_COMPLETING)) {
-            error_setg(&err, "job '%s' was ended by someone other than the "
-                       "migration", d->def->stream);
-        } else if (d->job->ret < 0) {
-            error_setg(&err, "mirror failed: %s",
-                       d->job->err ? error_get_pretty(d->job->err) :
-                                     strerror(-d->job->ret));
-        }
+    JOB_LOCK_GUARD();
+    /* A mirror that is in step, and is cancelled softly, succeeds */
+    if (job_is_cancelled_locked(d->job) ||
+        (d->job->ret == 0 && qatomic_read(&d->state) != DISK_COPY_COMPLETING)) {
+        error_setg(&err, "job '%s' was ended by someone other than the "
+                   "migration", d->def->stream);
+    } else if (d->job->ret < 0) {
+        error_setg(&err, "mirror failed: %s",
+                   d->job->err ? error_get_pretty(d->job->err) :
+                                 strerror(-d->job->ret));
     }
+    return err;
+}
+
+static void disk_copy_job_ended(DiskCopy *d)
+{
+    Error *err = disk_copy_job_error(d);
+
     disk_copy_release_job(d);
 
     if (err) {
@@ -665,6 +670,28 @@ void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
     }
 }
 
+static bool disk_copy_job_is_ending(DiskCopy *d)
+{
+    JOB_LOCK_GUARD();
+    return d->job->deferred_to_main_loop;
+}
+
+bool disk_copy_mirrors(DiskCopy *d, Error **errp)
+{
+    Error *err = NULL;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    if (d->job && disk_copy_job_is_ending(d)) {
+        err = disk_copy_job_error(d);
+    }
+    if (err) {
+        error_prepend(&err, "stream '%s': ", d->def->stream);
+        error_propagate(errp, err);
+        return false;
+    }
+    return true;
+}
+
 DiskCopyWait disk_copy_wait(DiskCopy *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
@@ -702,7 +729,6 @@ static const char *disk_copy_awaited(DiskCopy *d)
     case DISK_COPY_COMPLETING:
         return "the end of the mirror job";
     case DISK_COPY_DISCONNECTING:
-        return "the mirror's last flush";
     case DISK_COPY_CLOSING:
         return "the destination's confirmation";
     default:

@@ -132,6 +132,13 @@ typedef struct DiskCopyTime {
  */
 void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
 
+/*
+ * Has the mirror of @d, if there is one, not failed?  This tells before
+ * ops->failed() can: to finalize the job the main loop waits for the requests of
+ * all other disks.  Any thread.
+ */
+bool disk_copy_mirrors(DiskCopy *d, Error **errp);
+
 /* What disk_copy_watch() found last.  Any thread. */
 DiskCopyWait disk_copy_wait(DiskCopy *d);
 

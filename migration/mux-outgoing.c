@@ -510,7 +510,9 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
 
             disk_copy_watch(d, &t);
             wait = disk_copy_wait(d);
-            mux_outgoing_disk_in_time(m, d, &wait, &err);
+            if (disk_copy_mirrors(d, &err)) {
+                mux_outgoing_disk_in_time(m, d, &wait, &err);
+            }
             ping |= wait.ping;
         }
     }

@@ -302,6 +302,8 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
         return true;
     }
     mux_switchover_end_step(m);
+    /* Further flushes would only hold up those of the mirrors */
+    mux_switchover_stop(m);
     if (m->disks->len && !mux_outgoing_cause(m)) {
         m->switchover.pending = m->disks->len;
         aio_bh_schedule_oneshot(qemu_get_aio_context(),

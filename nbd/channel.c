@@ -242,18 +242,17 @@ typedef struct NBDChannelClose {
     NBDMode mode;
     NBDChannelClosed *closed;
     void *opaque;
-    int ret;
 } NBDChannelClose;
 
 static void nbd_channel_closed_bh(void *opaque)
 {
     NBDChannelClose *c = opaque;
 
-    trace_nbd_channel_closed(c->ioc, c->ret);
+    trace_nbd_channel_closed(c->ioc);
     /* What the node still wants to send fails at once */
     bdrv_unref(c->bs);
     object_unref(OBJECT(c->ioc));
-    c->closed(c->opaque, c->ret);
+    c->closed(c->opaque);
     g_free(c);
 }
 
@@ -262,9 +261,6 @@ static void coroutine_fn nbd_channel_close_co(void *opaque)
     NBDChannelClose *c = opaque;
     NBDRequest request = { .type = NBD_CMD_DISC, .mode = c->mode };
 
-    WITH_GRAPH_RDLOCK_GUARD() {
-        c->ret = bdrv_co_flush(c->bs);
-    }
     nbd_send_request(c->ioc, &request);
     qio_channel_shutdown(c->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     aio_bh_schedule_oneshot(qemu_get_aio_context(), nbd_channel_closed_bh, c);

@@ -103,20 +103,20 @@ void nbd_channel_get_requests(BlockDriverState *bs, NBDChannelRequests *found);
 /**
  * NBDChannelClosed:
  * @opaque: as given to nbd_channel_close_node()
- * @ret: 0, or a negative errno if the flush failed
  */
-typedef void NBDChannelClosed(void *opaque, int ret);
+typedef void NBDChannelClosed(void *opaque);
 
 /**
  * nbd_channel_close_node:
- * @bs: node opened by nbd_channel_open_node(), which nobody else uses
+ * @bs: node opened by nbd_channel_open_node(), which nobody else uses, and
+ *     which was flushed if that matters
  * @ioc: its channel
  * @mode: what was negotiated
  * @closed: called exactly once, never before this function has returned
  * @opaque: for @closed
  *
- * Flush @bs, send NBD_CMD_DISC, shut @ioc down in both directions, and
- * drop the caller's reference to @bs.  The main loop does not wait for
+ * Send NBD_CMD_DISC, shut @ioc down in both directions, and drop the
+ * caller's reference to @bs.  The main loop does not wait for
  * any of this.  There is no time limit: the caller shuts @ioc down to end
  * it early.
  *

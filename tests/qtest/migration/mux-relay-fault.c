@@ -202,7 +202,8 @@ static bool name_matches(const MuxFrameName *name, const MuxFrames *frame)
 {
     return (g_str_equal(name->type, "any") ||
             g_str_equal(name->type, frame->type)) &&
-           (!name->stream || !g_strcmp0(name->stream, frame->stream));
+           (!name->stream ||
+            g_pattern_match_simple(name->stream, frame->stream ?: ""));
 }
 
 void mux_fault_see_frame(MuxFault *f, unsigned in, const MuxFrames *frame,

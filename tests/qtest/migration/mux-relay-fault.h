@@ -21,7 +21,8 @@
  *   in=to|from          direction in which the place is; default: "to"
  *   at=N                the place: byte N of the direction, 0 is the first
  *   frame=TYPE[:STREAM] the place: a frame of this type, HELLO being one, and
- *                       stream; "any" is every type
+ *                       stream; "any" is every type, and "*" in the name of
+ *                       the stream any characters
  *   after=TYPE[:STREAM] frames count only when such a one has come, in either
  *                       direction
  *   nth=N               not the first such frame, but the Nth

@@ -409,7 +409,7 @@ static void run_waiting(const char *side, const char *event)
     mux_listen(&t, MUX_BOTH_DISKS);
     disk0_io(who, hang);
     mux_migrate(&t, MUX_BOTH_DISKS);
-    mux_wait_stream(t.from, "nbd-disk0", "open");
+    mux_wait_phase(&t, "disks");
     wait_waiting_for(&t, side);
     disk0_io(who, "resume hold");
     mux_complete(&t);
