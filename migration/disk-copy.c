@@ -114,6 +114,11 @@ const char *disk_copy_name(DiskCopy *d)
     return d->def->disk;
 }
 
+BlockDriverState *disk_copy_target(DiskCopy *d)
+{
+    return d->target;
+}
+
 QIOChannelMux *disk_copy_stream(DiskCopy *d)
 {
     return d->ioc;

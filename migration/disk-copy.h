@@ -58,6 +58,9 @@ void disk_copy_begin(DiskCopy *d);
 
 const char *disk_copy_name(DiskCopy *d);
 
+/* The NBD node, or NULL: there is none. */
+BlockDriverState *disk_copy_target(DiskCopy *d);
+
 /* The stream of @d, or NULL before disk_copy_start(). */
 QIOChannelMux *disk_copy_stream(DiskCopy *d);
 

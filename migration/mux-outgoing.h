@@ -15,10 +15,12 @@
 #include "disk-copy.h"
 #include "migration.h"
 #include "mux-converge.h"
+#include "source-flush.h"
 
 /* Belongs to mux-switchover.c. */
 typedef struct MuxSwitchover {
     MuxConverge *converge;
+    SourceFlush *flush;         /* atomic; NULL before the phase converge */
     /* The last call of migration_mux_disk_bandwidth(), in its thread */
     uint64_t disks_sent;
     int64_t disks_sent_at;      /* 0: there was none yet */

@@ -15,6 +15,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "system/runstate.h"
 #include "mux-migration.h"
 #include "mux-outgoing.h"
 #include "options.h"
@@ -61,6 +62,7 @@ void mux_switchover_init(MuxOutgoing *m)
 void mux_switchover_destroy(MuxOutgoing *m)
 {
     mux_converge_free(m->switchover.converge);
+    source_flush_free(m->switchover.flush);
     qemu_sem_destroy(&m->switchover.completed);
     qemu_event_destroy(&m->switchover.loaded);
 }
@@ -79,6 +81,7 @@ void mux_switchover_wake(MuxOutgoing *m)
 void mux_switchover_stop(MuxOutgoing *m)
 {
     mux_converge_stop(m->switchover.converge);
+    source_flush_stop(m->switchover.flush);
 }
 
 /* --- steps that end in time, although the BQL is held meanwhile --- */
@@ -160,12 +163,49 @@ static void mux_switchover_usual_silence(MuxOutgoing *m)
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
 }
 
+/* The targets of the mirrors are flushed by mux_converge_start(). */
+static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    for (guint i = 0; i < m->disks->len; i++) {
+        if (disk_copy_target(g_ptr_array_index(m->disks, i)) == bs) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void mux_switchover_source_flushed(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    mux_converge_wake(m->switchover.converge);
+}
+
+static void mux_switchover_flush_source(MuxOutgoing *m)
+{
+    SourceFlush *flush = source_flush_new(
+        migrate_downtime_limit() * (int64_t)SCALE_MS,
+        mux_switchover_skips_flush, mux_switchover_source_flushed, m);
+
+    qatomic_set(&m->switchover.flush, flush);
+}
+
+static bool mux_switchover_source_is_flushed(MuxOutgoing *m)
+{
+    SourceFlush *flush = qatomic_read(&m->switchover.flush);
+
+    return flush && source_flush_done(flush);
+}
+
 static void mux_switchover_converge_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
     if (!mux_outgoing_over(m)) {
         mux_switchover_limit_silence(m);
+        mux_switchover_flush_source(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
         mux_converge_start(m->switchover.converge, m->disks);
@@ -214,8 +254,10 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
     }
     pending = mux_switchover_disks_pending(m, &converged);
     trace_migration_mux_can_switchover(ram_pending, pending, converged);
-    if (converged &&
-        mux_converge_fits(m->switchover.converge, ram_pending, pending)) {
+    /* A guest that does not run has no downtime */
+    if (converged && mux_switchover_source_is_flushed(m) &&
+        (!runstate_is_running() ||
+         mux_converge_fits(m->switchover.converge, ram_pending, pending))) {
         return true;
     }
     /*

@@ -426,6 +426,49 @@ static void test_waiting_for_destination(void)
     run_waiting("destination", "pwritev");
 }
 
+/* The guest runs while the source's disks are flushed for the first time. */
+static void test_slow_source_flush(void)
+{
+    MuxTest t = {
+        .bare = true,
+        .from_protocol = "driver=blkdebug,image.driver=file,"
+                         "image.cache.no-flush=on,image.filename=",
+    };
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    migrate_ensure_converge(t.from);
+    disk0_io(t.from, "break flush_to_os hold");
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "converge");
+    disk0_io(t.from, "wait_break hold");
+    g_assert(mux_is_running(t.from));
+    disk0_io(t.from, "resume hold");
+    mux_complete(&t);
+    mux_end(&t, true);
+}
+
+/* A guest that does not run moves whatever the downtime limit is. */
+static void test_paused_guest(void)
+{
+    MuxTest t = { .bare = true };
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    migrate_set_parameter_int(t.from, "downtime-limit", 0);
+    qtest_qmp_assert_success(t.from, "{ 'execute': 'stop' }");
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_status(&t, "completed");
+    mux_wait_target_status(&t, "completed");
+    g_assert(!mux_is_running(t.to));
+    qtest_qmp_assert_success(t.to, "{ 'execute': 'cont' }");
+    mux_end(&t, true);
+}
+
 /* --- a process that ends --- */
 
 static void start_and_stop(MuxTest *t, QTestState *stopped)
@@ -534,6 +577,9 @@ void migration_test_add_mux_timeout(MigrationTestEnv *env)
                        test_waiting_for_source);
     migration_test_add("/migration/mux/waiting-for-destination",
                        test_waiting_for_destination);
+    migration_test_add("/migration/mux/slow-source-flush",
+                       test_slow_source_flush);
+    migration_test_add("/migration/mux/paused-guest", test_paused_guest);
     migration_test_add("/migration/mux/timeout-quit-source", test_quit_source);
     migration_test_add("/migration/mux/timeout-quit-destination",
                        test_quit_destination);
