@@ -419,7 +419,8 @@ void mux_session_close_wait(MuxSession *s, const Error *why, int timeout_ms)
 
     QEMU_LOCK_GUARD(&s->lock);
     mux_session_close_locked(s, why, deadline);
-    while (!s->closed && (now = get_clock()) < deadline) {
+    deadline += MUX_COMMAND_END_NS;
+    while (!s->parted && (now = get_clock()) < deadline) {
         qemu_cond_timedwait(&s->closed_cond, &s->lock,
                             (deadline - now) / SCALE_MS + 1);
     }

@@ -105,7 +105,8 @@ struct MuxSession {
     bool last_words;            /* and has left something to send */
     bool flushed;               /* the send thread is gone */
     bool closed;                /* and nobody may use the transport */
-    QemuCond closed_cond;
+    bool parted;                /* which is closed, and its command ended */
+    QemuCond closed_cond;       /* parted */
     int64_t linger;             /* when to give up on a good end, ns */
 
     /* callbacks */

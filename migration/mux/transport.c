@@ -14,6 +14,9 @@
  */
 
 #include "qemu/osdep.h"
+#ifndef _WIN32
+#include <sys/wait.h>
+#endif
 #include "qapi/error.h"
 #include "qemu/event_notifier.h"
 #include "qemu/iov.h"
@@ -31,6 +34,10 @@
 #define MUX_TLS_RECORD (16 * KiB)
 /* Bytes that may wait in the kernel unsent while latency matters */
 #define MUX_URGENT_UNSENT (128 * KiB)
+/* How long a command may take to exit: when its pipes are closed, on SIGTERM */
+#define MUX_COMMAND_EXIT_MS 2000
+#define MUX_COMMAND_TERM_MS 500
+#define MUX_COMMAND_POLL_MS 10
 
 typedef struct MuxPoll {
     GMainContext *context;
@@ -333,7 +340,57 @@ void mux_transport_end_waits(MuxTransport *t)
     mux_poll_cleanup(&t->out);
 }
 
+#ifndef _WIN32
+/* Returns: whether the command exits within @ms; if so, it is reaped */
+static bool mux_command_exits(QIOChannelCommand *command, int ms)
+{
+    for (; ms >= 0; ms -= MUX_COMMAND_POLL_MS) {
+        pid_t pid = waitpid(command->pid, NULL, WNOHANG);
+
+        if (pid == command->pid || (pid < 0 && errno != EINTR)) {
+            command->pid = 0;
+            return true;
+        }
+        g_usleep(MUX_COMMAND_POLL_MS * 1000);
+    }
+    return false;
+}
+
+/*
+ * Unlike qio_channel_close(), this does not wait for a command that stays after
+ * its pipes are closed.
+ */
+static void mux_command_close(QIOChannelCommand *command)
+{
+    if (command->readfd != -1) {
+        close(command->readfd);
+    }
+    if (command->writefd != -1 && command->writefd != command->readfd) {
+        close(command->writefd);
+    }
+    command->readfd = command->writefd = -1;
+    if (mux_command_exits(command, MUX_COMMAND_EXIT_MS)) {
+        return;
+    }
+    trace_mux_transport_kill(command, command->pid);
+    kill(command->pid, SIGTERM);
+    if (!mux_command_exits(command, MUX_COMMAND_TERM_MS)) {
+        kill(command->pid, SIGKILL);
+        mux_command_exits(command, INT_MAX);
+    }
+}
+#endif
+
 void mux_transport_close(MuxTransport *t)
 {
+#ifndef _WIN32
+    QIOChannelCommand *command = (QIOChannelCommand *)
+        object_dynamic_cast(OBJECT(t->ioc), TYPE_QIO_CHANNEL_COMMAND);
+
+    if (command) {
+        mux_command_close(command);
+        return;
+    }
+#endif
     qio_channel_close(t->ioc, NULL);
 }

@@ -64,9 +64,12 @@ void mux_transport_shutdown(MuxTransport *t);
  */
 void mux_transport_end_waits(MuxTransport *t);
 /*
- * May take as long as the command at the other end of a pipe wants.  No other
- * call may be in progress, only wake and free may follow.
+ * A command at the other end of a pipe has 2 s to exit, then it is terminated.
+ * No other call may be in progress, only wake and free may follow.
  */
 void mux_transport_close(MuxTransport *t);
+
+/* The time that this takes at most */
+#define MUX_COMMAND_END_NS (3 * NANOSECONDS_PER_SECOND)
 
 #endif

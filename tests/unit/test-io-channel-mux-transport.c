@@ -77,6 +77,7 @@ static void test_command_input_closed(void)
     QIOChannelCommand *cioc;
     MuxSession *session;
     unsigned before;
+    pid_t pid;
 
     cioc = qio_channel_command_new_spawn(argv, O_RDWR, &error_abort);
     command_class = QIO_CHANNEL_GET_CLASS(cioc);
@@ -94,9 +95,11 @@ static void test_command_input_closed(void)
     g_assert_cmpuint(qatomic_read(&command_reads) - before, <, 10);
     g_assert_null(end);
 
+    pid = cioc->pid;
     mux_session_yank(session);
     WAIT_FOR(end);
-    kill(cioc->pid, SIGKILL);
+    /* It does not exit by itself, but does not outlive the session either */
+    WAIT_FOR(kill(pid, 0) < 0);
     session_free(session, QIO_CHANNEL(cioc));
     command_class->io_readv = command_readv;
     unlink(closed);
