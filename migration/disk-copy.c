@@ -69,10 +69,11 @@ struct DiskCopy {
     QemuMutex lock;                 /* protects @target, @job and @wait */
     Job *job;                       /* holds a reference */
     DiskCopyWait wait;
-    /* Of disk_copy_watch(), get_clock() times */
-    uint64_t sent;                  /* bytes */
-    int64_t sent_at;                /* they changed, or there was no more */
-    int64_t idle_since;             /* no request only to the source */
+    /* Used by disk_copy_watch(), under @lock; get_clock() times */
+    uint64_t sent;                  /* bytes sent on the stream */
+    int64_t sent_at;                /* @sent changed, or nothing was unsent */
+    int64_t idle_since;             /* last not waiting for the source alone */
+
     bool job_ended;                 /* the last event was seen */
     Notifier on_ready;
     Notifier on_completed;
@@ -199,8 +200,8 @@ static void disk_copy_disconnect(DiskCopy *d)
 {
     disk_copy_set_state(d, DISK_COPY_DISCONNECTING);
     d->disconnecting = true;
-    nbd_channel_close_node(disk_copy_take_target(d), QIO_CHANNEL(d->ioc), d->mode,
-                           disk_copy_disconnected, disk_copy_ref(d));
+    nbd_channel_close_node(disk_copy_take_target(d), QIO_CHANNEL(d->ioc),
+                           d->mode, disk_copy_disconnected, disk_copy_ref(d));
 }
 
 /*
@@ -647,7 +648,7 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
         d->sent_at = t->now;
     }
     oldest = MIN(requests.oldest, requests.sending ? d->sent_at : INT64_MAX);
-    d->wait.blocks = t->now - t->responsive >= DISK_COPY_BLOCKED_NS;
+    d->wait.blocked = t->now - t->responsive >= DISK_COPY_BLOCKED_NS;
     d->wait.destination = disk_copy_waited(oldest, t);
     d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
     d->wait.ping = t->now - MIN(MIN(oldest, requests.oldest_flush), t->now) >=
@@ -681,7 +682,7 @@ static bool disk_copy_job_is_ending(DiskCopy *d)
     return d->job->deferred_to_main_loop;
 }
 
-bool disk_copy_mirrors(DiskCopy *d, Error **errp)
+bool disk_copy_check_mirror(DiskCopy *d, Error **errp)
 {
     Error *err = NULL;
 

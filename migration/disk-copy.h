@@ -109,16 +109,16 @@ bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp);
 bool disk_copy_untouched(DiskCopy *d, Error **errp);
 
 /*
- * For how long a copy has been waiting for a disk, in nanoseconds; 0: it has
- * not.  For the destination this is the age of the oldest request that is not
- * answered; or, while one is being sent, the time that no byte could be sent.
+ * How long a copy has been waiting for a disk, in nanoseconds; 0: it does not
+ * wait.  For the destination: the time since the oldest unanswered request was
+ * sent or, while one is being sent, since the stream last sent a byte.
  */
 typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
     int64_t source;         /* in the first pass */
-    bool blocks;            /* the main loop may wait for these requests */
-    bool ping;              /* the peer may be silent: have it answer */
+    bool blocked;           /* the main loop is, maybe by a request */
+    bool ping;              /* a request is overdue: send PING */
 } DiskCopyWait;
 
 /* get_clock() times */
@@ -136,11 +136,11 @@ typedef struct DiskCopyTime {
 void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
 
 /*
- * Has the mirror of @d, if there is one, not failed?  This tells before
- * ops->failed() can: to finalize the job the main loop waits for the requests of
- * all other disks.  Any thread.
+ * Check that the mirror job of @d, if there is one, has not failed.  Detects a
+ * failure before ops->failed() is called: to finalize the job, the main loop
+ * first waits for the requests of all other disks.  Any thread.
  */
-bool disk_copy_mirrors(DiskCopy *d, Error **errp);
+bool disk_copy_check_mirror(DiskCopy *d, Error **errp);
 
 /* What disk_copy_watch() found last.  Any thread. */
 DiskCopyWait disk_copy_wait(DiskCopy *d);

@@ -31,7 +31,7 @@ void mux_converge_start(MuxConverge *c, GPtrArray *disks);
 /* A DiskCopy's ops->flushed() was called.  Main loop. */
 void mux_converge_flushed(MuxConverge *c, DiskCopy *d);
 
-/* The disks are about to go; idempotent.  Main loop. */
+/* Stop the periodic flushes; idempotent.  With the BQL. */
 void mux_converge_stop(MuxConverge *c);
 
 /* End the wait below, for a reason of the caller's.  Any thread. */

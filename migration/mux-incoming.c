@@ -441,7 +441,7 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
         migrate_send_rp_shut(mis, 0);
         qemu_fclose(g_steal_pointer(&mis->to_src_file));
     }
-    /* From the source's last word on nobody else has the guest */
+    /* No limit: after the source's FIN_OK only this side has the guest */
     mux_session_set_silence(m->session, 0);
     qio_channel_mux_fin_ok(m->main);
     qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,

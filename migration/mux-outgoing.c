@@ -421,9 +421,10 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
 }
 
 /*
- * How long may a disk be waited for, and for its flush?  Before the writes of
- * the guest wait, a flush may have much to write.  The steps of the switchover
- * have limits of their own.
+ * Time limits for the requests to a disk of the destination (@ms) and for its
+ * flushes (@flush_ms); 0: none.  Before converge a flush may have much to
+ * write, and the guest does not wait for it.  The steps of the switchover have
+ * limits of their own.
  */
 static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyWait *wait,
                                      uint32_t *ms, uint32_t *flush_ms)
@@ -432,7 +433,7 @@ static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyWait *wait,
 
     if (phase >= MIGRATION_PHASE_SWITCHOVER) {
         *ms = *flush_ms = 0;
-    } else if (wait->blocks || phase == MIGRATION_PHASE_CONVERGE) {
+    } else if (wait->blocked || phase == MIGRATION_PHASE_CONVERGE) {
         *ms = *flush_ms = migration_mux_guest_waits_ms();
     } else {
         *ms = migrate_channel_mux_stop_timeout();
@@ -454,12 +455,13 @@ static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
     mux_outgoing_disk_limits(m, wait, &ms, &flush_ms);
     if (mux_outgoing_exceeds(wait->destination, ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
-                   "destination's disk", name, ms / 1000.0);
+                   "destination to complete a disk request", name,
+                   ms / 1000.0);
         return false;
     }
     if (mux_outgoing_exceeds(wait->flush, flush_ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
-                   "destination's disk to flush", name, flush_ms / 1000.0);
+                   "destination to flush the disk", name, flush_ms / 1000.0);
         return false;
     }
     return true;
@@ -510,7 +512,7 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
 
             disk_copy_watch(d, &t);
             wait = disk_copy_wait(d);
-            if (disk_copy_mirrors(d, &err)) {
+            if (disk_copy_check_mirror(d, &err)) {
                 mux_outgoing_disk_in_time(m, d, &wait, &err);
             }
             ping |= wait.ping;

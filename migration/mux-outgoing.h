@@ -36,7 +36,7 @@ typedef struct MuxOutgoing {
     bool exiting;               /* the process: @s may be gone before a BH */
     MuxSession *session;
     QIOChannelMux *main;
-    /* The migration thread uses these four without the BQL. */
+    /* The migration and session threads use these four without the BQL. */
     QemuMutex lock;
     Error *cause;               /* why it failed; set once */
     bool ended;                 /* well, or with @cause */
@@ -93,7 +93,7 @@ void mux_switchover_loaded(MuxOutgoing *m);
 /* The migration has failed: no use in waiting.  Any thread. */
 void mux_switchover_wake(MuxOutgoing *m);
 
-/* The disks are about to go; idempotent.  Main loop. */
+/* Stop the periodic flushes; idempotent.  With the BQL. */
 void mux_switchover_stop(MuxOutgoing *m);
 
 #endif

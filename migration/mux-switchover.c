@@ -176,10 +176,16 @@ static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
     return false;
 }
 
-static void mux_switchover_source_flushed(void *opaque)
+static void mux_switchover_source_flushed(const Error *err, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
+    if (err) {
+        g_autoptr(Error) cause = error_copy(err);
+
+        error_prepend(&cause, "all streams: ");
+        mux_outgoing_fail(m, cause);
+    }
     mux_converge_wake(m->switchover.converge);
 }
 

@@ -1,13 +1,14 @@
 /*
  * Migration: flush the source's disks before the guest is stopped
  *
- * Owns the flushes.  Errors are not reported: the flush that stops the guest
- * fails in the same way, and does report it.
+ * Owns the flushes.  An error is reported at once: stopping the guest would meet
+ * it as well.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "block/aio.h"
 #include "block/block.h"
 #include "block/block_int.h"
@@ -16,7 +17,7 @@
 #include "source-flush.h"
 #include "trace.h"
 
-/* After the first flushes: flush so often */
+/* Interval between rounds once source_flush_done() returns true */
 #define SOURCE_FLUSH_INTERVAL_NS NANOSECONDS_PER_SECOND
 
 struct SourceFlush {
@@ -32,17 +33,20 @@ struct SourceFlush {
     int64_t began;              /* this round did */
     int64_t took;               /* the last one, ns; 0: there was none */
     bool done;                  /* atomic */
+    Error *err;                 /* of this round, the first one */
 };
 
 typedef struct SourceFlushNode {
     SourceFlush *f;
     BlockDriverState *bs;       /* holds a reference */
+    int ret;
 } SourceFlushNode;
 
 static void source_flush_unref(SourceFlush *f)
 {
     if (qatomic_fetch_dec(&f->refs) == 1) {
         timer_free(f->timer);
+        error_free(f->err);
         g_free(f);
     }
 }
@@ -54,11 +58,15 @@ static void source_flush_round_over(SourceFlush *f)
     /* Long, and the first one or clearly shorter than the one before */
     bool more = took > f->limit_ns && (!f->took || took < f->took / 2);
 
+    if (f->err) {
+        f->told(f->err, f->opaque);
+        return;
+    }
     trace_migration_source_flush(took, more);
     f->took = took;
     if (!more) {
         qatomic_set(&f->done, true);
-        f->told(f->opaque);
+        f->told(NULL, f->opaque);
     }
     timer_mod(f->timer, more ? now : now + SOURCE_FLUSH_INTERVAL_NS);
 }
@@ -68,6 +76,10 @@ static void source_flush_node_bh(void *opaque)
     SourceFlushNode *node = opaque;
     SourceFlush *f = node->f;
 
+    if (node->ret < 0 && !f->err) {
+        error_setg_errno(&f->err, -node->ret, "cannot flush node '%s' of the "
+                         "source", bdrv_get_node_name(node->bs));
+    }
     bdrv_unref(node->bs);
     g_free(node);
     if (!--f->pending && !f->stopped) {
@@ -81,7 +93,7 @@ static void coroutine_fn source_flush_node_co(void *opaque)
     SourceFlushNode *node = opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        bdrv_co_flush(node->bs);
+        node->ret = bdrv_co_flush(node->bs);
     }
     aio_bh_schedule_oneshot(qemu_get_aio_context(), source_flush_node_bh,
                             node);

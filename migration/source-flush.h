@@ -1,10 +1,10 @@
 /*
  * Migration: flush the source's disks before the guest is stopped
  *
- * Stopping a guest flushes all nodes.  What the guest and the host have cached
- * until then would be written while the guest stands still.  So flush them
- * before, while the guest runs, and again until a flush is short or does not get
- * shorter.
+ * Stopping a guest flushes all nodes: data cached by QEMU and the host is then
+ * written while the guest is stopped.  So flush the nodes while it still runs,
+ * until a round is short, or took at least half as long as the one before; from
+ * then on, once a second.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -19,13 +19,13 @@ typedef struct SourceFlush SourceFlush;
 /* Returns: whether @bs is not to be flushed.  Main loop. */
 typedef bool SourceFlushSkip(BlockDriverState *bs, void *opaque);
 
-/* Called when source_flush_done() may have changed.  Main loop. */
-typedef void SourceFlushTold(void *opaque);
+/* source_flush_done() has changed, or a flush failed with @err.  Main loop. */
+typedef void SourceFlushTold(const Error *err, void *opaque);
 
 /*
- * Begin to flush all writable nodes but those that @skip tells, again and again,
- * until source_flush_stop().  @limit_ns is how long a flush may take that counts
- * as short.  Main loop.
+ * Flush all writable nodes, except those for which @skip returns true; repeat
+ * until source_flush_stop(), or until a flush fails.  A round of up to @limit_ns
+ * counts as short.  Main loop.
  */
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
                               SourceFlushTold *told, void *opaque);
@@ -39,7 +39,7 @@ void source_flush_stop(SourceFlush *f);
 /* After source_flush_stop(); @f nullable.  Any thread. */
 void source_flush_free(SourceFlush *f);
 
-/* Is there little left to be flushed, or will there be no less?  Any thread. */
+/* Was a round short, or not much shorter than the one before?  Any thread. */
 bool source_flush_done(SourceFlush *f);
 
 #endif

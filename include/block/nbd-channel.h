@@ -10,7 +10,7 @@
  * - server: nbd_export_private()
  *
  * All functions are called, and all callbacks run, in the main loop
- * thread with the BQL held.
+ * thread with the BQL held, unless noted otherwise.
  *
  * This work is licensed under the terms of the GNU GPL, version 2 or
  * later.  See the COPYING file in the top-level directory.
@@ -78,11 +78,11 @@ BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
                                         const char *node_name, Error **errp);
 
 /**
- * NBDChannelRequests: the requests of a node that were not answered yet
- * @oldest: when the oldest of them that is no flush was sent in full, a
- *     get_clock() time; INT64_MAX if there is none
- * @oldest_flush: the same of flushes
- * @sending: there are some that have not been sent in full
+ * NBDChannelRequests: the unanswered requests of a node
+ * @oldest: get_clock() time at which the oldest request other than a flush
+ *     was completely sent; INT64_MAX if there is none
+ * @oldest_flush: the same for flushes
+ * @sending: whether a request is still being sent
  */
 typedef struct NBDChannelRequests {
     int64_t oldest;

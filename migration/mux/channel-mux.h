@@ -54,9 +54,9 @@ typedef struct MuxSessionOps {
     void (*ended)(MuxSession *session, const Error *err, void *opaque);
 
     /*
-     * Called every MUX_TICK_MS while the connection lasts, in a thread of the
-     * session: it keeps time limits whatever the main loop, the BQL and the
-     * peer do.  Must neither block nor take the BQL.  @now and @heard, the time
+     * Called every MUX_TICK_MS while the connection lasts, in the receive
+     * thread, so that time limits are enforced even while the main loop is
+     * blocked.  Must neither block nor take the BQL.  @now and @heard, the time
      * of the last byte from the peer, are get_clock() times.  Optional.
      */
     void (*tick)(MuxSession *session, int64_t now, int64_t heard,
@@ -102,7 +102,7 @@ void mux_session_yank(void *opaque);
  */
 void mux_session_set_silence(MuxSession *session, uint32_t timeout_ms);
 
-/* Have the peer answer, so that it is known to be there. */
+/* Send PING, unless one is still unanswered. */
 void mux_session_ping(MuxSession *session);
 
 /*
@@ -123,8 +123,8 @@ void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
 void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
 
 /*
- * The same, and wait for it (bounded by @timeout_ms): for a process that is
- * about to exit.
+ * The same, and wait for it, for @timeout_ms and the time that a command has to
+ * exit: for a process that is about to exit.
  */
 void mux_session_close_wait(MuxSession *session, const Error *why,
                             int timeout_ms);

@@ -374,7 +374,7 @@ void *mux_session_receive_thread(void *opaque)
     mux_transport_close(s->transport);
 
     qemu_mutex_lock(&s->lock);
-    s->parted = true;
+    s->transport_closed = true;
     qemu_cond_broadcast(&s->closed_cond);
     qemu_mutex_unlock(&s->lock);
     mux_session_unref(s);

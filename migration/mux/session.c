@@ -420,7 +420,7 @@ void mux_session_close_wait(MuxSession *s, const Error *why, int timeout_ms)
     QEMU_LOCK_GUARD(&s->lock);
     mux_session_close_locked(s, why, deadline);
     deadline += MUX_COMMAND_END_NS;
-    while (!s->parted && (now = get_clock()) < deadline) {
+    while (!s->transport_closed && (now = get_clock()) < deadline) {
         qemu_cond_timedwait(&s->closed_cond, &s->lock,
                             (deadline - now) / SCALE_MS + 1);
     }

@@ -105,8 +105,8 @@ struct MuxSession {
     bool last_words;            /* and has left something to send */
     bool flushed;               /* the send thread is gone */
     bool closed;                /* and nobody may use the transport */
-    bool parted;                /* which is closed, and its command ended */
-    QemuCond closed_cond;       /* parted */
+    bool transport_closed;      /* and its command, if any, has exited */
+    QemuCond closed_cond;       /* @transport_closed */
     int64_t linger;             /* when to give up on a good end, ns */
 
     /* callbacks */

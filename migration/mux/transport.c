@@ -357,8 +357,8 @@ static bool mux_command_exits(QIOChannelCommand *command, int ms)
 }
 
 /*
- * Unlike qio_channel_close(), this does not wait for a command that stays after
- * its pipes are closed.
+ * Unlike qio_channel_close(), do not wait indefinitely for the command to exit
+ * after its pipes are closed: terminate it.
  */
 static void mux_command_close(QIOChannelCommand *command)
 {

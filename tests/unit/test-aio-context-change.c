@@ -3,8 +3,8 @@
  * changes for another reason
  *
  * The job runs in an IOThread.  The main loop is polled only where a test does
- * so, and the nodes hold a request until a bottom half of the main loop releases
- * it: that makes the order of events the same in each run.
+ * so, and a node holds a request until the test, or a bottom half of the main
+ * loop, releases it: the order of events is the same in each run.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -102,7 +102,7 @@ static void wait_longer_than_silence(MuxTest *t)
     usleep((MUX_SILENCE_MS + 1000) * 1000);
 }
 
-/* Set a short time limit for waits while the guest is stopped. */
+/* Set a short limit for steps of the switchover and for disk requests. */
 static void limit_stop(MuxTest *t)
 {
     migrate_set_parameter_int(t->from, "channel-mux-stop-timeout", 3000);

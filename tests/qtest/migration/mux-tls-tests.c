@@ -183,7 +183,7 @@ static void test_silent_handshake(int timeout_ms, void (*end)(MuxTest *t))
     mux_relay_free(relay);
     mux_assert_nothing_left(&t);
     migrate_set_parameter_str(t.from, "tls-creds", "");
-    migrate_set_parameter_int(t.from, "channel-mux-timeout", 0);
+    migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     mux_end_after_failure(&t);
     remove_keys();
 }
