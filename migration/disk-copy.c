@@ -72,6 +72,8 @@ struct DiskCopy {
     /* Used by disk_copy_watch(), under @lock; get_clock() times */
     uint64_t sent;                  /* bytes sent on the stream */
     int64_t sent_at;                /* @sent changed, or nothing was unsent */
+    uint64_t received;              /* bytes */
+    int64_t received_at;            /* @received changed */
     int64_t idle_since;             /* last not waiting for the source alone */
 
     bool job_ended;                 /* the last event was seen */
@@ -113,6 +115,11 @@ DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
 const char *disk_copy_name(DiskCopy *d)
 {
     return d->def->disk;
+}
+
+const char *disk_copy_stream_name(DiskCopy *d)
+{
+    return d->def->stream;
 }
 
 BlockDriverState *disk_copy_target(DiskCopy *d)
@@ -450,6 +457,7 @@ static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
     QEMU_LOCK_GUARD(&d->lock);
     d->mode = info->mode;
     d->target = target;
+    d->sent_at = d->received_at = d->idle_since = get_clock();
     return target;
 }
 
@@ -628,6 +636,7 @@ static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
     if (since == INT64_MAX) {
         return 0;
     }
+    since = MAX(since, t->back);
     if (t->now - t->responsive >= DISK_COPY_BLOCKED_NS) {
         return t->now - MAX(since, t->responsive);
     }
@@ -643,6 +652,10 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
 
     qio_channel_mux_get_bytes(d->ioc, &sent, &received);
     nbd_channel_get_requests(d->target, &requests);
+    if (d->received != received) {
+        d->received = received;
+        d->received_at = t->now;
+    }
     if (!requests.sending || d->sent != sent) {
         d->sent = sent;
         d->sent_at = t->now;
@@ -651,6 +664,8 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
     d->wait.blocked = t->now - t->responsive >= DISK_COPY_BLOCKED_NS;
     d->wait.destination = disk_copy_waited(oldest, t);
     d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
+    d->wait.silent = t->now - d->received_at;
+    d->wait.unread = qio_channel_mux_has_input(d->ioc);
     d->wait.ping = t->now - MIN(MIN(oldest, requests.oldest_flush), t->now) >=
                    DISK_COPY_PING_NS;
 }

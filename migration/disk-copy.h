@@ -58,6 +58,9 @@ void disk_copy_begin(DiskCopy *d);
 
 const char *disk_copy_name(DiskCopy *d);
 
+/* The name of its stream.  Any thread. */
+const char *disk_copy_stream_name(DiskCopy *d);
+
 /* The NBD node, or NULL: there is none. */
 BlockDriverState *disk_copy_target(DiskCopy *d);
 
@@ -116,6 +119,8 @@ bool disk_copy_untouched(DiskCopy *d, Error **errp);
 typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
+    int64_t silent;         /* since the last reply */
+    bool unread;            /* there is one that nobody has read yet */
     int64_t source;         /* in the first pass */
     bool blocked;           /* the main loop is, maybe by a request */
     bool ping;              /* a request is overdue: send PING */
@@ -125,6 +130,7 @@ typedef struct DiskCopyWait {
 typedef struct DiskCopyTime {
     int64_t now;
     int64_t heard;          /* the last byte came from the peer */
+    int64_t back;           /* the peer, or this process, was away until then */
     int64_t responsive;     /* the main loop ran, outside nested event loops */
 } DiskCopyTime;
 

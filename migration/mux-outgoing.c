@@ -39,8 +39,11 @@
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_OUTGOING_SETUP_MS 30000
-/* No tick for this time: the process was stopped, or had no CPU */
-#define MUX_OUTGOING_ABSENT_NS (2 * NANOSECONDS_PER_SECOND)
+/*
+ * No tick for this time: the process was stopped, or had no CPU.  Nothing
+ * heard, although PING is sent: the same goes for the peer, or the network.
+ */
+#define MUX_OUTGOING_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
 
 bool migration_mux_outgoing(MigrationState *s)
 {
@@ -122,6 +125,8 @@ static void mux_outgoing_finish_bh(void *opaque)
  */
 static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
 {
+    bool has_thread;
+
     if (m->committed) {
         return;
     }
@@ -130,6 +135,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
             return;
         }
         m->cause = error_copy(cause);
+        has_thread = mux_outgoing_has_thread(m);
     }
     trace_migration_mux_outgoing_abort(MigrationPhase_str(m->phase),
                                        error_get_pretty(cause));
@@ -144,7 +150,7 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
         }
     }
     mux_switchover_wake(m);
-    if (!mux_outgoing_has_thread(m)) {
+    if (!has_thread) {
         /* Not in a nested aio_poll(): the finish changes the block graph */
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_outgoing_finish_bh, mux_outgoing_ref(m));
@@ -249,12 +255,22 @@ static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
     }
 }
 
+/* From now on, unless it has failed, the thread ends the migration. */
+static bool mux_outgoing_enter_precopy(MuxOutgoing *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    if (m->cause || m->ended) {
+        return false;
+    }
+    mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
+    return true;
+}
+
 static void mux_outgoing_precopy_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    if (mux_outgoing_goes_on(m)) {
-        mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
+    if (mux_outgoing_goes_on(m) && mux_outgoing_enter_precopy(m)) {
         migration_connect(m->s, NULL);
     }
     mux_outgoing_unref(m);
@@ -422,23 +438,32 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
 
 /*
  * Time limits for the requests to a disk of the destination (@ms) and for its
- * flushes (@flush_ms); 0: none.  Before converge a flush may have much to
- * write, and the guest does not wait for it.  The steps of the switchover have
- * limits of their own.
+ * flushes (@flush_ms); 0: none.  A flush may have much to write, and the guest
+ * does not wait for it.  A reply that nobody has read yet is not the fault of
+ * the destination.  The steps of the switchover have limits of their own.
  */
 static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyWait *wait,
                                      uint32_t *ms, uint32_t *flush_ms)
 {
-    MigrationPhase phase = qatomic_read(&m->phase);
-
-    if (phase >= MIGRATION_PHASE_SWITCHOVER) {
+    if (wait->unread ||
+        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
         *ms = *flush_ms = 0;
-    } else if (wait->blocked || phase == MIGRATION_PHASE_CONVERGE) {
+    } else if (wait->blocked) {
         *ms = *flush_ms = migration_mux_guest_waits_ms();
     } else {
         *ms = migrate_channel_mux_stop_timeout();
         *flush_ms = migrate_channel_mux_timeout();
     }
+}
+
+/*
+ * How long does a request take?  As long as the guest does not wait for it,
+ * replies to other requests show that the disk works.
+ */
+static int64_t mux_outgoing_request_ns(MuxOutgoing *m, const DiskCopyWait *wait)
+{
+    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE ?
+           MIN(wait->destination, wait->silent) : wait->destination;
 }
 
 static bool mux_outgoing_exceeds(int64_t ns, uint32_t ms)
@@ -449,11 +474,11 @@ static bool mux_outgoing_exceeds(int64_t ns, uint32_t ms)
 static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
                                       const DiskCopyWait *wait, Error **errp)
 {
-    const char *name = qio_channel_mux_name(disk_copy_stream(d));
+    const char *name = disk_copy_stream_name(d);
     uint32_t ms, flush_ms;
 
     mux_outgoing_disk_limits(m, wait, &ms, &flush_ms);
-    if (mux_outgoing_exceeds(wait->destination, ms)) {
+    if (mux_outgoing_exceeds(mux_outgoing_request_ns(m, wait), ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
                    "destination to complete a disk request", name,
                    ms / 1000.0);
@@ -476,16 +501,27 @@ static void mux_outgoing_respond_bh(void *opaque)
 }
 
 /*
+ * Returns: when the peer, or this process, was last away: not heard or not
+ * running for a while.  Such a time says nothing about disks.
+ */
+static int64_t mux_outgoing_back(MuxOutgoing *m, int64_t now, int64_t heard)
+{
+    m->away = now - m->ticked >= MUX_OUTGOING_AWAY_NS;
+    if (m->away || heard - m->heard >= MUX_OUTGOING_AWAY_NS) {
+        m->back = now;
+    }
+    m->ticked = now;
+    m->heard = heard;
+    return m->back;
+}
+
+/*
  * Returns: when the main loop last ran.  It does not while it waits in a nested
  * event loop, or for the BQL.  Thread of the session.
  */
 static int64_t mux_outgoing_responsive(MuxOutgoing *m, int64_t now)
 {
-    /* The process did not run: that is not the main loop's fault */
-    bool absent = now - m->ticked >= MUX_OUTGOING_ABSENT_NS;
-
-    m->ticked = now;
-    if (absent || !qatomic_read(&m->asked)) {
+    if (m->away || !qatomic_read(&m->asked)) {
         m->responsive = now;
     }
     if (!qatomic_xchg(&m->asked, true)) {
@@ -504,6 +540,7 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
     g_autoptr(Error) err = NULL;
     bool ping = false;
 
+    t.back = mux_outgoing_back(m, now, heard);
     t.responsive = mux_outgoing_responsive(m, now);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {

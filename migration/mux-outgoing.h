@@ -20,7 +20,8 @@
 /* Belongs to mux-switchover.c. */
 typedef struct MuxSwitchover {
     MuxConverge *converge;
-    SourceFlush *flush;         /* atomic; NULL before the phase converge */
+    bool flushing;              /* @flush was asked for; migration thread */
+    SourceFlush *flush;         /* atomic; NULL: not begun */
     /* The last call of migration_mux_disk_bandwidth(), in its thread */
     uint64_t disks_sent;
     int64_t disks_sent_at;      /* 0: there was none yet */
@@ -49,6 +50,9 @@ typedef struct MuxOutgoing {
     bool asked;                 /* atomic: the main loop is to respond */
     /* Of the session's ticks, get_clock() times */
     int64_t ticked;             /* the last one */
+    bool away;                  /* this process was, before it */
+    int64_t heard;              /* the last byte from the peer before it */
+    int64_t back;               /* the peer, or this process, was away then */
     int64_t responsive;         /* the main loop last ran */
 } MuxOutgoing;
 

@@ -189,19 +189,31 @@ static void mux_switchover_source_flushed(const Error *err, void *opaque)
     mux_converge_wake(m->switchover.converge);
 }
 
-static void mux_switchover_flush_source(MuxOutgoing *m)
+static void mux_switchover_flush_source_bh(void *opaque)
 {
-    SourceFlush *flush = source_flush_new(
-        migrate_downtime_limit() * (int64_t)SCALE_MS,
-        mux_switchover_skips_flush, mux_switchover_source_flushed, m);
+    MuxOutgoing *m = opaque;
 
-    qatomic_set(&m->switchover.flush, flush);
+    if (!mux_outgoing_over(m)) {
+        qatomic_set(&m->switchover.flush,
+                    source_flush_new(
+                        migrate_downtime_limit() * (int64_t)SCALE_MS,
+                        mux_switchover_skips_flush,
+                        mux_switchover_source_flushed, m));
+    }
+    mux_outgoing_unref(m);
 }
 
+/* Before the guest's writes wait for the destination.  Migration thread. */
 static bool mux_switchover_source_is_flushed(MuxOutgoing *m)
 {
     SourceFlush *flush = qatomic_read(&m->switchover.flush);
 
+    if (!m->switchover.flushing) {
+        m->switchover.flushing = true;
+        aio_bh_schedule_oneshot(qemu_get_aio_context(),
+                                mux_switchover_flush_source_bh,
+                                mux_outgoing_ref(m));
+    }
     return flush && source_flush_done(flush);
 }
 
@@ -211,7 +223,6 @@ static void mux_switchover_converge_bh(void *opaque)
 
     if (!mux_outgoing_over(m)) {
         mux_switchover_limit_silence(m);
-        mux_switchover_flush_source(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
         mux_converge_start(m->switchover.converge, m->disks);
@@ -241,6 +252,16 @@ static uint64_t mux_switchover_disks_pending(MuxOutgoing *m, bool *converged)
     return pending;
 }
 
+/*
+ * When the destination has answered, least is under way.  A round without news
+ * costs a look at all of RAM, and sends what is written most again.
+ */
+static void mux_switchover_wait(MuxOutgoing *m)
+{
+    mux_converge_wait(m->switchover.converge,
+                      CLAMP(migrate_downtime_limit() / 10, 1, 10));
+}
+
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
 {
     MuxOutgoing *m = s->mux;
@@ -252,6 +273,10 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
         return true;
     }
     if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
+        if (!mux_switchover_source_is_flushed(m)) {
+            mux_switchover_wait(m);
+            return false;
+        }
         mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_converge_bh,
@@ -261,17 +286,12 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
     pending = mux_switchover_disks_pending(m, &converged);
     trace_migration_mux_can_switchover(ram_pending, pending, converged);
     /* A guest that does not run has no downtime */
-    if (converged && mux_switchover_source_is_flushed(m) &&
+    if (converged &&
         (!runstate_is_running() ||
          mux_converge_fits(m->switchover.converge, ram_pending, pending))) {
         return true;
     }
-    /*
-     * When the destination has answered, least is under way.  A round without
-     * news costs a look at all of RAM, and sends what is written most again.
-     */
-    mux_converge_wait(m->switchover.converge,
-                      CLAMP(migrate_downtime_limit() / 10, 1, 10));
+    mux_switchover_wait(m);
     return false;
 }
 

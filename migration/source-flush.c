@@ -1,8 +1,8 @@
 /*
  * Migration: flush the source's disks before the guest is stopped
  *
- * Owns the flushes.  An error is reported at once: stopping the guest would meet
- * it as well.
+ * Owns the flushes.  An error is reported at once: stopping the guest would
+ * meet it as well.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -24,8 +24,8 @@ typedef void SourceFlushTold(const Error *err, void *opaque);
 
 /*
  * Flush all writable nodes, except those for which @skip returns true; repeat
- * until source_flush_stop(), or until a flush fails.  A round of up to @limit_ns
- * counts as short.  Main loop.
+ * until source_flush_stop(), or until a flush fails.  A round of up to
+ * @limit_ns counts as short.  Main loop.
  */
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
                               SourceFlushTold *told, void *opaque);

@@ -416,6 +416,12 @@ void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
     mux_session_settle(ioc->session);
 }
 
+bool qio_channel_mux_has_input(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    return mux_channel_readable(ioc);
+}
+
 bool qio_channel_mux_fin_acked(QIOChannelMux *ioc)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);

@@ -85,8 +85,8 @@ MuxSession *mux_session_ref(MuxSession *session);
 void mux_session_unref(MuxSession *session);
 
 /*
- * No callback comes after this returns.  Main loop only, and without a lock that
- * MuxSessionOps.tick takes.
+ * No callback comes after this returns.  Main loop only, and without a lock
+ * that MuxSessionOps.tick takes.
  */
 void mux_session_detach(MuxSession *session);
 
@@ -178,6 +178,9 @@ void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent);
  * to MUX_WEIGHT_MAX, which stands for more, too.
  */
 void qio_channel_mux_set_weight(QIOChannelMux *ioc, unsigned weight);
+
+/* Is there something to be read?  Any thread. */
+bool qio_channel_mux_has_input(QIOChannelMux *ioc);
 
 /* Payload bytes written to and read from @ioc so far; takes no lock. */
 void qio_channel_mux_get_bytes(QIOChannelMux *ioc, uint64_t *sent,

@@ -109,13 +109,17 @@ typedef struct Scene {
 
 static void start(Scene *s)
 {
+    static unsigned number;
+    g_autofree char *source = g_strdup_printf("source%u", number);
+    g_autofree char *target = g_strdup_printf("target%u", number++);
+
     *s = (Scene) {
         .iothread = iothread_new(),
         .blk = blk_new(qemu_get_aio_context(),
                        BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
                        BLK_PERM_ALL),
-        .source = new_node("source"),
-        .target = new_node("target"),
+        .source = new_node(source),
+        .target = new_node(target),
     };
     s->hold = s->target->opaque;
     blk_insert_bs(s->blk, s->source, &error_abort);
@@ -125,13 +129,16 @@ static void start(Scene *s)
 
 static void start_mirror(Scene *s, MirrorCopyMode copy_mode)
 {
+    g_autofree char *id = NULL;
+
     start(s);
-    mirror_start("mirror", s->source, s->target, NULL, JOB_DEFAULT, 0, 0, 0,
+    id = g_strdup_printf("mirror-of-%s", bdrv_get_node_name(s->source));
+    mirror_start(id, s->source, s->target, NULL, JOB_DEFAULT, 0, 0, 0,
                  MIRROR_SYNC_MODE_FULL, MIRROR_LEAVE_BACKING_CHAIN, false,
                  BLOCKDEV_ON_ERROR_REPORT, BLOCKDEV_ON_ERROR_REPORT, false,
                  NULL, copy_mode, &error_abort);
     WITH_JOB_LOCK_GUARD() {
-        s->job = job_get_locked("mirror");
+        s->job = job_get_locked(id);
         job_ref_locked(s->job);
         g_assert(s->job->aio_context == iothread_get_aio_context(s->iothread));
     }
@@ -285,6 +292,16 @@ static void test_before_drain(void)
     end(&s);
 }
 
+static void fail_mirror(Scene *s)
+{
+    qatomic_set(&s->hold->hold_writes, true);
+    write_guest(s);
+    poll_until_held(s);
+    s->hold->write_ret = -EIO;
+    release(s->hold);
+    wait_deferred(s);
+}
+
 /* The job has failed, job_exit() runs while the disk is on its way. */
 static void test_failed(void)
 {
@@ -292,12 +309,7 @@ static void test_failed(void)
 
     start_mirror(&s, MIRROR_COPY_MODE_BACKGROUND);
     poll_until_ready(&s);
-    qatomic_set(&s.hold->hold_writes, true);
-    write_guest(&s);
-    poll_until_held(&s);
-    s.hold->write_ret = -EIO;
-    release(s.hold);
-    wait_deferred(&s);
+    fail_mirror(&s);
     move_to_main_loop(&s);
     assert_ended_and_moved(&s, -EIO);
     end(&s);
@@ -305,6 +317,7 @@ static void test_failed(void)
 
 typedef struct Block {
     QemuEvent blocked, unblock;
+    unsigned rounds;
 } Block;
 
 static void block_bh(void *opaque)
@@ -313,6 +326,21 @@ static void block_bh(void *opaque)
 
     qemu_event_set(&block->blocked);
     qemu_event_wait(&block->unblock);
+}
+
+static void block_iothread(Scene *s, Block *block)
+{
+    qemu_event_init(&block->blocked, false);
+    qemu_event_init(&block->unblock, false);
+    aio_bh_schedule_oneshot(iothread_get_aio_context(s->iothread), block_bh,
+                            block);
+    qemu_event_wait(&block->blocked);
+}
+
+static void block_destroy(Block *block)
+{
+    qemu_event_destroy(&block->blocked);
+    qemu_event_destroy(&block->unblock);
 }
 
 /* The job is paused by a drained section, cancelled, and has not run since. */
@@ -328,11 +356,7 @@ static void test_cancelled_while_paused(void)
         g_assert(s.job->paused);
     }
 
-    qemu_event_init(&block.blocked, false);
-    qemu_event_init(&block.unblock, false);
-    aio_bh_schedule_oneshot(iothread_get_aio_context(s.iothread), block_bh,
-                            &block);
-    qemu_event_wait(&block.blocked);
+    block_iothread(&s, &block);
     cancel(&s, true);
     aio_bh_schedule_oneshot(qemu_get_aio_context(), set_event_bh,
                             &block.unblock);
@@ -341,8 +365,7 @@ static void test_cancelled_while_paused(void)
 
     assert_ended_and_moved(&s, -ECANCELED);
     end(&s);
-    qemu_event_destroy(&block.blocked);
-    qemu_event_destroy(&block.unblock);
+    block_destroy(&block);
 }
 
 static void write_done(void *opaque, int ret)
@@ -373,6 +396,45 @@ static void test_active_write(void)
     g_assert_cmpint(ret, ==, 0);
     assert_ended_and_moved(&s, -ECANCELED);
     end(&s);
+}
+
+/* Unblock the IOThread some rounds of the event loop later. */
+static void unblock_later_bh(void *opaque)
+{
+    Block *block = opaque;
+
+    if (block->rounds--) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), unblock_later_bh,
+                                block);
+    } else {
+        qemu_event_set(&block->unblock);
+    }
+}
+
+/*
+ * While this disk waits for its job, the mirror of another disk ends, which
+ * takes the graph lock: it must not wait for this disk.
+ */
+static void test_other_mirror_ends(void)
+{
+    Scene s, other;
+    Block block = { .rounds = 10 };
+
+    start_mirror(&s, MIRROR_COPY_MODE_BACKGROUND);
+    poll_until_ready(&s);
+    start_mirror(&other, MIRROR_COPY_MODE_BACKGROUND);
+    poll_until_ready(&other);
+    fail_mirror(&other);
+    block_iothread(&s, &block);
+    cancel(&s, true);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), unblock_later_bh, &block);
+    move_to_main_loop(&s);
+    assert_ended_and_moved(&s, -ECANCELED);
+    move_to_main_loop(&other);
+    assert_ended_and_moved(&other, -EIO);
+    end(&other);
+    end(&s);
+    block_destroy(&block);
 }
 
 static void replace_root_bh(void *opaque)
@@ -418,6 +480,8 @@ int main(int argc, char **argv)
     g_test_add_func("/aio-context-change/cancelled-while-paused",
                     test_cancelled_while_paused);
     g_test_add_func("/aio-context-change/active-write", test_active_write);
+    g_test_add_func("/aio-context-change/other-mirror-ends",
+                    test_other_mirror_ends);
     g_test_add_func("/aio-context-change/root-replaced", test_root_replaced);
     return g_test_run();
 }

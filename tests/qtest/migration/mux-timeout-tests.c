@@ -442,9 +442,10 @@ static void test_slow_source_flush(void)
     migrate_ensure_converge(t.from);
     disk0_io(t.from, "break flush_to_os hold");
     mux_migrate(&t, MUX_BOTH_DISKS);
-    mux_wait_phase(&t, "converge");
+    mux_wait_phase(&t, "precopy");
     disk0_io(t.from, "wait_break hold");
     g_assert(mux_is_running(t.from));
+    mux_wait_phase(&t, "precopy");
     disk0_io(t.from, "resume hold");
     mux_complete(&t);
     mux_end(&t, true);
