@@ -28,8 +28,6 @@
 #define DISK_COPY_LOOKS 10
 /* A request was not answered for this time: is the peer there? */
 #define DISK_COPY_PING_NS NANOSECONDS_PER_SECOND
-/* The main loop has not responded for this time: it may wait for a disk */
-#define DISK_COPY_BLOCKED_NS NANOSECONDS_PER_SECOND
 
 typedef enum DiskCopyState {
     DISK_COPY_NEW,          /* nothing exists yet */
@@ -637,7 +635,7 @@ static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
         return 0;
     }
     since = MAX(since, t->back);
-    if (t->now - t->responsive >= DISK_COPY_BLOCKED_NS) {
+    if (t->blocked) {
         return t->now - MAX(since, t->responsive);
     }
     return MAX(t->heard - since, 0);
@@ -661,7 +659,6 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
         d->sent_at = t->now;
     }
     oldest = MIN(requests.oldest, requests.sending ? d->sent_at : INT64_MAX);
-    d->wait.blocked = t->now - t->responsive >= DISK_COPY_BLOCKED_NS;
     d->wait.destination = disk_copy_waited(oldest, t);
     d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
     d->wait.silent = t->now - d->received_at;
@@ -681,7 +678,7 @@ static void disk_copy_watch_source(DiskCopy *d, int64_t now)
     d->wait.source = now - d->idle_since;
 }
 
-void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
+DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
 {
     QEMU_LOCK_GUARD(&d->lock);
     d->wait = (DiskCopyWait) {};
@@ -689,6 +686,7 @@ void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
         disk_copy_watch_target(d, t);
         disk_copy_watch_source(d, t->now);
     }
+    return d->wait;
 }
 
 static bool disk_copy_job_is_ending(DiskCopy *d)

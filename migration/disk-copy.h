@@ -122,7 +122,6 @@ typedef struct DiskCopyWait {
     int64_t silent;         /* since the last reply */
     bool unread;            /* there is one that nobody has read yet */
     int64_t source;         /* in the first pass */
-    bool blocked;           /* the main loop is, maybe by a request */
     bool ping;              /* a request is overdue: send PING */
 } DiskCopyWait;
 
@@ -132,6 +131,7 @@ typedef struct DiskCopyTime {
     int64_t heard;          /* the last byte came from the peer */
     int64_t back;           /* the peer, or this process, was away until then */
     int64_t responsive;     /* the main loop ran, outside nested event loops */
+    bool blocked;           /* it has not for a while, maybe by a request */
 } DiskCopyTime;
 
 /*
@@ -139,7 +139,7 @@ typedef struct DiskCopyTime {
  * session.  While the main loop responds, time counts only until @t->heard: a
  * silent peer is not a disk that hangs.
  */
-void disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
+DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
 
 /*
  * Check that the mirror job of @d, if there is one, has not failed.  Detects a

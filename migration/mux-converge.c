@@ -38,7 +38,7 @@ struct MuxConverge {
     MuxConvergeSentFunc *sent;
     void *opaque;
     QemuMutex lock;             /* protects what follows */
-    GPtrArray *disks;           /* MuxConvergeDisk *; changed with the BQL held */
+    GPtrArray *disks;           /* MuxConvergeDisk *; BQL held for changes */
     DeliveryRate rate;
     uint64_t ram_arrived;       /* bytes, at least */
     bool news;                  /* since mux_converge_wait() returned */

@@ -44,6 +44,8 @@
  * heard, although PING is sent: the same goes for the peer, or the network.
  */
 #define MUX_OUTGOING_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
+/* The main loop has not responded for this time: it may wait for a disk */
+#define MUX_OUTGOING_BLOCKED_NS NANOSECONDS_PER_SECOND
 
 bool migration_mux_outgoing(MigrationState *s)
 {
@@ -442,13 +444,14 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
  * does not wait for it.  A reply that nobody has read yet is not the fault of
  * the destination.  The steps of the switchover have limits of their own.
  */
-static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyWait *wait,
-                                     uint32_t *ms, uint32_t *flush_ms)
+static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
+                                     const DiskCopyWait *wait, uint32_t *ms,
+                                     uint32_t *flush_ms)
 {
     if (wait->unread ||
         qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
         *ms = *flush_ms = 0;
-    } else if (wait->blocked) {
+    } else if (t->blocked) {
         *ms = *flush_ms = migration_mux_guest_waits_ms();
     } else {
         *ms = migrate_channel_mux_stop_timeout();
@@ -472,12 +475,13 @@ static bool mux_outgoing_exceeds(int64_t ns, uint32_t ms)
 }
 
 static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
+                                      const DiskCopyTime *t,
                                       const DiskCopyWait *wait, Error **errp)
 {
     const char *name = disk_copy_stream_name(d);
     uint32_t ms, flush_ms;
 
-    mux_outgoing_disk_limits(m, wait, &ms, &flush_ms);
+    mux_outgoing_disk_limits(m, t, wait, &ms, &flush_ms);
     if (mux_outgoing_exceeds(mux_outgoing_request_ns(m, wait), ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
                    "destination to complete a disk request", name,
@@ -542,15 +546,14 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
 
     t.back = mux_outgoing_back(m, now, heard);
     t.responsive = mux_outgoing_responsive(m, now);
+    t.blocked = now - t.responsive >= MUX_OUTGOING_BLOCKED_NS;
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {
             DiskCopy *d = g_ptr_array_index(m->disks, i);
-            DiskCopyWait wait;
+            DiskCopyWait wait = disk_copy_watch(d, &t);
 
-            disk_copy_watch(d, &t);
-            wait = disk_copy_wait(d);
             if (disk_copy_check_mirror(d, &err)) {
-                mux_outgoing_disk_in_time(m, d, &wait, &err);
+                mux_outgoing_disk_in_time(m, d, &t, &wait, &err);
             }
             ping |= wait.ping;
         }

@@ -203,8 +203,11 @@ static void mux_switchover_flush_source_bh(void *opaque)
     mux_outgoing_unref(m);
 }
 
-/* Before the guest's writes wait for the destination.  Migration thread. */
-static bool mux_switchover_source_is_flushed(MuxOutgoing *m)
+/*
+ * Begin to flush the source's nodes, unless that was done before.  Returns true
+ * when there is little left to be flushed.  Migration thread.
+ */
+static bool mux_switchover_flush_source(MuxOutgoing *m)
 {
     SourceFlush *flush = qatomic_read(&m->switchover.flush);
 
@@ -273,7 +276,8 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
         return true;
     }
     if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
-        if (!mux_switchover_source_is_flushed(m)) {
+        /* Before the guest's writes wait for the destination */
+        if (!mux_switchover_flush_source(m)) {
             mux_switchover_wait(m);
             return false;
         }

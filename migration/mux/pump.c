@@ -230,10 +230,8 @@ void *mux_session_send_thread(void *opaque)
 /* --- receiving --- */
 
 /* What the time demands; with the lock held. */
-static void mux_session_check_time(MuxSession *s)
+static void mux_session_check_time(MuxSession *s, int64_t now)
 {
-    int64_t now = get_clock();
-
     if (s->linger && now >= s->linger) {
         mux_session_cut(s, s->tx_error ?: "it took too long to close");
     } else if (s->expiry && now >= s->expiry) {
@@ -245,10 +243,10 @@ static void mux_session_check_time(MuxSession *s)
 }
 
 /* With the lock held, which is dropped meanwhile */
-static void mux_session_tick(MuxSession *s)
+static void mux_session_tick(MuxSession *s, int64_t now)
 {
     const MuxSessionOps *ops = s->ops;
-    int64_t now = get_clock(), heard = s->heard;
+    int64_t heard = s->heard;
 
     if (now < s->tick_due) {
         return;
@@ -293,6 +291,7 @@ static void mux_session_receive(MuxSession *s)
     while (!s->over &&
            (niov = mux_engine_rx_want(s->engine, iov, MUX_IOV)) > 0) {
         Error *err = NULL;
+        int64_t now;
         ssize_t len;
 
         s->rx_deadline = mux_session_next_due(s);
@@ -305,8 +304,9 @@ static void mux_session_receive(MuxSession *s)
         if (len != QIO_CHANNEL_ERR_BLOCK) {
             mux_session_received(s, len, err);
         }
-        mux_session_check_time(s);
-        mux_session_tick(s);
+        now = get_clock();
+        mux_session_check_time(s, now);
+        mux_session_tick(s, now);
         mux_session_settle(s);
     }
 }

@@ -111,10 +111,14 @@ class Fault:
     says: str = NEVER
     says_there: str = NEVER
     user: str = ''              # what a user does in the same instant
-    stops_guest: bool = False   # for a moment
 
     def __str__(self) -> str:
         return f'{self.name} {self.text}'.strip()
+
+    @property
+    def stops_guest(self) -> bool:
+        """Whether a user stops the guest for a moment."""
+        return STOP in (self.text, self.user)
 
     def strike(self, scene: Scene) -> None:
         """Inject the fault."""
@@ -137,7 +141,9 @@ class Timed(Fault):
         time.sleep(self.wait)
         try:
             self.act(scene)
-            self.user_acts(scene)
+            if self.user:
+                USER_ACTIONS[self.user](scene)
+            self.lift(scene)
             scene.struck = True
             scene.early = scene.phase_now() in PHASES[:-1]
         except QMPError as err:
@@ -154,14 +160,12 @@ class Timed(Fault):
     def act(self, scene: Scene) -> None:
         raise NotImplementedError
 
-    def user_acts(self, scene: Scene) -> None:
-        """Do what a user does while the fault exists."""
-        if self.user:
-            USER_ACTIONS[self.user](scene)
+    def lift(self, scene: Scene) -> None:
+        """End a fault that lasts, or give up the migration."""
 
     def __str__(self) -> str:
-        return f'{self.name}{"+" * bool(self.user)}{self.user} in {self.phase} +{self.wait * 1000:.0f} ms' + \
-            ', slow' * (self.relayed == SLOW)
+        return f'{_with(self.name, self.user)} in {self.phase} ' \
+            f'+{self.wait * 1000:.0f} ms' + ', slow' * (self.relayed == SLOW)
 
 
 class Kill(Timed):
@@ -202,16 +206,11 @@ class YankDestination(Timed):
         scene.destination.qmp.cmd('yank', instances=YANK)
 
 
-class ResetGuest(Timed):
-    def act(self, scene: Scene) -> None:
-        reset_guest(scene)
-
-
-class StopGuest(Timed):
-    """Stop the guest and resume it."""
+class OfUser(Timed):
+    """A user does `text`, and nothing else happens."""
 
     def act(self, scene: Scene) -> None:
-        stop_guest(scene)
+        USER_ACTIONS[self.text](scene)
 
 
 class OfJob(Timed):
@@ -272,13 +271,11 @@ class Freeze(Timed):
         os.kill(pid, signal.SIGSTOP)
         scene.undo.append(lambda: os.kill(pid, signal.SIGCONT))
         time.sleep(0.2 + self.wait)
-        super().user_acts(scene)
+
+    def lift(self, scene: Scene) -> None:
         give_up(scene, self.text)
         if self.text == 'thaw-destination':
             scene.undo.pop()()
-
-    def user_acts(self, scene: Scene) -> None:
-        """Nothing: act() has done it, before the fault was lifted."""
 
 
 class Connection(Timed):
@@ -306,6 +303,8 @@ class Mute(Connection):
     def act(self, scene: Scene) -> None:
         super().act(scene)
         time.sleep(0.2 + self.wait)
+
+    def lift(self, scene: Scene) -> None:
         if self.text == 'heal':
             scene.relay.add('heal')
         else:
@@ -373,6 +372,11 @@ class Relayed(Fault):
 
     def __str__(self) -> str:
         return self.relayed
+
+
+def _with(name: str, user: str) -> str:
+    """The name of a fault with a user's action."""
+    return f'{name}+{user}' if user else name
 
 
 def reset_guest(scene: Scene) -> None:
@@ -455,12 +459,12 @@ ACTIONS = {
     'freeze-destination': Freeze,
     'kill-destination': Kill,
     'kill-job': EndJob,
+    'limit-job': LimitJob,
     'pause-job': PauseJob,
     'quit-destination': Quit,
     'quit-source': QuitSource,
-    'limit-job': LimitJob,
-    'reset-guest': ResetGuest,
-    STOP: StopGuest,
+    'reset-guest': OfUser,
+    STOP: OfUser,
     'yank-destination': YankDestination,
     'yank-source': Yank,
 }
@@ -485,9 +489,7 @@ def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
     The fault of a row, in that phase after that time, alone or with an action
     of a user, after which the migration may also report another failure.
     """
-    how = {'phase': phase, 'wait': wait, 'user': user,
-           'stops_guest': STOP in (user, row.get('then')),
-           **_outcome(row, phase)}
+    how = {'phase': phase, 'wait': wait, 'user': user, **_outcome(row, phase)}
     if user:
         how |= {'says': '.', 'says_there': '.'}
     relay = row.get('relay')
@@ -535,7 +537,7 @@ def cells(every: int = 1, part: str = '') -> list[tuple[str, Fault]]:
     fault is injected when the source reports the phase, over a connection that
     is slow enough for the source to be still in that phase.
     """
-    table = [(f'{phase}/{row.name}{"+" * bool(user)}{user}',
+    table = [(f'{phase}/{_with(row.name, user)}',
               _timed(row, phase, 0, 'nbd-disk0', SLOW, user))
              for row in catalogue.rows() for phase in row.phases
              if phase != START for user in ('', *row.users)]

@@ -14,6 +14,7 @@
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
 #include "migration/mux-actions.h"
+#include "migration/mux-assert.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
 #include "qemu/units.h"
@@ -119,17 +120,9 @@ static void stop_guest(MuxTest *t)
 /* The destination may not respond meanwhile. */
 static void wait_failed(MuxTest *t)
 {
-    bool failed = false;
+    g_autofree char *status = mux_wait_end(t);
 
-    g_test_timer_start();
-    while (!failed) {
-        g_autofree char *status = migrate_query_status(t->from);
-
-        failed = g_str_equal(status, "failed");
-        g_assert_cmpstr(status, !=, "completed");
-        g_assert(g_test_timer_elapsed() < MUX_WAIT_TIMEOUT_S);
-        usleep(failed ? 0 : 5000);
-    }
+    g_assert_cmpstr(status, ==, "failed");
 }
 
 /* --- the source's mirror job --- */
@@ -288,20 +281,10 @@ static void write_disk0(MuxTest *t)
     mux_write(t, 0, 0x5a, 5 * MiB, 512);
 }
 
-/* Call this for the device's block backend: another user would drain it. */
-static void destination_io(MuxTest *t, const char *command)
-{
-    g_autofree char *out = qtest_hmp(
-        t->to, "qemu-io -d /machine/peripheral/vd0/virtio-backend \"%s\"",
-        command);
-
-    g_assert_cmpstr(out, ==, "");
-}
-
 /* One write never completes; others do. */
 static void hang_destination_storage(MuxTest *t)
 {
-    destination_io(t, "break pwritev hold");
+    mux_disk_io(t->to, 0, "break pwritev hold");
 }
 
 /* Called after the copy of disk1 is complete */

@@ -155,16 +155,6 @@ static void stay_in_phase(Cell *c)
     }
 }
 
-/* Use the device's block backend: another user of the node would drain it. */
-static void destination_io(Cell *c, unsigned disk, const char *command)
-{
-    g_autofree char *out = qtest_hmp(
-        c->t.to, "qemu-io -d /machine/peripheral/vd%u/virtio-backend \"%s\"",
-        disk, command);
-
-    g_assert_cmpstr(out, ==, "");
-}
-
 /* Wait until writes to disk0 complete only after they have been mirrored. */
 static void wait_actively_synced(Cell *c)
 {
@@ -201,18 +191,18 @@ static void migrate_until_stopped(Cell *c)
     add_fault(c, "silence,dir=to,frame=DATA:main,after=WINDOW:main");
     mux_migrate(&c->t, disks(c, "source"));
     wait_fired(c);
-    destination_io(c, 1, "break flush_to_os hold");
+    mux_disk_io(c->t.to, 1, "break flush_to_os hold");
     add_fault(c, "heal,dir=to");
     wait_actively_synced(c);
     /* The reply to the first request tells the source that disk0 is synced. */
     add_fault(c, "silence,dir=to,frame=DATA:nbd-disk0,nth=2");
     wait_fired(c);
-    destination_io(c, 0, "break flush_to_os hold");
+    mux_disk_io(c->t.to, 0, "break flush_to_os hold");
     add_fault(c, "heal,dir=to");
     /* Now its main loop has nothing to do but these flushes. */
-    destination_io(c, 0, "wait_break hold");
-    destination_io(c, 1, "wait_break hold");
-    destination_io(c, 1, "resume hold");
+    mux_disk_io(c->t.to, 0, "wait_break hold");
+    mux_disk_io(c->t.to, 1, "wait_break hold");
+    mux_disk_io(c->t.to, 1, "resume hold");
     qtest_qmp_eventwait(c->t.from, "STOP");
 
     /* The relay has seen whatever was sent before that. */
@@ -221,7 +211,7 @@ static void migrate_until_stopped(Cell *c)
         wait_fired(c);
     }
     place_fault(c);
-    destination_io(c, 0, "resume hold");
+    mux_disk_io(c->t.to, 0, "resume hold");
     wait_fired(c);
 }
 

@@ -354,16 +354,6 @@ static void test_bad_nbd_handshake(void)
 
 /* --- a disk that hangs --- */
 
-/* Run a qemu-io command on disk0 of @who, as its device would. */
-static void disk0_io(QTestState *who, const char *command)
-{
-    g_autofree char *out = qtest_hmp(
-        who, "qemu-io -d /machine/peripheral/vd0/virtio-backend \"%s\"",
-        command);
-
-    g_assert_cmpstr(out, ==, "");
-}
-
 static void wait_waiting_for(MuxTest *t, const char *side)
 {
     bool found = false;
@@ -391,12 +381,10 @@ static void run_waiting(const char *side, const char *event)
 {
     bool source = g_str_equal(side, "source");
     g_autofree char *hang = g_strdup_printf("break %s hold", event);
-    const char *blkdebug = "driver=blkdebug,image.driver=file,"
-                           "image.cache.no-flush=on,image.filename=";
     MuxTest t = {
         .bare = true,
-        .from_protocol = source ? blkdebug : NULL,
-        .to_protocol = source ? NULL : blkdebug,
+        .from_protocol = source ? MUX_BLKDEBUG : NULL,
+        .to_protocol = source ? NULL : MUX_BLKDEBUG,
     };
     QTestState *who;
 
@@ -407,11 +395,11 @@ static void run_waiting(const char *side, const char *event)
     migrate_set_parameter_int(t.from, "channel-mux-stop-timeout", 0);
     migrate_ensure_converge(t.from);
     mux_listen(&t, MUX_BOTH_DISKS);
-    disk0_io(who, hang);
+    mux_disk_io(who, 0, hang);
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_phase(&t, "disks");
     wait_waiting_for(&t, side);
-    disk0_io(who, "resume hold");
+    mux_disk_io(who, 0, "resume hold");
     mux_complete(&t);
     mux_end(&t, true);
 }
@@ -429,24 +417,20 @@ static void test_waiting_for_destination(void)
 /* The guest runs while the source's disks are flushed for the first time. */
 static void test_slow_source_flush(void)
 {
-    MuxTest t = {
-        .bare = true,
-        .from_protocol = "driver=blkdebug,image.driver=file,"
-                         "image.cache.no-flush=on,image.filename=",
-    };
+    MuxTest t = { .bare = true, .from_protocol = MUX_BLKDEBUG };
 
     if (!start(&t)) {
         return;
     }
     mux_listen(&t, MUX_BOTH_DISKS);
     migrate_ensure_converge(t.from);
-    disk0_io(t.from, "break flush_to_os hold");
+    mux_disk_io(t.from, 0, "break flush_to_os hold");
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_phase(&t, "precopy");
-    disk0_io(t.from, "wait_break hold");
+    mux_disk_io(t.from, 0, "wait_break hold");
     g_assert(mux_is_running(t.from));
     mux_wait_phase(&t, "precopy");
-    disk0_io(t.from, "resume hold");
+    mux_disk_io(t.from, 0, "resume hold");
     mux_complete(&t);
     mux_end(&t, true);
 }

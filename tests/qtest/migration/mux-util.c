@@ -304,14 +304,22 @@ void mux_replace_target(MuxTest *t)
     g_assert_cmpint(start_processes(t, true), ==, 0);
 }
 
+void mux_disk_io(QTestState *who, unsigned disk, const char *command)
+{
+    g_autofree char *out = qtest_hmp(
+        who, "qemu-io -d /machine/peripheral/vd%u/virtio-backend \"%s\"",
+        disk, command);
+
+    g_assert_cmpstr(out, ==, "");
+}
+
 void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
                size_t len)
 {
-    g_autofree char *out = qtest_hmp(
-        t->from, "qemu-io -d /machine/peripheral/vd%u/virtio-backend "
-        "\"write -q -P %u %zu %zu\"", disk, pattern, offset, len);
+    g_autofree char *command = g_strdup_printf("write -q -P %u %zu %zu",
+                                               pattern, offset, len);
 
-    g_assert_cmpstr(out, ==, "");
+    mux_disk_io(t->from, disk, command);
     write_expected(disk, pattern, offset, len);
 }
 

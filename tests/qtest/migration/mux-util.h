@@ -70,6 +70,16 @@ void mux_end(MuxTest *t, bool moved);
 /* Replace the destination by a new one, with images of full size. */
 void mux_replace_target(MuxTest *t);
 
+/* For from_protocol and to_protocol: mux_disk_io() can hang requests there */
+#define MUX_BLKDEBUG "driver=blkdebug,image.driver=file," \
+                     "image.cache.no-flush=on,image.filename="
+
+/*
+ * Run a qemu-io command, which must print nothing, on a disk of @who as its
+ * device would: another user of the node would drain it.
+ */
+void mux_disk_io(QTestState *who, unsigned disk, const char *command);
+
 /* Write to a disk at the source, in bytes, as its device would. */
 void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
                size_t len);
