@@ -62,7 +62,7 @@ campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
 	@python3 tests/guest/campaign.py --build $(BUILD)/qemu \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
-		$(if $(TABLE),--table) $(only)
+		$(if $(TABLE),--table) $(if $(STORAGE),--storage $(STORAGE)) $(only)
 
 downtime: configure ## check the downtime limit on a slow link (needs root)
 	@scripts/build $(GUEST)

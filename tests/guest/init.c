@@ -1,11 +1,12 @@
 /*
  * The guest's only process: /init of the initramfs of the guest tests
  *
- * It loads the modules found in /modules, opens the virtio disks by their
- * serial numbers disk0, disk1, ... and starts one writer for each, and one
+ * It loads the modules found in /modules, opens the disks by their serial
+ * numbers disk0, disk1, ... and starts one writer for each, and one
  * process that keeps changing memory.  More processes write zeroes where zeroes
- * are, at a rate that the host may set at any time.  All
- * talk to the host by lines on the serial console:
+ * are, at a rate that the host may set at any time, and others, if they are
+ * asked for, at random to the disk's end.  All talk to the host by lines on the
+ * serial console:
  *
  *   READY <disks>          all writers are about to start
  *   W <disk> <sequence>    this record is on the disk: fdatasync returned
@@ -56,6 +57,7 @@
 #define MAX_DISKS       8
 #define READ_BACK_EVERY 8
 #define LOAD_WRITERS    4       /* of each disk: so many requests at once */
+#define SCRIBBLED_PAGES 256     /* few, so that writes often overlap */
 
 typedef struct Record {
     uint64_t magic;
@@ -256,6 +258,31 @@ static void __attribute__((noreturn)) load_writer(unsigned nth, int fd)
     }
 }
 
+/*
+ * Writes to pages at the disk's end, in no order and without a pause.  What they
+ * hold at last is not known in advance, and other contents there are lost.
+ */
+static void __attribute__((noreturn)) scribbler(unsigned nth, int fd)
+{
+    uint64_t *page = map_memory(PAGE);
+    uint64_t size;
+
+    if (ioctl(fd, BLKGETSIZE64, &size)) {
+        give_up("BLKGETSIZE64, scribbler", nth);
+    }
+    for (uint64_t i = 0;; i++) {
+        uint64_t word = mix(i << 8 | nth);
+
+        for (size_t at = 0; at < PAGE / sizeof(*page); at++) {
+            page[at] = word + at;
+        }
+        if (pwrite(fd, page, PAGE,
+                   size - (1 + word % SCRIBBLED_PAGES) * PAGE) != PAGE) {
+            give_up("scribble, number", i);
+        }
+    }
+}
+
 /* A page is filled with its number and the pass that wrote it. */
 static void page_write(uint8_t *mem, uint64_t page, uint64_t pass)
 {
@@ -342,14 +369,30 @@ static void load_modules(void)
     }
 }
 
+/* Where the kernel shows a disk's serial number, after `skip` other bytes. */
+static const struct {
+    const char *device, *file;
+    unsigned skip;
+} kinds[] = {
+    { "vd", "serial", 0 },
+    { "sd", "device/vpd_pg80", 4 },
+};
+
 /* Returns -1 while no disk has that number. */
 static int open_disk(unsigned number)
 {
-    for (char letter = 'a'; letter < 'a' + MAX_DISKS; letter++) {
-        char path[64], serial[32] = "", wanted[32];
+    char wanted[32];
+
+    snprintf(wanted, sizeof(wanted), "disk%u", number);
+    for (unsigned i = 0; i < 2 * MAX_DISKS; i++) {
+        unsigned kind = i / MAX_DISKS;
+        char name[8], path[64], serial[64] = "";
         int fd;
 
-        snprintf(path, sizeof(path), "/sys/block/vd%c/serial", letter);
+        snprintf(name, sizeof(name), "%s%c", kinds[kind].device,
+                 'a' + i % MAX_DISKS);
+        snprintf(path, sizeof(path), "/sys/block/%s/%s", name,
+                 kinds[kind].file);
         fd = open(path, O_RDONLY);
         if (fd < 0) {
             continue;
@@ -358,10 +401,9 @@ static int open_disk(unsigned number)
             give_up("serial of disk", number);
         }
         close(fd);
-        serial[strcspn(serial, "\n")] = 0;
-        snprintf(wanted, sizeof(wanted), "disk%u", number);
-        if (!strcmp(serial, wanted)) {
-            snprintf(path, sizeof(path), "/dev/vd%c", letter);
+        serial[kinds[kind].skip + strlen(wanted)] = 0;
+        if (!strcmp(serial + kinds[kind].skip, wanted)) {
+            snprintf(path, sizeof(path), "/dev/%s", name);
             return open(path, O_RDWR | O_DIRECT);
         }
     }
@@ -371,6 +413,7 @@ static int open_disk(unsigned number)
 static unsigned start_writers(void)
 {
     unsigned disks = setting("disks", 2);
+    unsigned scribblers = setting("scribblers", 0);
     int fds[MAX_DISKS];
 
     for (unsigned i = 0; i < disks && i < MAX_DISKS; i++) {
@@ -389,6 +432,11 @@ static unsigned start_writers(void)
         for (unsigned nth = 0; nth < LOAD_WRITERS; nth++) {
             if (fork() == 0) {
                 load_writer(nth, fds[i]);
+            }
+        }
+        for (unsigned nth = 0; nth < scribblers; nth++) {
+            if (fork() == 0) {
+                scribbler(nth, fds[i]);
             }
         }
     }

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestlib import layout, migrate, netwatch
+from guestlib.configuration import BY_NAME
 from guestlib.resources import (belongings, belongings_at_rest, surplus,
                                 what_is_left)
 from guestlib.link import Link
@@ -41,8 +42,10 @@ ACTOR = Options(disk_mb=64, memory_mb=128, fill_mb=16, dirty_mb=8,
                 writes_per_s=50)
 WRITES = 20                     # of each disk
 WRITES_UNTIL_FULL = 150
+SCRIBBLERS = 6                  # of each disk
+LONG_DOWNTIME_MS = 20000
 CASES = ('tcp', 'unix', 'cancel', 'pingpong', 'reset', 'poweroff', 'full',
-         'unplug')
+         'unplug', 'scribble')
 # Not run by default: the result depends on the machine's speed
 TIMED_CASES = ('downtime',)
 
@@ -50,8 +53,10 @@ TIMED_CASES = ('downtime',)
 class Cases:
     """The test cases; each returns a list of errors."""
 
-    def __init__(self, build: Path, work: Path, way, rounds: int):
+    def __init__(self, build: Path, work: Path, way, rounds: int,
+                 converge: float):
         self.build = build
+        self.converge = converge
         self.work = work
         self.way = way
         self.rounds = rounds
@@ -151,6 +156,28 @@ class Cases:
             raise TestbedError(f'migration {number + 1}: {"; ".join(left)}')
         bed.retire(source)
         return destination
+
+    def scribble(self) -> list[str]:
+        """two IOThreads for each disk, and many processes on two CPUs write to
+        the same places in converge: both sides have the same contents"""
+        options = replace(ACTOR, scribblers=SCRIBBLERS,
+                          storage=BY_NAME['iothread-vq-mapping'])
+        with self.bed(options) as bed:
+            source = bed.boot_source()
+            destination = bed.start_destination(Own(arguments=('-S',)))
+            migration = self.way(source, destination, LOCALHOST)
+            migration.listen()
+            source.qmp.cmd('migrate-set-parameters', downtime_limit=0)
+            migration.start()
+            migration.await_phase('converge')
+            time.sleep(self.converge)
+            bed.await_writes(source)
+            source.qmp.cmd('migrate-set-parameters',
+                           downtime_limit=LONG_DOWNTIME_MS)
+            migration.await_handover()
+            faults = bed.compare(source, destination) + bed.log.faults
+            bed.keep = bool(faults)
+            return faults
 
     def downtime(self) -> list[str]:
         """the guest writes faster than the link carries: it is stopped for
@@ -292,6 +319,9 @@ def arguments() -> argparse.Namespace:
                         help='use an NBD server, to check the tests')
     parser.add_argument('--rounds', type=int, default=3, metavar='N',
                         help='migrations of the case pingpong (default: 3)')
+    parser.add_argument('--converge', type=float, default=2, metavar='SECONDS',
+                        help='in phase converge, of the case scribble '
+                        '(default: 2)')
     parser.add_argument('--only', default='', metavar='PART',
                         help='run only cases with PART in their name')
     parser.add_argument('case', nargs='*', help='default: '
@@ -306,7 +336,7 @@ def main() -> int:
     args = arguments()
     end_in_good_order()
     cases = Cases(args.build, args.work, migrate.TwoSockets
-                  if args.two_sockets else migrate.OneSocket, args.rounds)
+                  if args.two_sockets else migrate.OneSocket, args.rounds, args.converge)
     names = [name for name in args.case or CASES if args.only in name]
     print(f'1..{len(names)}', flush=True)
     failed = 0

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's disk images: make, fill, and read them back in full."""
 
+import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import layout
+
+
+LUKS = 'luks'
+SECRET = 'key'
+SECRET_OBJECT = f'secret,id={SECRET},data=a-passphrase'
 
 
 class DiskError(Exception):
@@ -19,6 +25,8 @@ class Disk:
     number: int
     format: str
     size: int
+    backing: bool = False       # the filled image is a file that others share
+    firmware: bool = False      # it holds the firmware's variables
 
     @property
     def name(self) -> str:
@@ -28,6 +36,16 @@ class Disk:
     def image(self, folder: Path) -> Path:
         """Where one side keeps the image."""
         return folder / f'{self.name}.{self.format}'
+
+    def base(self, folder: Path) -> Path:
+        """Where both sides find the backing file."""
+        return folder.parent / f'{self.name}.base'
+
+    def options(self, path: Path, **file) -> dict:
+        """The options that open the image."""
+        more = {'key-secret': SECRET} if self.format == LUKS else {}
+        return {'driver': self.format, **more,
+                'file': {'driver': 'file', 'filename': str(path), **file}}
 
 
 class ImageTool:
@@ -46,20 +64,42 @@ class ImageTool:
                             f'{done.stdout.strip()}')
 
     def create_empty(self, disk: Disk, folder: Path, size: int) -> None:
-        self.run('create', '-q', '-f', disk.format, disk.image(folder), size)
+        """An image in which nothing has been written yet."""
+        backing = ('-b', disk.base(folder), '-F', 'raw') if disk.backing else ()
+        self.run('create', '-q', *self._format(disk, '-f'), *backing,
+                 disk.image(folder), size)
 
     def create_filled(self, disk: Disk, folder: Path) -> None:
         """An image whose lower half holds the pattern."""
         image = disk.image(folder)
         raw = image if disk.format == 'raw' else image.with_suffix('.tmp')
+        if disk.backing:
+            raw = disk.base(folder)
         blocks = disk.size // layout.BLOCK
         with open(raw, 'wb') as out:
             for block in range(blocks // 2):
                 out.write(layout.fill_block(disk.number, block))
             out.truncate(disk.size)
-        if raw != image:
-            self.run('convert', '-f', 'raw', '-O', disk.format, raw, image)
+        if disk.backing:
+            self.create_empty(disk, folder, disk.size)
+        elif raw != image:
+            self.run('convert', '-f', 'raw', *self._format(disk, '-O'), raw,
+                     image)
             raw.unlink()
+
+    @staticmethod
+    def _format(disk: Disk, option: str) -> tuple[str, ...]:
+        """The options to create an image, quickly."""
+        if disk.format != LUKS:
+            return option, disk.format
+        return ('--object', SECRET_OBJECT, option, LUKS,
+                '-o', f'key-secret={SECRET},iter-time=10')
+
+    def compare(self, disk: Disk, folder: Path, other: Path) -> None:
+        """Raises DiskError if a disk's contents differ."""
+        self.run('compare', '-q', '--object', SECRET_OBJECT,
+                 *('json:' + json.dumps(disk.options(disk.image(side)))
+                   for side in (folder, other)))
 
     def to_raw(self, disk: Disk, folder: Path, killed: bool = False) -> Path:
         """
@@ -69,8 +109,10 @@ class ImageTool:
         image = disk.image(folder)
         if disk.format == 'raw':
             return image
-        self.run('check', '-q', *(['-r', 'leaks'] if killed else []), '-f',
-                 disk.format, image)
+        if disk.format == 'qcow2':
+            self.run('check', '-q', *(['-r', 'leaks'] if killed else []), '-f',
+                     disk.format, image)
         raw = image.with_suffix('.read-back')
-        self.run('convert', '-f', disk.format, '-O', 'raw', image, raw)
+        self.run('convert', '--object', SECRET_OBJECT, '-O', 'raw',
+                 'json:' + json.dumps(disk.options(image)), raw)
         return raw

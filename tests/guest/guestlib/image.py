@@ -18,7 +18,8 @@ from pathlib import Path
 KERNEL_PACKAGE = 'linux-image-cloud-amd64'
 INIT_SOURCE = Path(__file__).resolve().parent.parent / 'init.c'
 MODULES = ('virtio_ring', 'virtio', 'virtio_pci_modern_dev',
-           'virtio_pci_legacy_dev', 'virtio_pci', 'virtio_blk')
+           'virtio_pci_legacy_dev', 'virtio_pci', 'virtio_blk', 'scsi_common',
+           'scsi_mod', 'virtio_scsi', 'sd_mod')
 
 
 class ImageError(Exception):

@@ -246,6 +246,17 @@ class OneSocket(Migration):
     def let_go(self) -> None:
         self.source.qmp.cmd('migrate-set-parameters', max_bandwidth=0)
 
+    def await_phase(self, phase: str) -> None:
+        """Once begun: wait for it.  Raises MigrationError."""
+        self._until(lambda: self._look().phase == phase,
+                    lambda progress: None, f'phase {phase}')
+
+    def await_handover(self) -> None:
+        """The same for the end, if the guest is not to run there."""
+        self._until(lambda: self._event('MIGRATION', status='completed'),
+                    lambda progress: None, 'completion')
+        self.destination.qmp.wait_event('MIGRATION', status='completed')
+
     def await_ram(self, remaining: int) -> None:
         """Once begun: wait until so many bytes of RAM are left."""
         self._until(lambda: self._look().ram.get('remaining', remaining) <
@@ -255,16 +266,19 @@ class OneSocket(Migration):
         """Begin, and return at once."""
         self._from = self.source.qmp.mark()
         self._began = time.time()
-        self.source.qmp.cmd('migrate', channels=self._channels())
+        storage = self.source.config.storage
+        self.source.qmp.cmd('migrate',
+                            channels=self._channels(sync=storage.sync))
 
     def cancel(self) -> None:
         self.source.qmp.cmd('migrate_cancel')
         self.source.qmp.wait_event('MIGRATION', self._from, 60,
                                    status='cancelled')
 
-    def _channels(self) -> list[dict]:
+    def _channels(self, **source_only) -> list[dict]:
         return [self._main_channel()] + [
-            {'channel-type': 'nbd', 'disk': disk.name} for disk in self.disks]
+            {'channel-type': 'nbd', 'disk': disk.name, **source_only}
+            for disk in self.disks]
 
 
 class TwoSockets(Migration):

@@ -82,10 +82,11 @@ def what_is_left(vm: VM, before: dict[str, list[str]],
                  succeeded: bool = False) -> list[str]:
     """
     Compare with the resources before a migration that failed, and wait until
-    they are released.  After a migration that `succeeded` there may be less,
-    since the devices of a guest that has left need fewer descriptors; and
-    query-migrate shows the streams as they were before the connection was
-    closed, or those of an older migration if there was no connection.
+    they are released.  Idle threads may end at any time.  After a migration
+    that `succeeded` there may be less, since the devices of a guest that has
+    left need fewer descriptors; and query-migrate shows the streams as they
+    were before the connection was closed, or those of an older migration if
+    there was no connection.
     """
     deadline = time.monotonic() + SETTLE
     while True:
@@ -96,7 +97,8 @@ def what_is_left(vm: VM, before: dict[str, list[str]],
         for kind, found in now.items():
             more = surplus(kind, found, before[kind])
             less = surplus(kind, before[kind], found)
-            if more or (less and not succeeded and kind != 'stream'):
+            if more or (less and not succeeded and
+                        kind not in ('stream', 'thread')):
                 faults.append(f'{kind}s of {vm.name}: new {more}, '
                               f'gone {less}')
         if not faults or time.monotonic() > deadline:

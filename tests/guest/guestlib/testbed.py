@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import image, verify
+from .configuration import BASIC, Configuration
 from .disks import Disk, DiskError, ImageTool
 from .guestlog import GuestLog
 from .link import LinkError
@@ -28,6 +29,7 @@ from .qmp import QMPError
 from .vm import GuestConfig, Own, VM, VMError
 
 MIB = 1 << 20
+NVRAM_SIZE = 2 * MIB
 WRITES_BEFORE = 20              # to each disk, before a migration begins
 WRITES_AFTER = 50               # to each disk, after it
 
@@ -53,6 +55,8 @@ class Options:
     dirty_mb_per_s: int = 20
     writes_per_s: int = 200
     idle_disks: int = 0
+    scribblers: int = 0         # of each disk, whose end then has no records
+    storage: Configuration = BASIC
 
 
 def end_in_good_order() -> None:
@@ -74,15 +78,22 @@ class Testbed:
         self.tool = ImageTool(build)
         self.keep = False       # keep the folder: something went wrong
         kernel, initramfs = image.build(work / 'cache')
-        disks = tuple(Disk(number, form, options.disk_mb * MIB)
+        storage = options.storage
+        disks = tuple(Disk(number, form, options.disk_mb * MIB,
+                           storage.backing)
                       for number, form in enumerate(options.formats))
+        idle = options.idle_disks
+        if storage.nvram:
+            idle += 1
+            disks += Disk(len(disks), 'raw', NVRAM_SIZE, firmware=True),
         self.config = GuestConfig(
             build, kernel, initramfs, disks, options.memory_mb,
             tuple((name, getattr(options, name)) for name in (
-                'fill_mb', 'dirty_mb', 'dirty_mb_per_s', 'writes_per_s')),
-            options.idle_disks, prefix)
+                'fill_mb', 'dirty_mb', 'dirty_mb_per_s', 'writes_per_s',
+                'scribblers')),
+            idle, prefix, storage)
         self.folder = Path(tempfile.mkdtemp(prefix='run-', dir=work))
-        self.log = GuestLog(len(disks) - options.idle_disks)
+        self.log = GuestLog(len(disks) - idle)
         self.vms: list[VM] = []
         self._numbers: dict[str, int] = {}
 
@@ -165,13 +176,28 @@ class Testbed:
                 other.quit()
         return self.check(vm)
 
+    def compare(self, vm: VM, other: VM) -> list[str]:
+        """
+        Quit two QEMUs with the guest stopped, and compare their disks.
+        Returns how they differ.
+        """
+        for each in (vm, other):
+            each.quit()
+        faults = []
+        for disk in self.config.disks:
+            try:
+                self.tool.compare(disk, vm.folder, other.folder)
+            except DiskError as err:
+                faults.append(str(err))
+        return faults
+
     def check(self, vm: VM, killed: bool = False) -> list[verify.DiskReport]:
         """The same when all have ended already, or were killed."""
         self.log.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
             raws = list(pool.map(lambda disk: self.tool.to_raw(
                 disk, vm.folder, killed), self.config.disks))
-        acks = self.log.acks + [[]] * self.options.idle_disks
+        acks = self.log.acks + [[]] * self.config.idle_disks
         return [verify.check_disk(disk, raw, len(acks[disk.number]))
                 for disk, raw in zip(self.config.disks, raws)]
 

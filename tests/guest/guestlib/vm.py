@@ -12,12 +12,15 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from .disks import Disk
+from .configuration import BASIC, EACH, MAPPED, Configuration
+from .disks import LUKS, SECRET_OBJECT, Disk
 from .source import machine_class
 
 IOTHREAD = 'io0'
-# A fixed number of I/O workers, so that threads can be counted
+# A fixed number of I/O workers, so that threads can be counted, unless they are
+# only needed now and then
 POOL = 'thread-pool-min=4,thread-pool-max=4'
+RARE_POOL = 'thread-pool-min=0,thread-pool-max=4'
 FIRMWARE = 'bios-256k.bin'
 FIRMWARE_FOLDERS = ('/usr/share/seabios', '/usr/share/qemu')
 
@@ -38,6 +41,7 @@ class GuestConfig:
     settings: tuple[tuple[str, int], ...] = ()
     idle_disks: int = 0         # the last ones, which the guest does not use
     prefix: tuple[str, ...] = ()        # before QEMU's command line
+    storage: Configuration = BASIC
 
     def command_line(self) -> str:
         settings = ' '.join(f'{name}={value}' for name, value in
@@ -50,7 +54,8 @@ class GuestConfig:
 class Own:
     """The configuration in which the sides may differ."""
 
-    iothread: bool = False              # the disks are in one
+    # The disks are in one, unless the configuration says otherwise
+    iothread: bool = False
     arguments: tuple[str, ...] = ()     # additional ones for QEMU
     errors: tuple[tuple[str, dict], ...] = ()   # blkdebug, by disk
     too_small: tuple[str, ...] = ()     # disks with half the size
@@ -59,14 +64,18 @@ class Own:
     may_reboot: bool = False            # else it ends instead
 
 
-def _firmware(build: Path) -> list[str]:
+def _firmware_folders(build: Path) -> list[Path]:
     folders = [build / 'qemu-bundle/usr/local/share/qemu', build / 'pc-bios',
                *map(Path, FIRMWARE_FOLDERS)]
-    if not any((folder / FIRMWARE).exists() for folder in folders):
-        raise VMError(f'no {FIRMWARE}: the packages seabios and '
-                      'qemu-system-data have it')
-    return [word for folder in folders if folder.is_dir()
-            for word in ('-L', str(folder))]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _firmware(build: Path) -> Path:
+    for folder in _firmware_folders(build):
+        if (folder / FIRMWARE).exists():
+            return folder / FIRMWARE
+    raise VMError(f'no {FIRMWARE}: the packages seabios and '
+                  'qemu-system-data have it')
 
 
 class VM:
@@ -128,11 +137,22 @@ class VM:
     def _arguments(self) -> list[str]:
         config = self.config
         memory = f'{config.memory_mb}M'
-        argv = [*_firmware(config.build), '-nodefaults', '-no-user-config',
+        storage = config.storage
+        pool = RARE_POOL if storage.aio == 'io_uring' else POOL
+        machine = 'pc,memory-backend=mem'
+        firmware = _firmware(config.build)
+        argv = []
+        if storage.nvram:
+            machine += f',pflash0=firmware,pflash1={config.disks[-1].name}'
+            argv += ['-blockdev', 'file,node-name=firmware,read-only=on,'
+                     f'filename={firmware}']
+        for folder in _firmware_folders(config.build):
+            argv += ['-L', str(folder)]
+        argv += ['-nodefaults', '-no-user-config',
                 '-name', f'{self.name},debug-threads=on',
-                '-object', f'main-loop,id=main-loop,{POOL}',
+                '-object', f'main-loop,id=main-loop,{pool}',
                 '-accel', 'tcg',
-                '-machine', 'pc,memory-backend=mem', '-m', memory,
+                '-machine', machine, '-m', memory, '-smp', str(storage.cpus),
                 '-object', f'memory-backend-ram,id=mem,size={memory},'
                            'prealloc=on',
                 '-kernel', str(config.kernel),
@@ -140,37 +160,72 @@ class VM:
                 '-append', config.command_line()]
         if not self.own.may_reboot:
             argv.append('-no-reboot')
-        if self.own.iothread:
-            argv += ['-object', f'iothread,id={IOTHREAD},{POOL}']
+        for name in self._iothreads():
+            argv += ['-object', f'iothread,id={name},{pool}']
+        if any(disk.format == LUKS for disk in config.disks):
+            argv += ['-object', SECRET_OBJECT]
+        if storage.device == 'virtio-scsi':
+            argv += ['-device', 'virtio-scsi-pci,id=scsi' + (
+                f',iothread={IOTHREAD}' if self.own.iothread else '')]
         for disk in config.disks:
             argv += self._disk_arguments(disk)
         return argv + list(self.own.arguments) + (
             ['-incoming', 'defer'] if self.incoming else [])
 
+    def _iothreads(self) -> list[str]:
+        how = self.config.storage.iothreads
+        if how == EACH:
+            return [f'io{disk.number}' for disk in self.config.disks]
+        return ['io0', 'io1'] if how == MAPPED else \
+            [IOTHREAD] if self.own.iothread else []
+
     def _disk_arguments(self, disk: Disk) -> list[str]:
+        storage = self.config.storage
         # A crash of the host is not what is tested: without its flushes
         # the speed of the host's disk is not what is measured.
-        cache = {'direct': False, 'no-flush': True}
-        node = {'driver': disk.format, 'cache': cache,
-                'file': {'driver': 'file', 'cache': cache,
-                         'node-name': f'{disk.name}-file',
-                         'filename': str(disk.image(self.folder))}}
+        cache = {'direct': bool(storage.aio), 'no-flush': True}
+        file = {'cache': cache, 'node-name': f'{disk.name}-file'}
+        if storage.aio:
+            file['aio'] = storage.aio
+        node = {**disk.options(disk.image(self.folder), **file),
+                'cache': cache}
         errors = dict(self.own.errors).get(disk.name)
         if errors:
             node = {'driver': 'blkdebug', 'image': node,
                     'inject-error': [errors]}
         argv = []
         if self.own.write_mb_per_s:
-            group = f'limit-{disk.name}'
-            argv = ['-object', f'throttle-group,id={group},'
-                    f'x-bps-write={self.own.write_mb_per_s << 20}']
-            node = {'driver': 'throttle', 'throttle-group': group,
-                    'file': node}
+            node = self._throttle(argv, node, f'limit-{disk.name}',
+                                  f'x-bps-write={self.own.write_mb_per_s << 20}')
+        if storage.filter == 'throttle':
+            node = self._throttle(argv, node, f'filter-{disk.name}',
+                                  'x-bps-total=67108864')
+        elif storage.filter:
+            node = {'driver': storage.filter, 'file': node}
         argv += ['-blockdev', json.dumps({**node, 'node-name': disk.name})]
-        if disk.name in self.own.no_device:
+        if disk.name in self.own.no_device or disk.firmware:
             return argv
-        device = f'virtio-blk-pci,id=dev-{disk.name},drive={disk.name},' \
-                 f'serial={disk.name}'
-        if self.own.iothread:
-            device += f',iothread={IOTHREAD}'
-        return argv + ['-device', device]
+        return argv + ['-device', json.dumps(self._device(disk))]
+
+    @staticmethod
+    def _throttle(argv: list[str], node: dict, group: str,
+                  limit: str) -> dict:
+        argv += ['-object', f'throttle-group,id={group},{limit}']
+        return {'driver': 'throttle', 'throttle-group': group, 'file': node}
+
+    def _device(self, disk: Disk) -> dict:
+        storage = self.config.storage
+        device = {'id': f'dev-{disk.name}', 'drive': disk.name,
+                  'serial': disk.name}
+        if storage.device == 'virtio-scsi':
+            return {'driver': 'scsi-hd', 'bus': 'scsi.0', **device}
+        device['driver'] = 'virtio-blk-pci'
+        if storage.iothreads == MAPPED:
+            device['num-queues'] = 2
+            device['iothread-vq-mapping'] = [{'iothread': name}
+                                             for name in self._iothreads()]
+        elif storage.iothreads == EACH:
+            device['iothread'] = f'io{disk.number}'
+        elif self.own.iothread:
+            device['iothread'] = IOTHREAD
+        return device
