@@ -44,7 +44,8 @@ typedef enum DiskCopyState {
 
 struct DiskCopy {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
-    bool freed;             /* the owner let go: no callback any more */
+    bool aborted;           /* no callback any more, but ops->ending() */
+    bool cancelled;         /* the mirror was */
     DiskCopyState state;    /* atomic: read by other threads */
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
@@ -66,6 +67,7 @@ struct DiskCopy {
 
     QemuMutex lock;                 /* protects @target, @job and @wait */
     Job *job;                       /* holds a reference */
+    bool paused;                    /* @job was, by disk_copy_reset() */
     DiskCopyWait wait;
     /* Used by disk_copy_watch(), under @lock; get_clock() times */
     uint64_t sent;                  /* bytes sent on the stream */
@@ -75,6 +77,7 @@ struct DiskCopy {
     int64_t idle_since;             /* last not waiting for the source alone */
 
     bool job_ended;                 /* the last event was seen */
+    Notifier on_idle;
     Notifier on_ready;
     Notifier on_completed;
     Notifier on_cancelled;
@@ -142,7 +145,7 @@ static void disk_copy_fail(DiskCopy *d, Error *err)
     g_autoptr(Error) own = err;
     g_autoptr(Error) cause = NULL;
 
-    if (d->freed || d->state == DISK_COPY_FAILED) {
+    if (d->aborted || d->state == DISK_COPY_FAILED) {
         return;
     }
     disk_copy_set_state(d, DISK_COPY_FAILED);
@@ -163,7 +166,6 @@ static void disk_copy_flush_failed(DiskCopy *d, int ret)
 
 /* --- the mirror job --- */
 
-/* Let go of the job; it is over, or @d does not care any more. */
 static void disk_copy_release_job(DiskCopy *d)
 {
     Job *job = d->job;
@@ -175,11 +177,17 @@ static void disk_copy_release_job(DiskCopy *d)
         d->job = NULL;
     }
     WITH_JOB_LOCK_GUARD() {
+        notifier_remove(&d->on_idle);
         notifier_remove(&d->on_ready);
         notifier_remove(&d->on_completed);
         notifier_remove(&d->on_cancelled);
         job_unref_locked(job);
     }
+}
+
+bool disk_copy_idle(DiskCopy *d)
+{
+    return !d->job && !d->disconnecting;
 }
 
 /* The mirror's last act was a flush; a FIN is on its way. */
@@ -191,6 +199,9 @@ static void disk_copy_disconnected(void *opaque)
     if (d->state == DISK_COPY_DISCONNECTING) {
         disk_copy_set_state(d, DISK_COPY_CLOSING);
         disk_copy_stream_changed(d);
+    }
+    if (d->aborted) {
+        d->ops->ending(d, d->opaque);
     }
     disk_copy_unref(d);
 }
@@ -220,26 +231,12 @@ static bool disk_copy_job_over(DiskCopy *d)
     return !d->job || job_is_completed_locked(d->job);
 }
 
-/* Let go of all that @d holds; ends the job.  Events may run meanwhile. */
+/* Let go of all that @d holds.  Events may run meanwhile. */
 static void disk_copy_release(DiskCopy *d)
 {
-    if (d->job) {
-        Job *job = d->job;
-        bool over = disk_copy_job_over(d);
-
-        WITH_JOB_LOCK_GUARD() {
-            job_ref_locked(job);
-        }
-        disk_copy_release_job(d);
-        if (!over) {
-            job_cancel_sync(job, true);
-        }
-        WITH_JOB_LOCK_GUARD() {
-            job_unref_locked(job);
-        }
-    }
-    /* With the stream reset neither of the two waits for the peer */
-    AIO_WAIT_WHILE_UNLOCKED(NULL, d->disconnecting);
+    disk_copy_cancel(d);
+    /* With the stream reset this does not wait for the peer */
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_copy_idle(d));
     bdrv_unref(disk_copy_take_target(d));
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
@@ -277,7 +274,9 @@ static void disk_copy_job_ended(DiskCopy *d)
 
     disk_copy_release_job(d);
 
-    if (err) {
+    if (d->aborted) {
+        error_free(err);
+    } else if (err) {
         disk_copy_fail(d, err);
     } else {
         disk_copy_disconnect(d);
@@ -301,7 +300,7 @@ static void disk_copy_look(void *opaque)
     DiskCopy *d = opaque;
     uint64_t remaining, total;
 
-    if (d->freed || d->state != DISK_COPY_FIRST_PASS) {
+    if (d->aborted || d->state != DISK_COPY_FIRST_PASS) {
         return;
     }
     disk_copy_progress(d, &remaining, &total);
@@ -322,12 +321,14 @@ static void disk_copy_job_event_bh(void *opaque)
 {
     DiskCopy *d = opaque;
 
-    if (!d->freed && d->job) {
-        if (d->job_ended) {
-            disk_copy_job_ended(d);
-        } else if (d->state == DISK_COPY_FIRST_PASS) {
-            disk_copy_in_step(d);
-        }
+    if (d->job && d->job_ended) {
+        disk_copy_job_ended(d);
+    } else if (d->job && !d->aborted && d->state == DISK_COPY_FIRST_PASS &&
+               job_is_ready(d->job)) {
+        disk_copy_in_step(d);
+    }
+    if (d->aborted) {
+        d->ops->ending(d, d->opaque);
     }
     disk_copy_unref(d);
 }
@@ -338,7 +339,19 @@ static void disk_copy_schedule_job_event(DiskCopy *d)
                             disk_copy_ref(d));
 }
 
-/* The notifiers are called with the job lock held, on_ready in any thread. */
+/*
+ * The notifiers are called with the job lock held, on_idle and on_ready in any
+ * thread.
+ */
+static void disk_copy_on_idle(Notifier *n, void *data)
+{
+    Job *job = data;
+
+    if (job->paused) {
+        disk_copy_schedule_job_event(container_of(n, DiskCopy, on_idle));
+    }
+}
+
 static void disk_copy_on_ready(Notifier *n, void *data)
 {
     disk_copy_schedule_job_event(container_of(n, DiskCopy, on_ready));
@@ -362,6 +375,7 @@ static void disk_copy_on_cancelled(Notifier *n, void *data)
 
 static void disk_copy_adopt_job(DiskCopy *d, Job *job)
 {
+    d->on_idle.notify = disk_copy_on_idle;
     d->on_ready.notify = disk_copy_on_ready;
     d->on_completed.notify = disk_copy_on_completed;
     d->on_cancelled.notify = disk_copy_on_cancelled;
@@ -372,6 +386,7 @@ static void disk_copy_adopt_job(DiskCopy *d, Job *job)
     WITH_JOB_LOCK_GUARD() {
         job_ref_locked(job);
         job->complete_refusal = "the migration that started it will end it";
+        notifier_list_add(&job->on_idle, &d->on_idle);
         notifier_list_add(&job->on_ready, &d->on_ready);
         notifier_list_add(&job->on_finalize_completed, &d->on_completed);
         notifier_list_add(&job->on_finalize_cancelled, &d->on_cancelled);
@@ -465,7 +480,7 @@ static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
     DiskCopy *d = opaque;
     Error *local_err = NULL;
 
-    if (d->freed || d->state != DISK_COPY_HANDSHAKE) {
+    if (d->aborted || d->state != DISK_COPY_HANDSHAKE) {
         goto out;
     }
     if (err) {
@@ -521,7 +536,7 @@ void disk_copy_stream_changed(DiskCopy *d)
 {
     Error *err = NULL;
 
-    if (d->freed) {
+    if (d->aborted) {
         return;
     }
     if (d->state == DISK_COPY_CLOSING &&
@@ -584,7 +599,7 @@ static void disk_copy_flushed_bh(void *opaque)
 
     if (d->flush_ret < 0) {
         disk_copy_flush_failed(d, d->flush_ret);
-    } else if (!d->freed && d->state == DISK_COPY_IN_STEP) {
+    } else if (!d->aborted && d->state == DISK_COPY_IN_STEP) {
         qatomic_set(&d->converged, disk_copy_actively_synced(d));
         d->ops->flushed(d, d->opaque);
     }
@@ -776,17 +791,50 @@ bool disk_copy_untouched(DiskCopy *d, Error **errp)
     return true;
 }
 
+static void disk_copy_pause(DiskCopy *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    if (d->job && !d->paused) {
+        d->paused = true;
+        WITH_JOB_LOCK_GUARD() {
+            job_pause_locked(d->job);
+        }
+    }
+}
+
 void disk_copy_reset(DiskCopy *d, const Error *why)
 {
     if (d->ioc && qatomic_read(&d->state) != DISK_COPY_COMPLETED) {
+        /* First, so that the mirror is not the one that fails */
+        disk_copy_pause(d);
         qio_channel_mux_abort(d->ioc, why);
     }
 }
 
 void disk_copy_abort(DiskCopy *d, const Error *why)
 {
-    d->freed = true;
+    d->aborted = true;
     disk_copy_reset(d, why);
+}
+
+bool disk_copy_quiet(DiskCopy *d)
+{
+    JOB_LOCK_GUARD();
+    return !d->job || d->job->paused || job_is_completed_locked(d->job);
+}
+
+void disk_copy_cancel(DiskCopy *d)
+{
+    if (d->cancelled || disk_copy_job_over(d)) {
+        return;
+    }
+    d->cancelled = true;
+    WITH_JOB_LOCK_GUARD() {
+        job_cancel_locked(d->job, true);
+        if (d->paused) {
+            job_resume_locked(d->job);
+        }
+    }
 }
 
 void disk_copy_free(DiskCopy *d)

@@ -33,6 +33,8 @@ typedef struct DiskCopyOps {
      * begins with the stream's name.
      */
     void (*failed)(DiskCopy *d, const Error *err, void *opaque);
+    /* After disk_copy_abort(): disk_copy_quiet() or _idle() may be true. */
+    void (*ending)(DiskCopy *d, void *opaque);
 } DiskCopyOps;
 
 /*
@@ -155,21 +157,38 @@ DiskCopyWait disk_copy_wait(DiskCopy *d);
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total);
 
 /*
- * Reset the stream, unless the copy is completed, with @why as the reason for
- * the peer: nothing waits for a peer that has stalled any more.  Any thread.
+ * Pause the mirror, and reset the stream, unless the copy is completed, with
+ * @why as the reason for the peer: nothing waits for a peer that has stalled any
+ * more.  Any thread.
  */
 void disk_copy_reset(DiskCopy *d, const Error *why);
 
 /*
- * Give up the copy, whatever its state.  If it is not completed, the stream is
- * reset, as above.  No callback follows.
+ * Give up the copy, whatever its state: reset it, as above, if it is not
+ * completed.  No callback follows but ops->ending().  Not in a nested event
+ * loop; idempotent.
  *
- * Call it for all disks of a migration before disk_copy_free() for the first
- * one, which waits until no request of any other is using the block graph.
+ * To end a mirror, QEMU waits until no request uses the block graph, and the
+ * main loop with it.  Call this for all disks of a migration, then wait until
+ * they are quiet before disk_copy_cancel() for the first one, and until they are
+ * idle before disk_copy_free(): storage of the source that hangs then holds up
+ * nothing but the end of the migration.
  */
 void disk_copy_abort(DiskCopy *d, const Error *why);
 
-/* Let go of what is left, after disk_copy_abort(); ends the mirror. */
+/* Has the mirror no requests any more, because it has paused or ended? */
+bool disk_copy_quiet(DiskCopy *d);
+
+/* End the mirror; idempotent.  Not in a nested event loop. */
+void disk_copy_cancel(DiskCopy *d);
+
+/* Has the mirror ended, and is the stream not being closed? */
+bool disk_copy_idle(DiskCopy *d);
+
+/*
+ * Let go of what is left, after disk_copy_abort(); if need be, end the mirror
+ * and wait for that.
+ */
 void disk_copy_free(DiskCopy *d);
 
 #endif

@@ -53,6 +53,7 @@ struct MuxIncoming {
     GPtrArray *disks;           /* DiskReceive *, as migrate-incoming listed */
     Error *err;                 /* the first failure */
     bool over;                  /* the connection is */
+    bool held;                  /* the event of FAILED */
     Coroutine *taking_over;     /* waits for the source's last word */
 };
 
@@ -106,6 +107,17 @@ bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
 static bool mux_incoming_loading(MuxIncoming *m)
 {
     return m->mis->state != MIGRATION_STATUS_SETUP;
+}
+
+bool migration_mux_incoming_hold_failed(const MigrationStatus *status)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (status != &mis->state || !mis->mux || mis->exit_on_error) {
+        return false;
+    }
+    mis->mux->held = true;
+    return true;
 }
 
 /* Nothing was loaded yet: finish the incoming migration here. */
@@ -560,6 +572,9 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
                              m->session);
     mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
     mux_session_unref(m->session);
+    if (m->held) {
+        migrate_generate_event(MIGRATION_STATUS_FAILED);
+    }
     error_free(m->err);
     g_free(m);
 }

@@ -138,10 +138,30 @@ void migration_mux_find_cause(MigrationState *s);
 void migration_mux_ending(MigrationState *s);
 
 /*
+ * The migration has ended, well or not: may migration_cleanup() follow?  If
+ * not, it is called when the last mirror has ended; one that was cancelled waits
+ * for the source's storage.  Main loop.
+ */
+bool migration_mux_defer_cleanup(MigrationState *s);
+
+/*
  * The migration has ended: with success, or else streams are reset, mirrors
  * cancelled.  The connection closes in the background.  Main loop.
  */
 void migration_mux_cleanup(MigrationState *s);
+
+/*
+ * *@status, which is @now, is about to be FAILED.
+ *
+ * Returns: true if it is the source's, and users hear of it when nothing of the
+ * migration is left, from migration_mux_cleanup(); they see @now until then.
+ * Any thread.
+ */
+bool migration_mux_hold_failed(const MigrationStatus *status,
+                               MigrationStatus now);
+
+/* The status that users see. */
+MigrationStatus migration_mux_status(MigrationState *s);
 
 /* The process is about to exit, whatever the migration was doing. */
 void migration_mux_shutdown(MigrationState *s);
@@ -185,6 +205,12 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
  * where it knows better, and tell the source, before this process exits.
  */
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
+
+/*
+ * As migration_mux_hold_failed(), for the destination's status.  If the process
+ * exits on failure, they hear of it before.
+ */
+bool migration_mux_incoming_hold_failed(const MigrationStatus *status);
 
 /* The process is about to exit: the disks' failure must not make it exit(). */
 void migration_mux_incoming_shutdown(MigrationIncomingState *mis);

@@ -107,18 +107,100 @@ void mux_outgoing_unref(MuxOutgoing *m)
 
 /* --- failure --- */
 
+static bool mux_outgoing_all_disks(MuxOutgoing *m, bool (*are)(DiskCopy *d))
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        if (!are(g_ptr_array_index(m->disks, i))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Call it for all before mux_outgoing_free_disks(): see disk_copy_abort(). */
+static void mux_outgoing_abort_disks(MuxOutgoing *m)
+{
+    g_autoptr(Error) unknown = NULL;
+
+    error_setg(&unknown, "the migration failed at the source");
+    mux_switchover_stop(m);
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_copy_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
+    }
+}
+
+static void mux_outgoing_cancel_disks(MuxOutgoing *m)
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_copy_cancel(g_ptr_array_index(m->disks, i));
+    }
+}
+
+static void mux_outgoing_cleanup_bh(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!m->exiting && m->s->mux == m) {
+        mux_outgoing_abort_disks(m);
+        if (mux_outgoing_all_disks(m, disk_copy_quiet)) {
+            mux_outgoing_cancel_disks(m);
+        }
+        if (mux_outgoing_all_disks(m, disk_copy_idle)) {
+            migration_cleanup(m->s);
+        }
+    }
+    mux_outgoing_unref(m);
+}
+
+/*
+ * Clean up as soon as no mirror is left; its end may have to wait for the
+ * source's storage.  Not in a nested aio_poll(): this changes the block graph.
+ */
+static void mux_outgoing_schedule_cleanup(MuxOutgoing *m)
+{
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                            mux_outgoing_cleanup_bh, mux_outgoing_ref(m));
+}
+
+bool migration_mux_defer_cleanup(MigrationState *s)
+{
+    if (!s->mux || mux_outgoing_all_disks(s->mux, disk_copy_idle)) {
+        return false;
+    }
+    mux_outgoing_schedule_cleanup(s->mux);
+    return true;
+}
+
 static void mux_outgoing_finish_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
     MigrationState *s = m->s;
 
-    if (!m->exiting && s->mux == m) {
-        if (s->state != MIGRATION_STATUS_CANCELLING) {
-            migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
-        }
-        migration_cleanup(s);
+    if (!m->exiting && s->mux == m &&
+        s->state != MIGRATION_STATUS_CANCELLING) {
+        migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
     }
-    mux_outgoing_unref(m);
+    mux_outgoing_cleanup_bh(m);
+}
+
+bool migration_mux_hold_failed(const MigrationStatus *status,
+                               MigrationStatus now)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (status != &s->state || !s->mux) {
+        return false;
+    }
+    qatomic_set(&s->mux->shown, now);
+    return true;
+}
+
+MigrationStatus migration_mux_status(MigrationState *s)
+{
+    MigrationStatus status = qatomic_read(&s->state);
+
+    return status == MIGRATION_STATUS_FAILED && s->mux ?
+           qatomic_read(&s->mux->shown) : status;
 }
 
 /*
@@ -311,12 +393,18 @@ static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
     mux_outgoing_fail(opaque, err);
 }
 
+static void mux_outgoing_disk_ending(DiskCopy *d, void *opaque)
+{
+    mux_outgoing_schedule_cleanup(opaque);
+}
+
 static const DiskCopyOps mux_outgoing_disk_ops = {
     .connected = mux_outgoing_disk_connected,
     .ready = mux_outgoing_disk_ready,
     .flushed = mux_outgoing_disk_flushed,
     .completed = mux_outgoing_disk_completed,
     .failed = mux_outgoing_disk_failed,
+    .ending = mux_outgoing_disk_ending,
 };
 
 /* The copies share the limit that the user set for the migration. */
@@ -700,18 +788,6 @@ void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
 
 /* --- the end --- */
 
-/* Call it for all before mux_outgoing_free_disks(): see disk_copy_abort(). */
-static void mux_outgoing_abort_disks(MuxOutgoing *m)
-{
-    g_autoptr(Error) unknown = NULL;
-
-    error_setg(&unknown, "the migration failed at the source");
-    mux_switchover_stop(m);
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_copy_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
-    }
-}
-
 static void mux_outgoing_free_disks(MuxOutgoing *m)
 {
     while (m->disks->len) {
@@ -767,6 +843,9 @@ void migration_mux_cleanup(MigrationState *s)
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
     mux_outgoing_unref(m);
+    if (s->state == MIGRATION_STATUS_FAILED) {
+        migrate_generate_event(s->state);
+    }
 }
 
 void migration_mux_shutdown(MigrationState *s)
@@ -789,6 +868,7 @@ void migration_mux_shutdown(MigrationState *s)
     session = mux_session_ref(m->session);
     mux_session_detach(session);
     mux_outgoing_abort_disks(m);
+    mux_outgoing_cancel_disks(m);
     mux_outgoing_free_disks(m);
     mux_session_close_wait(session, m->cause,
                            m->committed ? MIGRATION_MUX_DONE_MS :

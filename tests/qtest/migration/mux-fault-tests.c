@@ -280,6 +280,9 @@ static void assert_source(Cell *c)
 {
     g_autofree char *status = mux_wait_end(&c->t);
 
+    if (!g_str_equal(status, "completed")) {
+        mux_assert_no_jobs(&c->t);
+    }
     if (ends(c, "failed")) {
         g_assert_cmpstr(status, ==, "failed");
         assert_failure(c, c->t.from, "source");

@@ -10,6 +10,7 @@
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
+#include "migration/mux-assert.h"
 #include "migration/mux-relay.h"
 #include "migration/mux-util.h"
 #include "migration/mux/engine.h"
@@ -409,6 +410,64 @@ static void test_waiting_for_source(void)
     run_waiting("source", "read_aio");
 }
 
+/*
+ * The source's storage hangs.  The migration ends when it works again; until
+ * then the mirror is there, and so the end is not reported.
+ */
+static void run_source_hangs(void (*end)(QTestState *who), const char *before,
+                             const char *after)
+{
+    MuxTest t = { .bare = true, .from_protocol = MUX_BLKDEBUG };
+    g_autofree char *status = NULL;
+
+    if (!start(&t)) {
+        return;
+    }
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_disk_io(t.from, 0, "break read_aio hold");
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_phase(&t, "disks");
+    mux_disk_io(t.from, 0, "wait_break hold");
+    end(t.from);
+    mux_wait_stream(t.from, "nbd-disk0", "reset");
+    /* The other disk's mirror does not end before: QEMU would hang with it */
+    for (int i = 0; i < 10; i++) {
+        g_free(status);
+        status = migrate_query_status(t.from);
+        g_assert_cmpstr(status, ==, before);
+        mux_wait_jobs(&t);
+        g_assert(mux_is_running(t.from));
+        usleep(20000);
+    }
+
+    mux_disk_io(t.from, 0, "resume hold");
+    g_free(status);
+    status = mux_wait_end(&t);
+    g_assert_cmpstr(status, ==, after);
+    mux_end_after_failure(&t);
+}
+
+static void cancel(QTestState *who)
+{
+    qtest_qmp_assert_success(who, "{ 'execute': 'migrate_cancel' }");
+}
+
+static void test_source_hangs_cancel(void)
+{
+    run_source_hangs(cancel, "cancelling", "cancelled");
+}
+
+static void yank(QTestState *who)
+{
+    qtest_qmp_assert_success(who, "{ 'execute': 'yank', 'arguments': "
+                             "{ 'instances': [ { 'type': 'migration' } ] } }");
+}
+
+static void test_source_hangs_yank(void)
+{
+    run_source_hangs(yank, "setup", "failed");
+}
+
 static void test_waiting_for_destination(void)
 {
     run_waiting("destination", "pwritev");
@@ -560,6 +619,10 @@ void migration_test_add_mux_timeout(MigrationTestEnv *env)
                        test_bad_nbd_handshake);
     migration_test_add("/migration/mux/waiting-for-source",
                        test_waiting_for_source);
+    migration_test_add("/migration/mux/source-hangs-cancel",
+                       test_source_hangs_cancel);
+    migration_test_add("/migration/mux/source-hangs-yank",
+                       test_source_hangs_yank);
     migration_test_add("/migration/mux/waiting-for-destination",
                        test_waiting_for_destination);
     migration_test_add("/migration/mux/slow-source-flush",

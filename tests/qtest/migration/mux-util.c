@@ -638,8 +638,8 @@ void mux_assert_nothing_left(MuxTest *t)
 
 void mux_end_after_failure(MuxTest *t)
 {
-    /* The status is set shortly before the guest is resumed. */
-    mux_wait_running(t->from);
+    mux_assert_no_jobs(t);
+    g_assert(mux_is_running(t->from));
     g_assert(!t->to || !mux_is_running(t->to));
     mux_assert_nothing_left(t);
 
