@@ -51,7 +51,6 @@ DOWNTIME_MS = 300
 STUCK = 3                       # ... until the fault is remedied
 DESTINATION_ENDS = 60           # ... until it detects the failure
 ALIVE = 180                     # ... until a rebooted guest has written
-GOES_ON = 10                    # ... until it runs, after status 'failed'
 QUIT = 'the source quit'
 TOO_LATE, NEVER = ', fault too late', ', fault never struck'
 KEY = 'ab' * 32
@@ -75,6 +74,7 @@ class Plan:
     load: int = LOAD
     place: int = 0      # of disk errors: KiB, in the half that holds data
     storage: Configuration = BASIC
+    pauses: bool = False        # before the switchover
 
     @classmethod
     def drawn(cls, seed: int, number: int,
@@ -92,11 +92,13 @@ class Plan:
         return cls(f'round {number}: {fault}',
                    f'--seed {seed} --round {number}', fault, transport,
                    rng.random() < 0.3, rng.random() < 0.5, rng.choice(loads),
-                   rng.randrange(SMALL.disk_mb << 9), storage)
+                   rng.randrange(SMALL.disk_mb << 9), storage,
+                   rng.random() < 0.2)
 
     def __str__(self) -> str:
         words = [self.storage.name, self.transport, f'load {self.load}']
         words += ['multifd'] * self.multifd + ['iothread'] * self.iothread
+        words += ['pause'] * self.pauses
         return f'{self.title} ({", ".join(words)})'
 
     def there(self, keys: Path) -> Own:
@@ -123,7 +125,8 @@ def own(iothread: bool, keys: Path, **more) -> Own:
                                        ('tls-out', 'client'))
                 for word in ('-object', f'tls-creds-psk,id={name},'
                                         f'endpoint={end},dir={keys}'))
-    return Own(iothread, tls, may_reboot=True, **more)
+    panic = '-device', 'pvpanic', '-action', 'panic=pause'
+    return Own(iothread, (*tls, *panic), may_reboot=True, **more)
 
 
 class Life:
@@ -184,6 +187,8 @@ class Life:
         for vm, creds in ((source, 'tls-out'), (destination, 'tls-in')):
             vm.qmp.cmd('migrate-set-capabilities', capabilities=[
                 {'capability': 'multifd', 'state': plan.multifd},
+                {'capability': 'pause-before-switchover',
+                 'state': plan.pauses},
                 {'capability': 'events', 'state': True}])
             vm.qmp.cmd('migrate-set-parameters', multifd_channels=2,
                        tls_creds=creds if tls else '',
@@ -209,11 +214,13 @@ class Life:
             try:
                 info = scene.look()
             except migrate.QMPError:
-                if fault.name == 'quit-source':
+                if fault.ends_source:
                     return QUIT
                 raise
             if info['status'] in migrate.ENDED:
                 return info['status']
+            if info['status'] == 'pre-switchover':
+                self.proceed(scene.source)
             stuck = time.monotonic() > began + STUCK
             if not remedied and (stuck or scene.relay and scene.relay.fired()):
                 remedied = True
@@ -221,6 +228,12 @@ class Life:
             time.sleep(0.01)
         self.keep_stacks()
         return f'{info["status"]} in phase {info.get("phase")}'
+
+    @staticmethod
+    def proceed(vm: VM) -> None:
+        """End the pause before the switchover, if it has not ended."""
+        with contextlib.suppress(migrate.QMPError):
+            vm.qmp.cmd('migrate-continue', state='pre-switchover')
 
     def judge(self, plan: Plan, scene: faults.Scene, status: str,
               struck: bool, before: dict) -> list[str]:
@@ -252,11 +265,11 @@ class Life:
         if wrong:
             self.keep_stacks()
         self.end(destination)
-        state = self.await_running(source)
+        state = self.state(plan, source)
         if state != 'running':
             self.over = True
             return wrong + [f'the guest does not run: {state}']
-        wrong += self.judge_writes(source)
+        wrong += self.judge_writes(plan, source)
         wrong += what_is_left(source, before)
         wrong += self.judge_log(source, status)
         if wrong:
@@ -266,17 +279,11 @@ class Life:
         return wrong
 
     @staticmethod
-    def await_running(vm: VM) -> str:
-        """
-        The migration thread first sets the status 'failed' and then resumes
-        the guest.  Returns the guest's final state.
-        """
-        deadline = time.monotonic() + GOES_ON
-        while True:
-            state = vm.qmp.cmd('query-status')['status']
-            if state == 'running' or time.monotonic() > deadline:
-                return state
-            time.sleep(0.02)
+    def state(plan: Plan, vm: VM) -> str:
+        """The guest's.  It runs again when a failure is reported."""
+        if plan.fault.stops_guest:
+            faults.resume(vm)       # it panics only now
+        return vm.qmp.cmd('query-status')['status']
 
     @staticmethod
     def reason(vm: VM) -> str:
@@ -332,7 +339,7 @@ class Life:
             if not phase:
                 return []       # no connection: it still listens
             time.sleep(0.02)
-        if plan.fault.name in ('kill-destination', 'quit-destination'):
+        if plan.fault.ends_destination:
             return []
         if vm.running:
             wrong.append('the destination does not end')
@@ -344,11 +351,16 @@ class Life:
             return [f'messages of {vm.name}: {vm.messages()}, not {cause}']
         return []
 
-    def judge_writes(self, vm: VM) -> list[str]:
+    def judge_writes(self, plan: Plan, vm: VM) -> list[str]:
         """The guest continues to write at `vm`."""
         goal = self.bed.log.least(vm.name) + 2
-        if not self.bed.log.wait(
-                lambda: self.bed.log.least(vm.name) >= goal, ALIVE):
+        deadline = time.monotonic() + ALIVE
+        while not self.bed.log.wait(
+                lambda: self.bed.log.least(vm.name) >= goal, 1):
+            if plan.fault.stops_guest:
+                faults.resume(vm)       # it panics only now
+            if time.monotonic() < deadline:
+                continue
             self.over = True
             self.keep_stacks()
             return [f'the guest does not write at the {vm.name}, '
@@ -367,7 +379,7 @@ class Life:
                         f'{destination.messages()}']
             return self.take_back(plan, scene, before)
         self.end_silence(plan, scene)
-        wrong = self.judge_writes(destination)
+        wrong = self.judge_writes(plan, destination)
         if source.qmp.cmd('query-status')['status'] == 'running':
             wrong.append('the guest runs on both sides')
         wrong += what_is_left(source, before, succeeded=True)
@@ -386,8 +398,8 @@ class Life:
                 state = qmp.cmd('query-status')['status']
                 if state == 'running':
                     return True
-                if state == 'paused' and plan.fault.stops_guest:
-                    qmp.cmd('cont')     # it moved while it was stopped
+                if plan.fault.stops_guest:
+                    faults.resume(scene.destination)    # it moved like that
                 if 'phase' not in qmp.cmd('query-migrate'):
                     return False        # no connection
             time.sleep(0.02)
@@ -400,7 +412,7 @@ class Life:
             wrong.append(f'exit status {status} of the source: '
                          f'{scene.source.messages(self.heard)}')
         if self.arrives(plan, scene):
-            wrong += self.judge_writes(scene.destination)
+            wrong += self.judge_writes(plan, scene.destination)
             self.move_on(scene)
         else:
             wrong += self.judge_destination(plan, scene.destination)
@@ -432,13 +444,13 @@ class Life:
         if plan.fault.name != 'kill-destination':
             scene.destination.wait(DESTINATION_ENDS)
         self.end(scene.destination)
-        if plan.fault.name in ('kill-destination', 'quit-destination'):
+        if plan.fault.ends_destination:
             self.here, self.over = scene.destination, True
             return []
         self.handed_back += 1
         wrong = self.judge_last_words(scene.destination, NOT_HANDED_OVER)
         scene.source.qmp.cmd('cont')
-        wrong += self.judge_writes(scene.source)
+        wrong += self.judge_writes(plan, scene.source)
         wrong += what_is_left(scene.source, before, succeeded=True)
         wrong += self.judge_log(scene.source, 'completed')
         self.bed.drop(scene.destination)

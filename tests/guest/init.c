@@ -17,6 +17,8 @@
  *
  *   load <n>               so write n MiB per second to each disk
  *   poweroff               at once
+ *   reboot                 the same
+ *   panic                  tell the device pvpanic so, and go on
  *
  * Settings come from the kernel's command line as environment variables.
  *
@@ -38,6 +40,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -56,6 +59,8 @@
 #define MIB             (1024 * 1024)
 #define MAX_DISKS       8
 #define READ_BACK_EVERY 8
+#define PVPANIC_PORT    0x505
+#define PVPANIC_PANICKED 1
 #define LOAD_WRITERS    4       /* of each disk: so many requests at once */
 #define SCRIBBLED_PAGES 256     /* few, so that writes often overlap */
 
@@ -455,6 +460,14 @@ static void __attribute__((noreturn)) obey(void)
         } else if (!strcmp(line, "poweroff\n")) {
             kill(-1, SIGKILL);      /* all but us and the first process */
             reboot(RB_POWER_OFF);
+        } else if (!strcmp(line, "reboot\n")) {
+            kill(-1, SIGKILL);      /* to reboot fails requests under way */
+            reboot(RB_AUTOBOOT);
+        } else if (!strcmp(line, "panic\n")) {
+            if (iopl(3)) {
+                give_up("iopl", 3);
+            }
+            outb(PVPANIC_PANICKED, PVPANIC_PORT);
         } else {
             say("E not understood: %s", line);
         }

@@ -369,7 +369,7 @@ class Catalogue(unittest.TestCase):
         for name, fault in cells:
             self.assertTrue(fault.harmless or fault.cancelled or
                             fault.says != NEVER or
-                            fault.name == 'quit-source', name)
+                            fault.ends_source, name)
 
     def test_some(self):
         some = faults.cells()[::4]

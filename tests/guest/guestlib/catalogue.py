@@ -78,6 +78,16 @@ class Row:
         """User actions that the campaign combines with the fault."""
         return _split(self.get('campaign-with'))
 
+    @property
+    def goes_with_users(self) -> bool:
+        """
+        Whether a user can still act, and does not make a fault that a
+        migration survives last too long for that.
+        """
+        end = self.get('end', default='failed')
+        lasts = self.name.startswith(('freeze', 'silence'))
+        return end != 'source-gone' and not (lasts and end == 'completed')
+
     def says(self, side: str, phase: str = '') -> str:
         """The pattern that the side's error matches in the campaign."""
         names = _split(self.get(f'campaign-{side}-says', phase))

@@ -39,6 +39,8 @@ FRAMES_FROM = ('HELLO', 'OPEN_OK:main', 'OPEN_OK:nbd-disk1', 'DATA:nbd-disk0',
                'WINDOW:main', 'FIN_OK:nbd-disk0', 'FIN_OK:nbd-disk1')
 BUSY = 20                       # seconds until downtime-limit is LONG_MS
 LONG_MS = 20000
+PANICS = 5                      # seconds until a guest must have panicked
+WITH_USER = 0.3                 # of the random faults, together with an action
 
 
 @dataclass
@@ -116,9 +118,18 @@ class Fault:
         return f'{self.name} {self.text}'.strip()
 
     @property
+    def ends_source(self) -> bool:
+        return self.name in ('quit-source', 'terminate-source')
+
+    @property
+    def ends_destination(self) -> bool:
+        return self.name in ('kill-destination', 'quit-destination',
+                             'terminate-destination')
+
+    @property
     def stops_guest(self) -> bool:
-        """Whether a user stops the guest for a moment."""
-        return STOP in (self.text, self.user)
+        """Whether the guest is stopped for a moment."""
+        return bool({STOP, PANIC} & {self.text, self.user})
 
     def strike(self, scene: Scene) -> None:
         """Inject the fault."""
@@ -178,11 +189,23 @@ class Quit(Timed):
         scene.destination.qmp.cmd('quit')
 
 
+class Terminate(Timed):
+    def act(self, scene: Scene) -> None:
+        os.kill(scene.destination.pid, signal.SIGTERM)
+
+
 class QuitSource(Timed):
     """The guest ends with the source, unless it has moved."""
 
     def act(self, scene: Scene) -> None:
         scene.source.qmp.cmd('quit')
+
+
+class TerminateSource(Timed):
+    """The same by a signal."""
+
+    def act(self, scene: Scene) -> None:
+        os.kill(scene.source.pid, signal.SIGTERM)
 
 
 class Cancel(Timed):
@@ -211,6 +234,14 @@ class OfUser(Timed):
 
     def act(self, scene: Scene) -> None:
         USER_ACTIONS[self.text](scene)
+
+
+class Forbidden(Timed):
+    def possible(self, scene: Scene) -> bool:
+        return 'nbd-disk0' in jobs_of(scene.source)
+
+    def act(self, scene: Scene) -> None:
+        try_forbidden(scene)
 
 
 class OfJob(Timed):
@@ -384,17 +415,58 @@ def reset_guest(scene: Scene) -> None:
     scene.source.qmp.cmd('system_reset')
 
 
+def reboot_guest(scene: Scene) -> None:
+    """It reboots by itself."""
+    scene.log.expect_reboot()
+    scene.source.console.sendall(b'reboot\n')
+
+
+def resume(vm: VM) -> None:
+    """Resume the guest, unless it runs or a migration has taken it."""
+    if vm.qmp.cmd('query-status')['status'] in STOPPED:
+        vm.qmp.cmd('cont')
+
+
 def stop_guest(scene: Scene) -> None:
-    """Stop the guest, and resume it unless the migration has taken it."""
-    qmp = scene.source.qmp
-    qmp.cmd('stop')
+    scene.source.qmp.cmd('stop')
     time.sleep(0.1)
-    if qmp.cmd('query-status')['status'] == 'paused':
-        qmp.cmd('cont')
+    resume(scene.source)
 
 
-STOP = 'stop-guest'
-USER_ACTIONS = {'reset-guest': reset_guest, STOP: stop_guest}
+def panic_guest(scene: Scene) -> None:
+    scene.source.console.sendall(b'panic\n')
+    deadline = time.monotonic() + PANICS
+    while time.monotonic() < deadline and \
+            scene.source.qmp.cmd('query-status')['status'] == 'running':
+        time.sleep(0.01)
+    resume(scene.source)
+
+
+def try_forbidden(scene: Scene) -> None:
+    """Commands that QEMU has to refuse while a disk is mirrored."""
+    for name, args in FORBIDDEN:
+        try:
+            scene.source.qmp.cmd(name, **args)
+        except QMPError as err:
+            if 'is gone' in str(err):
+                raise
+            continue
+        raise MigrationError(f'{name} was accepted')
+
+
+STOP, PANIC = 'stop-guest', 'panic-guest'
+STOPPED = ('paused', 'guest-panicked')
+USER_ACTIONS = {'reset-guest': reset_guest, 'reboot-guest': reboot_guest,
+                STOP: stop_guest, PANIC: panic_guest}
+FORBIDDEN = (
+    ('block_resize', {'node-name': 'disk0', 'size': 1 << 20}),
+    ('blockdev-snapshot-internal-sync', {'device': 'disk0', 'name': 'a'}),
+    ('blockdev-mirror', {'device': 'disk0', 'target': 'disk1',
+                         'sync': 'full'}),
+    ('x-blockdev-set-iothread', {'node-name': 'disk0', 'iothread': None}),
+    ('eject', {'id': 'dev-disk0', 'force': True}),
+    ('blockdev-del', {'node-name': 'disk0'}),
+    ('device_del', {'id': 'dev-disk1'}))
 
 
 def give_up(scene: Scene, how: str) -> None:
@@ -463,8 +535,10 @@ ACTIONS = {
     'pause-job': PauseJob,
     'quit-destination': Quit,
     'quit-source': QuitSource,
-    'reset-guest': OfUser,
-    STOP: OfUser,
+    'terminate-destination': Terminate,
+    'terminate-source': TerminateSource,
+    'try-forbidden': Forbidden,
+    **{name: OfUser for name in USER_ACTIONS},
     'yank-destination': YankDestination,
     'yank-source': Yank,
 }
@@ -503,11 +577,14 @@ def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
 
 
 def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
-          relayed: str = '') -> list[Fault]:
-    """All faults that are possible in that phase, after that time."""
-    return [_timed(row, phase, wait, job, relayed, user)
-            for row in catalogue.rows() if phase in row.phases
-            for user in ('', *row.users)]
+          relayed: str = '', user: str = '') -> list[Fault]:
+    """
+    All faults that are possible in that phase, after that time, with that
+    action of a user where the outcome is known.
+    """
+    return [_timed(row, phase, wait, job, relayed,
+                   user if row.goes_with_users else '')
+            for row in catalogue.rows() if phase in row.phases]
 
 
 def lasting(spare: str) -> list[Fault]:
@@ -524,9 +601,10 @@ def draw(rng: random.Random, tls: bool) -> Fault:
     """A fault for one round."""
     if rng.random() < 0.3:
         return _relayed(rng, tls)
+    user = rng.choice(sorted(USER_ACTIONS)) if rng.random() < WITH_USER else ''
     return rng.choice(
         timed(rng.choice(PHASES), rng.random() ** 3 / 4,
-              f'nbd-disk{rng.randint(0, 1)}', rng.choice(('', SLOW))) +
+              f'nbd-disk{rng.randint(0, 1)}', rng.choice(('', SLOW)), user) +
         lasting(str(rng.randint(0, 12))))
 
 
