@@ -374,41 +374,55 @@ static void load_modules(void)
     }
 }
 
-/* Where the kernel shows a disk's serial number, after `skip` other bytes. */
+/* Where the kernel shows the serial number of a disk, after `skip` bytes. */
 static const struct {
-    const char *device, *file;
+    const char *prefix, *file;
     unsigned skip;
 } kinds[] = {
     { "vd", "serial", 0 },
     { "sd", "device/vpd_pg80", 4 },
 };
 
-/* Returns -1 while no disk has that number. */
-static int open_disk(unsigned number)
+static int has_serial(const char *device, const char *wanted)
 {
-    char wanted[32];
-
-    snprintf(wanted, sizeof(wanted), "disk%u", number);
-    for (unsigned i = 0; i < 2 * MAX_DISKS; i++) {
-        unsigned kind = i / MAX_DISKS;
-        char name[8], path[64], serial[64] = "";
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        char path[320], serial[64] = "";
         int fd;
 
-        snprintf(name, sizeof(name), "%s%c", kinds[kind].device,
-                 'a' + i % MAX_DISKS);
-        snprintf(path, sizeof(path), "/sys/block/%s/%s", name,
-                 kinds[kind].file);
+        if (strncmp(device, kinds[i].prefix, 2)) {
+            continue;
+        }
+        snprintf(path, sizeof(path), "/sys/block/%s/%s", device,
+                 kinds[i].file);
         fd = open(path, O_RDONLY);
         if (fd < 0) {
             continue;
         }
         if (read(fd, serial, sizeof(serial) - 1) < 0) {
-            give_up("serial of disk", number);
+            give_up("serial number, not", 0);
         }
         close(fd);
-        serial[kinds[kind].skip + strlen(wanted)] = 0;
-        if (!strcmp(serial + kinds[kind].skip, wanted)) {
-            snprintf(path, sizeof(path), "/dev/%s", name);
+        serial[strcspn(serial + kinds[i].skip, "\n") + kinds[i].skip] = 0;
+        if (!strcmp(serial + kinds[i].skip, wanted)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Returns -1 while no disk has that number. */
+static int open_disk(unsigned number)
+{
+    struct dirent **entries;
+    char wanted[32];
+    int n = scandir("/sys/block", &entries, NULL, alphasort);
+
+    snprintf(wanted, sizeof(wanted), "disk%u", number);
+    for (int i = 0; i < n; i++) {
+        char path[320];
+
+        if (has_serial(entries[i]->d_name, wanted)) {
+            snprintf(path, sizeof(path), "/dev/%s", entries[i]->d_name);
             return open(path, O_RDWR | O_DIRECT);
         }
     }

@@ -18,6 +18,7 @@ from guestlib.resources import (belongings, belongings_at_rest, surplus,
                                 what_is_left)
 from guestlib.link import Link
 from guestlib.qmp import QMPError
+from guestlib.relay import Relay, RelayError
 from guestlib.testbed import (ERRORS, Options, Testbed, TestbedError,
                               end_in_good_order)
 from guestlib.vm import Own, VM
@@ -47,7 +48,15 @@ LONG_DOWNTIME_MS = 20000
 CASES = ('tcp', 'unix', 'cancel', 'pingpong', 'reset', 'poweroff', 'full',
          'unplug', 'scribble')
 # Not run by default: the result depends on the machine's speed
-TIMED_CASES = ('downtime',)
+TIMED_CASES = ('downtime', 'distance')
+FAR = Options(disk_mb=16, memory_mb=128, fill_mb=16, dirty_mb=8,
+              dirty_mb_per_s=1, writes_per_s=20,
+              storage=BY_NAME['virtio-scsi'])
+NUMBERS_OF_DISKS = (1, 8, 32)
+DELAYS_MS = (0, 10, 30)         # of each direction
+LIMIT_MS = 300
+WRITTEN_DISKS = 8               # at most: see init.c
+ROUND_TRIPS = 4                 # that a switchover may take beside its limit
 
 
 class Cases:
@@ -236,6 +245,27 @@ class Cases:
         bed.keep = bool(faults)
         return faults + bed.log.faults
 
+    def distance(self) -> list[str]:
+        """the guest's stop does not grow with the number of disks, and with
+        the distance by a few round trips"""
+        faults = []
+        for number in NUMBERS_OF_DISKS:
+            options = replace(FAR, formats=('raw',) * number,
+                              idle_disks=max(0, number - WRITTEN_DISKS))
+            with self.bed(options) as bed:
+                guest = Far(self.build, bed)
+                for delay in DELAYS_MS:
+                    stopped = guest.move(delay)
+                    most = LIMIT_MS + SLACK_MS + ROUND_TRIPS * 2 * delay
+                    text = f'{number} disks, round trip {2 * delay} ms: ' \
+                        f'stopped for {stopped:.0f} ms'
+                    print(f'# {text}, at most {most} ms', flush=True)
+                    if stopped > most:
+                        faults.append(text)
+                faults += [fault for report in bed.finish(guest.here)
+                           for fault in report.faults] + bed.log.faults
+        return faults
+
     def reset(self) -> list[str]:
         """the guest is reset while disks are copied; they change their
         AioContext with that"""
@@ -307,6 +337,33 @@ class Cases:
             return faults + self.arrive(bed, migration)
 
 
+class Far:
+    """A guest, and migrations of it to ever farther places."""
+
+    def __init__(self, build: Path, bed: Testbed):
+        self.build = build
+        self.bed = bed
+        self.here = bed.boot_source()
+
+    def move(self, delay_ms: int) -> float:
+        """Returns the milliseconds for which the guest was stopped."""
+        source = self.here
+        self.here = self.bed.start_destination()
+        migration = migrate.OneSocket(source, self.here, LOCALHOST)
+        migration.listen()
+        source.qmp.cmd('migrate-set-parameters', downtime_limit=LIMIT_MS)
+        relay = Relay(self.build, LOCALHOST, migration.address,
+                      [f'delay={delay_ms}'] if delay_ms else [])
+        try:
+            migration.address = relay.address
+            stopped = migration.run().downtime * 1000
+        finally:
+            relay.close()
+        self.bed.await_writes(self.here, 5)
+        self.bed.retire(source)
+        return stopped
+
+
 class Skipped(Exception):
     """This case cannot run here; the text says why."""
 
@@ -348,7 +405,7 @@ def main() -> int:
             faults = case()
         except Skipped as why:
             faults, skip = [], f' # SKIP {why}'
-        except ERRORS as err:
+        except (*ERRORS, RelayError) as err:
             faults = [str(err)]
         failed += bool(faults)
         for fault in faults:

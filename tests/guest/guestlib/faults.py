@@ -238,7 +238,7 @@ class OfUser(Timed):
 
 class Forbidden(Timed):
     def possible(self, scene: Scene) -> bool:
-        return 'nbd-disk0' in jobs_of(scene.source)
+        return MIRROR in jobs_of(scene.source)
 
     def act(self, scene: Scene) -> None:
         try_forbidden(scene)
@@ -451,15 +451,18 @@ def try_forbidden(scene: Scene) -> None:
             if 'is gone' in str(err):
                 raise
             continue
-        raise MigrationError(f'{name} was accepted')
+        if MIRROR in jobs_of(scene.source):
+            raise MigrationError(f'{name} was accepted')
+        return                  # too late: the mirrors have ended
 
 
 STOP, PANIC = 'stop-guest', 'panic-guest'
 STOPPED = ('paused', 'guest-panicked')
 USER_ACTIONS = {'reset-guest': reset_guest, 'reboot-guest': reboot_guest,
                 STOP: stop_guest, PANIC: panic_guest}
+MIRROR = 'nbd-disk0'
 FORBIDDEN = (
-    ('block_resize', {'node-name': 'disk0', 'size': 1 << 20}),
+    ('block_resize', {'node-name': 'disk0', 'size': 64 << 20}),
     ('blockdev-snapshot-internal-sync', {'device': 'disk0', 'name': 'a'}),
     ('blockdev-mirror', {'device': 'disk0', 'target': 'disk1',
                          'sync': 'full'}),
