@@ -44,8 +44,8 @@ typedef enum DiskCopyState {
 
 struct DiskCopy {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
-    bool aborted;           /* no callback any more, but ops->ending() */
-    bool cancelled;         /* the mirror was */
+    bool aborted;           /* ops->ending() is the only callback now */
+    bool cancelled;         /* disk_copy_cancel() was called */
     DiskCopyState state;    /* atomic: read by other threads */
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
@@ -67,7 +67,7 @@ struct DiskCopy {
 
     QemuMutex lock;                 /* protects @target, @job and @wait */
     Job *job;                       /* holds a reference */
-    bool paused;                    /* @job was, by disk_copy_reset() */
+    bool paused;                    /* disk_copy_reset() paused @job */
     DiskCopyWait wait;
     /* Used by disk_copy_watch(), under @lock; get_clock() times */
     uint64_t sent;                  /* bytes sent on the stream */
@@ -185,7 +185,7 @@ static void disk_copy_release_job(DiskCopy *d)
     }
 }
 
-bool disk_copy_idle(DiskCopy *d)
+bool disk_copy_ended(DiskCopy *d)
 {
     return !d->job && !d->disconnecting;
 }
@@ -236,7 +236,7 @@ static void disk_copy_release(DiskCopy *d)
 {
     disk_copy_cancel(d);
     /* With the stream reset this does not wait for the peer */
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_copy_idle(d));
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_copy_ended(d));
     bdrv_unref(disk_copy_take_target(d));
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
@@ -817,7 +817,7 @@ void disk_copy_abort(DiskCopy *d, const Error *why)
     disk_copy_reset(d, why);
 }
 
-bool disk_copy_quiet(DiskCopy *d)
+bool disk_copy_quiescent(DiskCopy *d)
 {
     JOB_LOCK_GUARD();
     return !d->job || d->job->paused || job_is_completed_locked(d->job);

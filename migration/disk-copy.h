@@ -33,7 +33,10 @@ typedef struct DiskCopyOps {
      * begins with the stream's name.
      */
     void (*failed)(DiskCopy *d, const Error *err, void *opaque);
-    /* After disk_copy_abort(): disk_copy_quiet() or _idle() may be true. */
+    /*
+     * After disk_copy_abort(): disk_copy_quiescent() or disk_copy_ended() may
+     * have become true.
+     */
     void (*ending)(DiskCopy *d, void *opaque);
 } DiskCopyOps;
 
@@ -157,9 +160,8 @@ DiskCopyWait disk_copy_wait(DiskCopy *d);
 void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total);
 
 /*
- * Pause the mirror, and reset the stream, unless the copy is completed, with
- * @why as the reason for the peer: nothing waits for a peer that has stalled any
- * more.  Any thread.
+ * Unless the copy is completed, pause the mirror and reset the stream with the
+ * reason @why, so that nothing waits for a stalled peer.  Any thread.
  */
 void disk_copy_reset(DiskCopy *d, const Error *why);
 
@@ -168,26 +170,26 @@ void disk_copy_reset(DiskCopy *d, const Error *why);
  * completed.  No callback follows but ops->ending().  Not in a nested event
  * loop; idempotent.
  *
- * To end a mirror, QEMU waits until no request uses the block graph, and the
- * main loop with it.  Call this for all disks of a migration, then wait until
- * they are quiet before disk_copy_cancel() for the first one, and until they are
- * idle before disk_copy_free(): storage of the source that hangs then holds up
- * nothing but the end of the migration.
+ * Ending a mirror blocks the main loop until no request uses the block graph.
+ * Therefore call this for all disks of a migration, wait until all are
+ * quiescent, call disk_copy_cancel() for each, wait until all have ended, and
+ * then call disk_copy_free().  If storage of the source hangs, only the end of
+ * the migration is delayed.
  */
 void disk_copy_abort(DiskCopy *d, const Error *why);
 
-/* Has the mirror no requests any more, because it has paused or ended? */
-bool disk_copy_quiet(DiskCopy *d);
+/* Is the mirror paused or ended, so that it has no requests? */
+bool disk_copy_quiescent(DiskCopy *d);
 
 /* End the mirror; idempotent.  Not in a nested event loop. */
 void disk_copy_cancel(DiskCopy *d);
 
-/* Has the mirror ended, and is the stream not being closed? */
-bool disk_copy_idle(DiskCopy *d);
+/* Has the mirror ended, and is no NBD node being disconnected? */
+bool disk_copy_ended(DiskCopy *d);
 
 /*
  * Let go of what is left, after disk_copy_abort(); if need be, end the mirror
- * and wait for that.
+ * and wait for its end.
  */
 void disk_copy_free(DiskCopy *d);
 

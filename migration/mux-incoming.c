@@ -53,7 +53,7 @@ struct MuxIncoming {
     GPtrArray *disks;           /* DiskReceive *, as migrate-incoming listed */
     Error *err;                 /* the first failure */
     bool over;                  /* the connection is */
-    bool held;                  /* the event of FAILED */
+    bool event_held;            /* the clean-up sends FAILED */
     Coroutine *taking_over;     /* waits for the source's last word */
 };
 
@@ -116,7 +116,7 @@ bool migration_mux_incoming_hold_failed(const MigrationStatus *status)
     if (status != &mis->state || !mis->mux || mis->exit_on_error) {
         return false;
     }
-    mis->mux->held = true;
+    mis->mux->event_held = true;
     return true;
 }
 
@@ -572,7 +572,7 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
                              m->session);
     mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
     mux_session_unref(m->session);
-    if (m->held) {
+    if (m->event_held) {
         migrate_generate_event(MIGRATION_STATUS_FAILED);
     }
     error_free(m->err);

@@ -138,9 +138,11 @@ void migration_mux_find_cause(MigrationState *s);
 void migration_mux_ending(MigrationState *s);
 
 /*
- * The migration has ended, well or not: may migration_cleanup() follow?  If
- * not, it is called when the last mirror has ended; one that was cancelled waits
- * for the source's storage.  Main loop.
+ * The migration has succeeded, failed or been cancelled.
+ *
+ * Returns: true if mirrors still exist: migration_cleanup() is called when the
+ * last one has ended, which may have to wait for the source's storage.  If
+ * false, the caller has to call it.  Main loop.
  */
 bool migration_mux_defer_cleanup(MigrationState *s);
 
@@ -151,16 +153,15 @@ bool migration_mux_defer_cleanup(MigrationState *s);
 void migration_mux_cleanup(MigrationState *s);
 
 /*
- * *@status, which is @now, is about to be FAILED.
+ * @status is about to change from @now to FAILED.
  *
- * Returns: true if it is the source's, and users hear of it when nothing of the
- * migration is left, from migration_mux_cleanup(); they see @now until then.
- * Any thread.
+ * Returns: true if it is the source's.  Until migration_mux_cleanup() sends the
+ * event, query-migrate then shows @now.  Any thread.
  */
 bool migration_mux_hold_failed(const MigrationStatus *status,
                                MigrationStatus now);
 
-/* The status that users see. */
+/* The status that query-migrate shows. */
 MigrationStatus migration_mux_status(MigrationState *s);
 
 /* The process is about to exit, whatever the migration was doing. */
@@ -207,8 +208,11 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
 
 /*
- * As migration_mux_hold_failed(), for the destination's status.  If the process
- * exits on failure, they hear of it before.
+ * @status is about to become FAILED.
+ *
+ * Returns: true if it is the destination's: migration_mux_incoming_cleanup()
+ * sends the event.  If the process exits on failure, it is sent at once.
+ * query-migrate is not delayed.
  */
 bool migration_mux_incoming_hold_failed(const MigrationStatus *status);
 

@@ -117,7 +117,7 @@ static bool mux_outgoing_all_disks(MuxOutgoing *m, bool (*are)(DiskCopy *d))
     return true;
 }
 
-/* Call it for all before mux_outgoing_free_disks(): see disk_copy_abort(). */
+/* Must precede mux_outgoing_free_disks(): see disk_copy_abort(). */
 static void mux_outgoing_abort_disks(MuxOutgoing *m)
 {
     g_autoptr(Error) unknown = NULL;
@@ -142,10 +142,10 @@ static void mux_outgoing_cleanup_bh(void *opaque)
 
     if (!m->exiting && m->s->mux == m) {
         mux_outgoing_abort_disks(m);
-        if (mux_outgoing_all_disks(m, disk_copy_quiet)) {
+        if (mux_outgoing_all_disks(m, disk_copy_quiescent)) {
             mux_outgoing_cancel_disks(m);
         }
-        if (mux_outgoing_all_disks(m, disk_copy_idle)) {
+        if (mux_outgoing_all_disks(m, disk_copy_ended)) {
             migration_cleanup(m->s);
         }
     }
@@ -153,8 +153,8 @@ static void mux_outgoing_cleanup_bh(void *opaque)
 }
 
 /*
- * Clean up as soon as no mirror is left; its end may have to wait for the
- * source's storage.  Not in a nested aio_poll(): this changes the block graph.
+ * Clean up once all mirrors have ended, which may have to wait for the source's
+ * storage.  Not in a nested aio_poll(): this changes the block graph.
  */
 static void mux_outgoing_schedule_cleanup(MuxOutgoing *m)
 {
@@ -164,7 +164,7 @@ static void mux_outgoing_schedule_cleanup(MuxOutgoing *m)
 
 bool migration_mux_defer_cleanup(MigrationState *s)
 {
-    if (!s->mux || mux_outgoing_all_disks(s->mux, disk_copy_idle)) {
+    if (!s->mux || mux_outgoing_all_disks(s->mux, disk_copy_ended)) {
         return false;
     }
     mux_outgoing_schedule_cleanup(s->mux);

@@ -34,7 +34,7 @@ typedef struct MuxOutgoing {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
-    MigrationStatus shown;      /* atomic: the status before it was FAILED */
+    MigrationStatus shown;      /* atomic: what query-migrate has for FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */
     MuxSession *session;
     QIOChannelMux *main;

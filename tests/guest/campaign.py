@@ -142,6 +142,7 @@ class Life:
             SMALL, formats=storage.formats, storage=storage))
         self.here = self.bed.boot_source(own(True, self.keys))
         self.over = False       # the guest is lost, or a check failed
+        self.where_known = True     # which side runs the guest
         self.handed_back = 0    # times that it was resumed by hand
         self.said = ''          # the source's error in the last round
         self.heard = 0          # length of its log before that
@@ -265,7 +266,7 @@ class Life:
         if wrong:
             self.keep_stacks()
         self.end(destination)
-        state = self.state(plan, source)
+        state = self.run_state(plan, source)
         if state != 'running':
             self.over = True
             return wrong + [f'the guest does not run: {state}']
@@ -279,10 +280,10 @@ class Life:
         return wrong
 
     @staticmethod
-    def state(plan: Plan, vm: VM) -> str:
-        """The guest's.  It runs again when a failure is reported."""
+    def run_state(plan: Plan, vm: VM) -> str:
+        """The guest's.  A failure is reported only once it runs again."""
         if plan.fault.stops_guest:
-            faults.resume(vm)       # it panics only now
+            faults.resume(vm)       # the panic may come late
         return vm.qmp.cmd('query-status')['status']
 
     @staticmethod
@@ -358,7 +359,7 @@ class Life:
         while not self.bed.log.wait(
                 lambda: self.bed.log.least(vm.name) >= goal, 1):
             if plan.fault.stops_guest:
-                faults.resume(vm)       # it panics only now
+                faults.resume(vm)       # the panic may come late
             if time.monotonic() < deadline:
                 continue
             self.over = True
@@ -399,7 +400,7 @@ class Life:
                 if state == 'running':
                     return True
                 if plan.fault.stops_guest:
-                    faults.resume(scene.destination)    # it moved like that
+                    faults.resume(scene.destination)    # it moved stopped
                 if 'phase' not in qmp.cmd('query-migrate'):
                     return False        # no connection
             time.sleep(0.02)
@@ -481,6 +482,8 @@ class Life:
 
     def finish(self) -> list[str]:
         """End this guest, and check that its disks have all its writes."""
+        if not self.where_known:
+            return self.bed.log.faults
         if self.over:
             for vm in self.bed.vms:
                 vm.stop()
@@ -504,9 +507,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--every', type=int, default=1, metavar='N',
                         help='only every Nth cell')
     parser.add_argument('--storage', choices=[*BY_NAME, ALL],
-                        help='how the disks are stored and attached; default: '
-                        f'the table has {BASIC.name}, and of random rounds '
-                        f'every {SAME} the next one')
+                        help='storage configuration (default: '
+                        f'{BASIC.name} for the table; random rounds change it '
+                        f'every {SAME} rounds); {ALL}: the table with each')
     parser.add_argument('--only', default='', metavar='PART',
                         help='only rounds or cells with PART in their title')
     args = parser.parse_args()
@@ -532,7 +535,7 @@ class Campaign:
             plans = [Plan.drawn(args.seed, number, BY_NAME.get(args.storage))
                      for number in numbers]
             self.plans = [plan for plan in plans if args.only in plan.title]
-        self.refusals: dict[str, str] = {}      # by way of I/O
+        self.refusals: dict[str, str] = {}      # by AIO backend
         self.life: Life | None = None
         self.rounds = 0         # of this guest
         self.outcomes: Counter = Counter()
@@ -549,7 +552,7 @@ class Campaign:
                 if self.args.only in plan.title]
 
     def refusal(self, storage: Configuration) -> str:
-        """Why QEMU cannot open images that way here, or nothing."""
+        """Why this host lacks the AIO backend; '' if it does not."""
         if storage.aio and storage.aio not in self.refusals:
             image = self.args.work / 'probe'
             image.write_bytes(bytes(1 << 20))
@@ -598,6 +601,8 @@ class Campaign:
             status, wrong = self.life.round(plan)
         except CAMPAIGN_ERRORS as err:
             wrong = [str(err)]
+            if self.life:
+                self.life.where_known = False
         if wrong and self.life:
             self.life.over = True
             self.life.bed.keep = True

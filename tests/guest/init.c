@@ -4,9 +4,9 @@
  * It loads the modules found in /modules, opens the disks by their serial
  * numbers disk0, disk1, ... and starts one writer for each, and one
  * process that keeps changing memory.  More processes write zeroes where zeroes
- * are, at a rate that the host may set at any time, and others, if they are
- * asked for, at random to the disk's end.  All talk to the host by lines on the
- * serial console:
+ * are, at a rate that the host may set at any time, and, with the setting
+ * 'scribblers', others write to random pages at the end of each disk.  All talk
+ * to the host by lines on the serial console:
  *
  *   READY <disks>          all writers are about to start
  *   W <disk> <sequence>    this record is on the disk: fdatasync returned
@@ -17,8 +17,8 @@
  *
  *   load <n>               so write n MiB per second to each disk
  *   poweroff               at once
- *   reboot                 the same
- *   panic                  tell the device pvpanic so, and go on
+ *   reboot                 at once
+ *   panic                  report a panic to the device pvpanic, and continue
  *
  * Settings come from the kernel's command line as environment variables.
  *
@@ -264,8 +264,8 @@ static void __attribute__((noreturn)) load_writer(unsigned nth, int fd)
 }
 
 /*
- * Writes to pages at the disk's end, in no order and without a pause.  What they
- * hold at last is not known in advance, and other contents there are lost.
+ * Writes to random pages at the end of the disk, without pausing.  Their final
+ * contents are unpredictable, and previous contents are lost.
  */
 static void __attribute__((noreturn)) scribbler(unsigned nth, int fd)
 {
@@ -475,7 +475,7 @@ static void __attribute__((noreturn)) obey(void)
             kill(-1, SIGKILL);      /* all but us and the first process */
             reboot(RB_POWER_OFF);
         } else if (!strcmp(line, "reboot\n")) {
-            kill(-1, SIGKILL);      /* to reboot fails requests under way */
+            kill(-1, SIGKILL);      /* else it fails requests in flight */
             reboot(RB_AUTOBOOT);
         } else if (!strcmp(line, "panic\n")) {
             if (iopl(3)) {

@@ -167,8 +167,9 @@ class Cases:
         return destination
 
     def scribble(self) -> list[str]:
-        """two IOThreads for each disk, and many processes on two CPUs write to
-        the same places in converge: both sides have the same contents"""
+        """in phase converge, many processes on two CPUs write to the same
+        places of disks that share two IOThreads: both sides have the same
+        contents"""
         options = replace(ACTOR, scribblers=SCRIBBLERS,
                           storage=BY_NAME['iothread-vq-mapping'])
         with self.bed(options) as bed:
@@ -377,8 +378,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=3, metavar='N',
                         help='migrations of the case pingpong (default: 3)')
     parser.add_argument('--converge', type=float, default=2, metavar='SECONDS',
-                        help='in phase converge, of the case scribble '
-                        '(default: 2)')
+                        help='time that the case scribble stays in phase '
+                        'converge (default: 2)')
     parser.add_argument('--only', default='', metavar='PART',
                         help='run only cases with PART in their name')
     parser.add_argument('case', nargs='*', help='default: '
@@ -392,8 +393,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     end_in_good_order()
-    cases = Cases(args.build, args.work, migrate.TwoSockets
-                  if args.two_sockets else migrate.OneSocket, args.rounds, args.converge)
+    way = migrate.TwoSockets if args.two_sockets else migrate.OneSocket
+    cases = Cases(args.build, args.work, way, args.rounds, args.converge)
     names = [name for name in args.case or CASES if args.only in name]
     print(f'1..{len(names)}', flush=True)
     failed = 0

@@ -2,10 +2,10 @@
  * A mirror job while several IOThreads write to its source
  *
  * The job runs in the first IOThread, the guest's requests in both.  Nodes
- * hold requests until the test releases them, so that the order of events is
- * the same in each run.  Under ThreadSanitizer the last test finds whatever
- * the job and the writes use without a lock; requests that overlap then race
- * for the contents of a node.
+ * hold writes until the test releases them, so that the order of events is the
+ * same in each run.  Under ThreadSanitizer the last test detects unlocked
+ * accesses to data that the job shares with the writes; overlapping requests
+ * that are not serialized show as races on a node's data.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -38,7 +38,7 @@ typedef struct BDRVHoldState {
     uint8_t data[DISK_SIZE];
     int hold_next_write;
     Coroutine *held;
-    unsigned fail_every, writes;        /* every so many writes; 0: none */
+    unsigned fail_every, writes;        /* every nth write fails; 0: none */
 } BDRVHoldState;
 
 static int coroutine_fn hold_co_preadv(BlockDriverState *bs, int64_t offset,
@@ -51,7 +51,7 @@ static int coroutine_fn hold_co_preadv(BlockDriverState *bs, int64_t offset,
     return 0;
 }
 
-/* A held write has not written yet. */
+/* A held write has not changed the data yet. */
 static int coroutine_fn hold_co_pwritev(BlockDriverState *bs, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,
                                         BdrvRequestFlags flags)
@@ -112,7 +112,7 @@ typedef struct Write {
     int64_t offset;
     size_t bytes;
     uint8_t value;
-    unsigned count;             /* as many writes, in chunks that follow */
+    unsigned count;             /* writes, to consecutive chunks */
     int done;
 } Write;
 
@@ -311,8 +311,8 @@ static void test_write_meets_copy(void)
 }
 
 /*
- * The job waits to copy a chunk until a write there has ended, and is paused
- * then; while it pauses, another write begins there.
+ * The job waits for a write to a chunk before it copies the chunk, and is paused
+ * when that write ends.  Another write to the chunk begins during the pause.
  */
 static void test_copy_after_pause(void)
 {
@@ -361,7 +361,7 @@ static void test_copy_after_pause(void)
 
 /*
  * Each IOThread writes to every chunk, many times.  Some writes fail at the
- * target, so that the job copies all the while.
+ * target, so that the job keeps copying.
  */
 static void test_many_writes(void)
 {

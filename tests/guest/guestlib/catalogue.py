@@ -79,10 +79,10 @@ class Row:
         return _split(self.get('campaign-with'))
 
     @property
-    def goes_with_users(self) -> bool:
+    def allows_user_action(self) -> bool:
         """
-        Whether a user can still act, and does not make a fault that a
-        migration survives last too long for that.
+        Whether it can be combined with a user action: the source must still
+        run, and a fault that the migration survives must not be prolonged.
         """
         end = self.get('end', default='failed')
         lasts = self.name.startswith(('freeze', 'silence'))

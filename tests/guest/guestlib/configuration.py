@@ -8,18 +8,18 @@ EACH, MAPPED = 'each', 'mapped'
 
 @dataclass(frozen=True)
 class Configuration:
-    """One of them.  It is the same on both sides."""
+    """A storage configuration, the same on both sides."""
 
     name: str
     formats: tuple[str, ...] = ('raw', 'qcow2')
-    backing: bool = False       # the images have a backing file in common
-    sync: str = 'full'          # 'top': the destination has that file already
+    backing: bool = False       # both sides use the same backing file
+    sync: str = 'full'          # 'top': copy only what is above it
     filter: str = ''            # driver of a filter node above each image
     aio: str = ''               # of each image, with O_DIRECT
     device: str = 'virtio-blk'  # or 'virtio-scsi'
-    iothreads: str = ''         # EACH disk has one; MAPPED: each has two
+    iothreads: str = ''         # EACH: one per disk; MAPPED: all share two
     cpus: int = 1
-    nvram: bool = False         # one more image is the firmware's
+    nvram: bool = False         # one more disk: the firmware's variables
 
 
 BASIC = Configuration('basic')

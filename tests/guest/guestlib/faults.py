@@ -582,11 +582,11 @@ def _timed(row: catalogue.Row, phase: str, wait: float, job: str,
 def timed(phase: str, wait: float = 0, job: str = 'nbd-disk0',
           relayed: str = '', user: str = '') -> list[Fault]:
     """
-    All faults that are possible in that phase, after that time, with that
-    action of a user where the outcome is known.
+    All faults that are possible in `phase`, injected after `wait` seconds and
+    combined with the user action `user` where the catalogue allows it.
     """
     return [_timed(row, phase, wait, job, relayed,
-                   user if row.goes_with_users else '')
+                   user if row.allows_user_action else '')
             for row in catalogue.rows() if phase in row.phases]
 
 

@@ -252,7 +252,7 @@ class OneSocket(Migration):
                     lambda progress: None, f'phase {phase}')
 
     def await_handover(self) -> None:
-        """The same for the end, if the guest is not to run there."""
+        """Wait until both sides have completed; the guest stays stopped."""
         self._until(lambda: self._event('MIGRATION', status='completed'),
                     lambda progress: None, 'completion')
         self.destination.qmp.wait_event('MIGRATION', status='completed')

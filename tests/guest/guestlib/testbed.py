@@ -55,7 +55,7 @@ class Options:
     dirty_mb_per_s: int = 20
     writes_per_s: int = 200
     idle_disks: int = 0
-    scribblers: int = 0         # of each disk, whose end then has no records
+    scribblers: int = 0         # per disk; they overwrite its end
     storage: Configuration = BASIC
 
 
@@ -192,7 +192,7 @@ class Testbed:
         return faults
 
     def check(self, vm: VM, killed: bool = False) -> list[verify.DiskReport]:
-        """The same when all have ended already, or were killed."""
+        """As finish(), if all QEMUs have exited or were killed."""
         self.log.close()
         with concurrent.futures.ThreadPoolExecutor() as pool:
             raws = list(pool.map(lambda disk: self.tool.to_raw(

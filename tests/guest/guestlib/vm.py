@@ -17,8 +17,8 @@ from .disks import LUKS, SECRET_OBJECT, Disk
 from .source import machine_class
 
 IOTHREAD = 'io0'
-# A fixed number of I/O workers, so that threads can be counted, unless they are
-# only needed now and then
+# A fixed number of I/O workers, so that threads can be counted.  RARE_POOL: for
+# io_uring, which seldom needs workers.
 POOL = 'thread-pool-min=4,thread-pool-max=4'
 RARE_POOL = 'thread-pool-min=0,thread-pool-max=4'
 FIRMWARE = 'bios-256k.bin'
@@ -195,8 +195,9 @@ class VM:
                     'inject-error': [errors]}
         argv = []
         if self.own.write_mb_per_s:
+            limit = self.own.write_mb_per_s << 20
             node = self._throttle(argv, node, f'limit-{disk.name}',
-                                  f'x-bps-write={self.own.write_mb_per_s << 20}')
+                                  f'x-bps-write={limit}')
         if storage.filter == 'throttle':
             node = self._throttle(argv, node, f'filter-{disk.name}',
                                   'x-bps-total=67108864')

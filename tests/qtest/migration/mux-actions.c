@@ -117,7 +117,7 @@ static void stop_guest(MuxTest *t)
     qtest_qmp_assert_success(t->from, "{ 'execute': 'stop' }");
     rsp = qtest_qmp(t->from, "{ 'execute': 'cont' }");
     if (qdict_haskey(rsp, "error")) {
-        /* The disks were level: it moves as it is, whatever the downtime */
+        /* The disks were up to date: the stopped guest was handed over */
         mux_wait_status(t, "completed");
         mux_wait_target_status(t, "completed");
         qtest_qmp_assert_success(t->to, "{ 'execute': 'cont' }");

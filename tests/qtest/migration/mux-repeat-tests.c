@@ -199,44 +199,44 @@ static const Attempt attempts[] = {
     { "cancel in switchover", cancel_switchover, NULL, true },
 };
 
-/* What the source's events have told */
-typedef struct Told {
-    int jobs;                   /* that exist */
-    int ended;                  /* migrations that have failed or cancelled */
-} Told;
+/* Counted from the source's events */
+typedef struct EventCounts {
+    int jobs;                   /* existing ones */
+    int ended;                  /* failed or cancelled migrations */
+} EventCounts;
 
 /* The end of a migration is reported when its jobs are gone. */
 static bool on_event(QTestState *who, const char *name, QDict *event,
                      void *opaque)
 {
-    Told *told = opaque;
+    EventCounts *counts = opaque;
     QDict *data = qdict_get_qdict(event, "data");
     const char *status = data ? qdict_get_try_str(data, "status") : NULL;
 
     if (g_str_equal(name, "JOB_STATUS_CHANGE")) {
-        told->jobs += g_str_equal(status, "created");
-        told->jobs -= g_str_equal(status, "null");
+        counts->jobs += g_str_equal(status, "created");
+        counts->jobs -= g_str_equal(status, "null");
     } else if (g_str_equal(name, "MIGRATION") &&
                (g_str_equal(status, "failed") ||
                 g_str_equal(status, "cancelled"))) {
-        g_assert_cmpint(told->jobs, ==, 0);
-        told->ended++;
+        g_assert_cmpint(counts->jobs, ==, 0);
+        counts->ended++;
     }
     return false;
 }
 
 static void run_attempt(MuxTest *t, const Attempt *attempt)
 {
-    Told told = { };
+    EventCounts counts = { };
 
     g_test_message("attempt: %s", attempt->name);
     if (attempt->target) {
         mux_replace_target(t);
     }
-    qtest_qmp_set_event_callback(t->from, on_event, &told);
+    qtest_qmp_set_event_callback(t->from, on_event, &counts);
     attempt->run(t);
     qtest_qmp_set_event_callback(t->from, NULL, NULL);
-    g_assert_cmpint(told.ended, ==, 1);
+    g_assert_cmpint(counts.ended, ==, 1);
     mux_assert_no_jobs(t);
     if (attempt->error) {
         mux_assert_error(t->from, attempt->error);

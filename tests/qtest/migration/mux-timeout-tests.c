@@ -411,8 +411,8 @@ static void test_waiting_for_source(void)
 }
 
 /*
- * The source's storage hangs.  The migration ends when it works again; until
- * then the mirror is there, and so the end is not reported.
+ * The source's storage hangs.  The mirror cannot end until it responds again, so
+ * the final status is not reported before.
  */
 static void run_source_hangs(void (*end)(QTestState *who), const char *before,
                              const char *after)
@@ -430,7 +430,7 @@ static void run_source_hangs(void (*end)(QTestState *who), const char *before,
     mux_disk_io(t.from, 0, "wait_break hold");
     end(t.from);
     mux_wait_stream(t.from, "nbd-disk0", "reset");
-    /* The other disk's mirror does not end before: QEMU would hang with it */
+    /* Nor may the other disk's mirror end: that would block the main loop */
     for (int i = 0; i < 10; i++) {
         g_free(status);
         status = migrate_query_status(t.from);
