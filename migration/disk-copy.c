@@ -304,7 +304,8 @@ static void disk_copy_look(void *opaque)
         return;
     }
     disk_copy_progress(d, &remaining, &total);
-    if (!d->first_pass) {
+    if (!d->first_pass || total < d->first_pass) {
+        /* The mirror has begun to copy, maybe after it wrote zeroes */
         d->first_pass = total;
     } else if (total - remaining >= d->first_pass) {
         if (d->looks++ == DISK_COPY_LOOKS) {
@@ -820,7 +821,9 @@ void disk_copy_abort(DiskCopy *d, const Error *why)
 bool disk_copy_quiescent(DiskCopy *d)
 {
     JOB_LOCK_GUARD();
-    return !d->job || d->job->paused || job_is_completed_locked(d->job);
+    /* A paused job that is busy has been resumed, but has not run yet */
+    return !d->job || (d->job->paused && !d->job->busy) ||
+           job_is_completed_locked(d->job);
 }
 
 void disk_copy_cancel(DiskCopy *d)

@@ -142,7 +142,8 @@ static void mux_outgoing_cleanup_bh(void *opaque)
 
     if (!m->exiting && m->s->mux == m) {
         mux_outgoing_abort_disks(m);
-        if (mux_outgoing_all_disks(m, disk_copy_quiescent)) {
+        if (mux_outgoing_all_disks(m, disk_copy_quiescent) &&
+            mux_switchover_quiescent(m)) {
             mux_outgoing_cancel_disks(m);
         }
         if (mux_outgoing_all_disks(m, disk_copy_ended)) {
@@ -156,10 +157,12 @@ static void mux_outgoing_cleanup_bh(void *opaque)
  * Clean up once all mirrors have ended, which may have to wait for the source's
  * storage.  Not in a nested aio_poll(): this changes the block graph.
  */
-static void mux_outgoing_schedule_cleanup(MuxOutgoing *m)
+void mux_outgoing_end_goes_on(MuxOutgoing *m)
 {
-    aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                            mux_outgoing_cleanup_bh, mux_outgoing_ref(m));
+    if (m->ending) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_outgoing_cleanup_bh, mux_outgoing_ref(m));
+    }
 }
 
 bool migration_mux_defer_cleanup(MigrationState *s)
@@ -167,7 +170,9 @@ bool migration_mux_defer_cleanup(MigrationState *s)
     if (!s->mux || mux_outgoing_all_disks(s->mux, disk_copy_ended)) {
         return false;
     }
-    mux_outgoing_schedule_cleanup(s->mux);
+    migration_mux_ending(s);
+    s->mux->ending = true;
+    mux_outgoing_end_goes_on(s->mux);
     return true;
 }
 
@@ -180,6 +185,7 @@ static void mux_outgoing_finish_bh(void *opaque)
         s->state != MIGRATION_STATUS_CANCELLING) {
         migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
     }
+    m->ending = true;
     mux_outgoing_cleanup_bh(m);
 }
 
@@ -191,7 +197,9 @@ bool migration_mux_hold_failed(const MigrationStatus *status,
     if (status != &s->state || !s->mux) {
         return false;
     }
-    qatomic_set(&s->mux->shown, now);
+    if (now != MIGRATION_STATUS_FAILED) {
+        qatomic_set(&s->mux->shown, now);
+    }
     return true;
 }
 
@@ -395,7 +403,7 @@ static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
 
 static void mux_outgoing_disk_ending(DiskCopy *d, void *opaque)
 {
-    mux_outgoing_schedule_cleanup(opaque);
+    mux_outgoing_end_goes_on(opaque);
 }
 
 static const DiskCopyOps mux_outgoing_disk_ops = {
@@ -874,8 +882,8 @@ void migration_mux_shutdown(MigrationState *s)
                            m->committed ? MIGRATION_MUX_DONE_MS :
                                           MIGRATION_MUX_LINGER_MS);
     mux_session_unref(session);
-    if (s->mux == m && !mux_outgoing_has_thread(m)) {
-        /* What mux_outgoing_abort() has scheduled for that will not run. */
+    if (s->mux == m && (m->ending || !mux_outgoing_has_thread(m))) {
+        /* What is scheduled for that will not run. */
         migration_cleanup(s);
     }
     m->exiting = true;

@@ -36,6 +36,7 @@ typedef struct MuxOutgoing {
     MigrationPhase phase;       /* atomic: the migration thread reads it */
     MigrationStatus shown;      /* atomic: what query-migrate has for FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */
+    bool ending;                /* migration_cleanup() is to follow */
     MuxSession *session;
     QIOChannelMux *main;
     /* The migration and session threads use these four without the BQL. */
@@ -79,6 +80,9 @@ void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
  */
 void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
 
+/* Something that the end of a migration waits for may have come.  Main loop. */
+void mux_outgoing_end_goes_on(MuxOutgoing *m);
+
 /*
  * --- mux-switchover.c ---
  */
@@ -100,5 +104,11 @@ void mux_switchover_wake(MuxOutgoing *m);
 
 /* Stop the periodic flushes; idempotent.  With the BQL. */
 void mux_switchover_stop(MuxOutgoing *m);
+
+/*
+ * Is no flush of the source's disks in flight?  After mux_switchover_stop(), with
+ * the BQL; mux_outgoing_end_goes_on() is called when it becomes true.
+ */
+bool mux_switchover_quiescent(MuxOutgoing *m);
 
 #endif

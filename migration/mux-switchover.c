@@ -84,6 +84,11 @@ void mux_switchover_stop(MuxOutgoing *m)
     source_flush_stop(m->switchover.flush);
 }
 
+bool mux_switchover_quiescent(MuxOutgoing *m)
+{
+    return source_flush_idle(m->switchover.flush);
+}
+
 /* --- steps that end in time, although the BQL is held meanwhile --- */
 
 /* Whatever comes next has to be over in @ms, 0: no limit. */
@@ -187,6 +192,12 @@ static void mux_switchover_source_flushed(const Error *err, void *opaque)
         mux_outgoing_fail(m, cause);
     }
     mux_converge_wake(m->switchover.converge);
+    mux_outgoing_end_goes_on(m);
+}
+
+static void mux_switchover_release(void *opaque)
+{
+    mux_outgoing_unref(opaque);
 }
 
 static void mux_switchover_flush_source_bh(void *opaque)
@@ -198,7 +209,8 @@ static void mux_switchover_flush_source_bh(void *opaque)
                     source_flush_new(
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
                         mux_switchover_skips_flush,
-                        mux_switchover_source_flushed, m));
+                        mux_switchover_source_flushed, mux_outgoing_ref(m),
+                        mux_switchover_release));
     }
     mux_outgoing_unref(m);
 }

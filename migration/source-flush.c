@@ -27,6 +27,7 @@ struct SourceFlush {
     SourceFlushSkip *skip;
     SourceFlushTold *told;
     void *opaque;
+    GDestroyNotify release;
 
     QEMUTimer *timer;           /* begins the next round */
     unsigned pending;           /* flushes of this round; main loop */
@@ -82,7 +83,10 @@ static void source_flush_node_bh(void *opaque)
     }
     bdrv_unref(node->bs);
     g_free(node);
-    if (!--f->pending && !f->stopped) {
+    if (!--f->pending && f->stopped) {
+        f->told(NULL, f->opaque);
+        f->release(f->opaque);
+    } else if (!f->pending) {
         source_flush_round_over(f);
     }
     source_flush_unref(f);
@@ -133,7 +137,8 @@ static void source_flush_round(void *opaque)
 }
 
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
-                              SourceFlushTold *told, void *opaque)
+                              SourceFlushTold *told, void *opaque,
+                              GDestroyNotify release)
 {
     SourceFlush *f = g_new0(SourceFlush, 1);
 
@@ -142,6 +147,7 @@ SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
     f->skip = skip;
     f->told = told;
     f->opaque = opaque;
+    f->release = release;
     f->timer = timer_new_ns(QEMU_CLOCK_REALTIME, source_flush_round, f);
     source_flush_round(f);
     return f;
@@ -149,10 +155,18 @@ SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
 
 void source_flush_stop(SourceFlush *f)
 {
-    if (f) {
+    if (f && !f->stopped) {
         timer_del(f->timer);
         f->stopped = true;
+        if (!f->pending) {
+            f->release(f->opaque);
+        }
     }
+}
+
+bool source_flush_idle(SourceFlush *f)
+{
+    return !f || !f->pending;
 }
 
 void source_flush_free(SourceFlush *f)

@@ -303,7 +303,9 @@ class Life:
         if status == 'failed' and not self.is_right(
                 reason, plan.fault.says, plan.fault.phase):
             wrong.append(f'message of the source: "{reason}"')
-        if status == 'cancelled' and reason:
+        # A failure that comes first, and is still being dealt with, is kept
+        if status == 'cancelled' and reason and not self.is_right(
+                reason, plan.fault.says):
             wrong.append(f'cancelled with a message: {reason}')
         if status == 'cancelled' and not plan.fault.cancelled:
             wrong.append('cancelled by nobody')
@@ -320,7 +322,7 @@ class Life:
     def judge_log(self, vm: VM, status: str) -> list[str]:
         """The source has logged the same error."""
         said = failures_in(vm.messages(self.heard))
-        if said != [self.said] * (status == 'failed'):
+        if said != [self.said] * bool(self.said):
             return [f'{status}: "{self.said}", but in the log of {vm.name}: '
                     f'{said}']
         return []

@@ -8,6 +8,7 @@ injects it while the migration runs; remedy() ends a migration that the fault
 would block without limit.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -443,7 +444,13 @@ def panic_guest(scene: Scene) -> None:
 
 
 def try_forbidden(scene: Scene) -> None:
-    """Commands that QEMU has to refuse while a disk is mirrored."""
+    """
+    Commands that QEMU has to refuse while a disk is mirrored, after one that
+    succeeds if the disk is where it is to move.
+    """
+    with contextlib.suppress(QMPError):
+        scene.source.qmp.cmd('x-blockdev-set-iothread', node_name=DISK,
+                             iothread=None)
     for name, args in FORBIDDEN:
         try:
             scene.source.qmp.cmd(name, **args)
@@ -460,15 +467,15 @@ STOP, PANIC = 'stop-guest', 'panic-guest'
 STOPPED = ('paused', 'guest-panicked')
 USER_ACTIONS = {'reset-guest': reset_guest, 'reboot-guest': reboot_guest,
                 STOP: stop_guest, PANIC: panic_guest}
-MIRROR = 'nbd-disk0'
+DISK = 'disk0'
+MIRROR = f'nbd-{DISK}'
 FORBIDDEN = (
-    ('block_resize', {'node-name': 'disk0', 'size': 64 << 20}),
-    ('blockdev-snapshot-internal-sync', {'device': 'disk0', 'name': 'a'}),
-    ('blockdev-mirror', {'device': 'disk0', 'target': 'disk1',
+    ('block_resize', {'node-name': DISK, 'size': 64 << 20}),
+    ('blockdev-snapshot-internal-sync', {'device': DISK, 'name': 'a'}),
+    ('blockdev-mirror', {'device': DISK, 'target': 'disk1',
                          'sync': 'full'}),
-    ('x-blockdev-set-iothread', {'node-name': 'disk0', 'iothread': None}),
     ('eject', {'id': 'dev-disk0', 'force': True}),
-    ('blockdev-del', {'node-name': 'disk0'}),
+    ('blockdev-del', {'node-name': DISK}),
     ('device_del', {'id': 'dev-disk1'}))
 
 

@@ -17,8 +17,8 @@ from .disks import LUKS, SECRET_OBJECT, Disk
 from .source import machine_class
 
 IOTHREAD = 'io0'
-# A fixed number of I/O workers, so that threads can be counted.  RARE_POOL: for
-# io_uring, which seldom needs workers.
+# A fixed number of I/O workers, so that threads can be counted.  RARE_POOL: with
+# an AIO interface of Linux they are seldom needed.
 POOL = 'thread-pool-min=4,thread-pool-max=4'
 RARE_POOL = 'thread-pool-min=0,thread-pool-max=4'
 FIRMWARE = 'bios-256k.bin'
@@ -138,7 +138,7 @@ class VM:
         config = self.config
         memory = f'{config.memory_mb}M'
         storage = config.storage
-        pool = RARE_POOL if storage.aio == 'io_uring' else POOL
+        pool = RARE_POOL if storage.aio else POOL
         machine = 'pc,memory-backend=mem'
         firmware = _firmware(config.build)
         argv = []
