@@ -461,7 +461,7 @@ class Life:
 
     @staticmethod
     def keep_state(vm: VM) -> str:
-        """Save the state of the guest; returns a summary."""
+        """Save the guest's state and memory; returns a summary."""
         if not vm.running:
             return f'which has ended: {vm.messages()}'
         text = '\n'.join(
@@ -469,6 +469,9 @@ class Life:
             for line in ('info registers -a', 'info pic', 'info blockstats',
                          'info block-jobs', 'info qtree'))
         (vm.folder / 'state').write_text(text)
+        # Its kernel may have left a message there
+        vm.qmp.cmd('pmemsave', val=0, size=vm.config.memory_mb << 20,
+                   filename=str(vm.folder / 'memory'))
         return 'status ' + vm.qmp.cmd('query-status')['status']
 
     def keep_stacks(self) -> None:
