@@ -64,9 +64,9 @@ campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TABLE),--table) $(if $(STORAGE),--storage $(STORAGE)) $(only)
 
-downtime: configure ## check the downtime limit on a slow link (needs root)
-	@scripts/build $(GUEST)
-	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime
+downtime: configure ## check how long the guest is stopped (needs root)
+	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
+	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime distance
 
 bench: configure ## compare the speed with that of migration and an NBD server
 	@scripts/build $(GUEST)

@@ -106,8 +106,8 @@ void mux_switchover_wake(MuxOutgoing *m);
 void mux_switchover_stop(MuxOutgoing *m);
 
 /*
- * Is no flush of the source's disks in flight?  After mux_switchover_stop(), with
- * the BQL; mux_outgoing_end_goes_on() is called when it becomes true.
+ * Is no flush of the source's disks in flight?  After mux_switchover_stop(),
+ * with the BQL; mux_outgoing_end_goes_on() is called when it becomes true.
  */
 bool mux_switchover_quiescent(MuxOutgoing *m);
 

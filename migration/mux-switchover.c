@@ -195,11 +195,6 @@ static void mux_switchover_source_flushed(const Error *err, void *opaque)
     mux_outgoing_end_goes_on(m);
 }
 
-static void mux_switchover_release(void *opaque)
-{
-    mux_outgoing_unref(opaque);
-}
-
 static void mux_switchover_flush_source_bh(void *opaque)
 {
     MuxOutgoing *m = opaque;
@@ -210,7 +205,7 @@ static void mux_switchover_flush_source_bh(void *opaque)
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
                         mux_switchover_skips_flush,
                         mux_switchover_source_flushed, mux_outgoing_ref(m),
-                        mux_switchover_release));
+                        (GDestroyNotify)mux_outgoing_unref));
     }
     mux_outgoing_unref(m);
 }

@@ -399,7 +399,7 @@ static int has_serial(const char *device, const char *wanted)
             continue;
         }
         if (read(fd, serial, sizeof(serial) - 1) < 0) {
-            give_up("serial number, not", 0);
+            give_up("serial number of a disk of kind", i);
         }
         close(fd);
         serial[strcspn(serial + kinds[i].skip, "\n") + kinds[i].skip] = 0;
@@ -413,20 +413,24 @@ static int has_serial(const char *device, const char *wanted)
 /* Returns -1 while no disk has that number. */
 static int open_disk(unsigned number)
 {
-    struct dirent **entries;
+    DIR *dir = opendir("/sys/block");
+    struct dirent *entry;
     char wanted[32];
-    int n = scandir("/sys/block", &entries, NULL, alphasort);
+    int fd = -1;
 
     snprintf(wanted, sizeof(wanted), "disk%u", number);
-    for (int i = 0; i < n; i++) {
+    while (fd < 0 && dir && (entry = readdir(dir))) {
         char path[320];
 
-        if (has_serial(entries[i]->d_name, wanted)) {
-            snprintf(path, sizeof(path), "/dev/%s", entries[i]->d_name);
-            return open(path, O_RDWR | O_DIRECT);
+        if (has_serial(entry->d_name, wanted)) {
+            snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+            fd = open(path, O_RDWR | O_DIRECT);
         }
     }
-    return -1;
+    if (dir) {
+        closedir(dir);
+    }
+    return fd;
 }
 
 static unsigned start_writers(void)

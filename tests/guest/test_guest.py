@@ -254,18 +254,39 @@ class Cases:
             options = replace(FAR, formats=('raw',) * number,
                               idle_disks=max(0, number - WRITTEN_DISKS))
             with self.bed(options) as bed:
-                guest = Far(self.build, bed)
+                here = bed.boot_source()
                 for delay in DELAYS_MS:
-                    stopped = guest.move(delay)
+                    here, stopped = self.move_far(bed, here, delay)
                     most = LIMIT_MS + SLACK_MS + ROUND_TRIPS * 2 * delay
                     text = f'{number} disks, round trip {2 * delay} ms: ' \
                         f'stopped for {stopped:.0f} ms'
                     print(f'# {text}, at most {most} ms', flush=True)
                     if stopped > most:
                         faults.append(text)
-                faults += [fault for report in bed.finish(guest.here)
+                faults += [fault for report in bed.finish(here)
                            for fault in report.faults] + bed.log.faults
         return faults
+
+    def move_far(self, bed: Testbed, source: VM,
+                 delay_ms: int) -> tuple[VM, float]:
+        """
+        Returns the QEMU that runs the guest, and the milliseconds for which
+        the guest was stopped.
+        """
+        destination = bed.start_destination()
+        migration = migrate.OneSocket(source, destination, LOCALHOST)
+        migration.listen()
+        source.qmp.cmd('migrate-set-parameters', downtime_limit=LIMIT_MS)
+        relay = Relay(self.build, LOCALHOST, migration.address,
+                      [f'delay={delay_ms}'] if delay_ms else [])
+        try:
+            migration.address = relay.address
+            stopped = migration.run().downtime * 1000
+        finally:
+            relay.close()
+        bed.await_writes(destination, 5)
+        bed.retire(source)
+        return destination, stopped
 
     def reset(self) -> list[str]:
         """the guest is reset while disks are copied; they change their
@@ -336,33 +357,6 @@ class Cases:
             except QMPError:
                 pass            # not while there is a migration
             return faults + self.arrive(bed, migration)
-
-
-class Far:
-    """A guest, and migrations of it to ever farther places."""
-
-    def __init__(self, build: Path, bed: Testbed):
-        self.build = build
-        self.bed = bed
-        self.here = bed.boot_source()
-
-    def move(self, delay_ms: int) -> float:
-        """Returns the milliseconds for which the guest was stopped."""
-        source = self.here
-        self.here = self.bed.start_destination()
-        migration = migrate.OneSocket(source, self.here, LOCALHOST)
-        migration.listen()
-        source.qmp.cmd('migrate-set-parameters', downtime_limit=LIMIT_MS)
-        relay = Relay(self.build, LOCALHOST, migration.address,
-                      [f'delay={delay_ms}'] if delay_ms else [])
-        try:
-            migration.address = relay.address
-            stopped = migration.run().downtime * 1000
-        finally:
-            relay.close()
-        self.bed.await_writes(self.here, 5)
-        self.bed.retire(source)
-        return stopped
 
 
 class Skipped(Exception):

@@ -10,10 +10,9 @@
  */
 
 #include "qemu/osdep.h"
+#include "block-hold-helpers.h"
 #include "block/block.h"
-#include "block/block_int.h"
 #include "block/blockjob_int.h"
-#include "iothread.h"
 #include "qapi/error.h"
 #include "qemu/coroutine_int.h"
 #include "qemu/main-loop.h"
@@ -31,23 +30,11 @@ typedef struct BDRVHoldState {
     Coroutine *held;
 } BDRVHoldState;
 
-static void coroutine_fn hold(BDRVHoldState *s)
-{
-    qatomic_store_release(&s->held, qemu_coroutine_self());
-    qemu_coroutine_yield();
-}
-
-static void release(BDRVHoldState *s)
-{
-    Coroutine *co = qatomic_xchg(&s->held, NULL);
-
-    g_assert(co);
-    aio_co_wake(co);
-}
-
 static void release_bh(void *opaque)
 {
-    release(opaque);
+    BDRVHoldState *s = opaque;
+
+    hold_release(&s->held);
 }
 
 static int coroutine_fn hold_co_preadv(BlockDriverState *bs, int64_t offset,
@@ -65,7 +52,7 @@ static int coroutine_fn hold_co_pwritev(BlockDriverState *bs, int64_t offset,
     BDRVHoldState *s = bs->opaque;
 
     if (qatomic_read(&s->hold_writes)) {
-        hold(s);
+        hold_request(&s->held);
     }
     return s->write_ret;
 }
@@ -75,7 +62,7 @@ static int coroutine_fn hold_co_flush(BlockDriverState *bs)
     BDRVHoldState *s = bs->opaque;
 
     if (qatomic_read(&s->hold_flushes)) {
-        hold(s);
+        hold_request(&s->held);
     }
     return 0;
 }
@@ -87,15 +74,6 @@ static BlockDriver bdrv_hold = {
     .bdrv_co_pwritev        = hold_co_pwritev,
     .bdrv_co_flush_to_disk  = hold_co_flush,
 };
-
-static BlockDriverState *new_node(const char *name)
-{
-    BlockDriverState *bs = bdrv_new_open_driver(&bdrv_hold, name, BDRV_O_RDWR,
-                                                &error_abort);
-
-    bs->total_sectors = DISK_SIZE / BDRV_SECTOR_SIZE;
-    return bs;
-}
 
 /* --- the scene --- */
 
@@ -118,8 +96,8 @@ static void start(Scene *s)
         .blk = blk_new(qemu_get_aio_context(),
                        BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
                        BLK_PERM_ALL),
-        .source = new_node(source),
-        .target = new_node(target),
+        .source = hold_new_node(&bdrv_hold, source, DISK_SIZE),
+        .target = hold_new_node(&bdrv_hold, target, DISK_SIZE),
     };
     s->hold = s->target->opaque;
     blk_insert_bs(s->blk, s->source, &error_abort);
@@ -263,21 +241,6 @@ static void set_event_bh(void *opaque)
     qemu_event_set(opaque);
 }
 
-/* Let the IOThread run, without polling, what was scheduled there before. */
-static void run_iothread(Scene *s)
-{
-    /* Bottom halves of one round may run in any order, so make it two */
-    for (int i = 0; i < 2; i++) {
-        QemuEvent done;
-
-        qemu_event_init(&done, false);
-        aio_bh_schedule_oneshot(iothread_get_aio_context(s->iothread),
-                                set_event_bh, &done);
-        qemu_event_wait(&done);
-        qemu_event_destroy(&done);
-    }
-}
-
 /* The job waits for the main loop to drain, which has not begun to do it. */
 static void test_before_drain(void)
 {
@@ -286,7 +249,7 @@ static void test_before_drain(void)
     start_mirror(&s, MIRROR_COPY_MODE_BACKGROUND);
     poll_until_ready(&s);
     cancel(&s, false);
-    run_iothread(&s);
+    hold_run_iothread(s.iothread);
     move_to_main_loop(&s);
     assert_ended_and_moved(&s, 0);
     end(&s);
@@ -298,7 +261,7 @@ static void fail_mirror(Scene *s)
     write_guest(s);
     poll_until_held(s);
     s->hold->write_ret = -EIO;
-    release(s->hold);
+    hold_release(&s->hold->held);
     wait_deferred(s);
 }
 
@@ -441,7 +404,7 @@ static void replace_root_bh(void *opaque)
 {
     Scene *s = opaque;
 
-    release(s->source->opaque);
+    release_bh(s->source->opaque);
     blk_replace_bs(s->blk, s->target, &error_abort);
 }
 

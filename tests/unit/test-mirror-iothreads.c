@@ -11,10 +11,9 @@
  */
 
 #include "qemu/osdep.h"
+#include "block-hold-helpers.h"
 #include "block/block.h"
-#include "block/block_int.h"
 #include "block/blockjob_int.h"
-#include "iothread.h"
 #include "qapi/error.h"
 #include "qemu/coroutine_int.h"
 #include "qemu/main-loop.h"
@@ -60,8 +59,7 @@ static int coroutine_fn hold_co_pwritev(BlockDriverState *bs, int64_t offset,
     unsigned fail_every;
 
     if (qatomic_xchg(&s->hold_next_write, false)) {
-        qatomic_store_release(&s->held, qemu_coroutine_self());
-        qemu_coroutine_yield();
+        hold_request(&s->held);
     }
     fail_every = qatomic_read(&s->fail_every);
     if (fail_every && qatomic_fetch_inc(&s->writes) % fail_every == 0) {
@@ -90,19 +88,7 @@ static void wait_held(BDRVHoldState *s)
 
 static void release(BDRVHoldState *s)
 {
-    Coroutine *co = qatomic_xchg(&s->held, NULL);
-
-    g_assert(co);
-    aio_co_wake(co);
-}
-
-static BlockDriverState *new_node(const char *name)
-{
-    BlockDriverState *bs = bdrv_new_open_driver(&bdrv_hold, name, BDRV_O_RDWR,
-                                                &error_abort);
-
-    bs->total_sectors = DISK_SIZE / BDRV_SECTOR_SIZE;
-    return bs;
+    hold_release(&s->held);
 }
 
 /* --- requests of the guest --- */
@@ -158,8 +144,8 @@ static void start(Scene *s)
         .blk = blk_new(qemu_get_aio_context(),
                        BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
                        BLK_PERM_ALL),
-        .source_bs = new_node("source"),
-        .target_bs = new_node("target"),
+        .source_bs = hold_new_node(&bdrv_hold, "source", DISK_SIZE),
+        .target_bs = hold_new_node(&bdrv_hold, "target", DISK_SIZE),
     };
     s->source = s->source_bs->opaque;
     s->target = s->target_bs->opaque;
@@ -210,24 +196,6 @@ static bool is_completed(Scene *s)
     return job_is_completed_locked(s->job);
 }
 
-static void set_flag_bh(void *opaque)
-{
-    qatomic_store_release((int *)opaque, true);
-}
-
-/* Let an IOThread run what was scheduled there before. */
-static void run_iothread(IOThread *iothread)
-{
-    /* Bottom halves of one round may run in any order, so make it two */
-    for (int i = 0; i < 2; i++) {
-        int done = false;
-
-        aio_bh_schedule_oneshot(iothread_get_aio_context(iothread),
-                                set_flag_bh, &done);
-        poll_while(!qatomic_load_acquire(&done));
-    }
-}
-
 /* The job completes, and both sides have the same contents. */
 static void end(Scene *s)
 {
@@ -276,7 +244,7 @@ static void test_two_writes(void)
     start_write(&first, s.iothread[0]);
     wait_held(s.target);
     start_write(&second, s.iothread[1]);
-    run_iothread(s.iothread[1]);
+    hold_run_iothread(s.iothread[1]);
     assert_chunk(s.source, 1, 'a');
     assert_chunk(s.source, 2, 'o');
 
@@ -300,7 +268,7 @@ static void test_write_meets_copy(void)
     wait_held(s.target);
     w = (Write) { s.blk, 0, CHUNK, 'a', 1 };
     start_write(&w, s.iothread[1]);
-    run_iothread(s.iothread[1]);
+    hold_run_iothread(s.iothread[1]);
     assert_chunk(s.source, 0, 'o');
 
     release(s.target);
@@ -311,8 +279,8 @@ static void test_write_meets_copy(void)
 }
 
 /*
- * The job waits for a write to a chunk before it copies the chunk, and is paused
- * when that write ends.  Another write to the chunk begins during the pause.
+ * The job waits for a write to a chunk before it copies the chunk, and is
+ * paused when that write ends.  Another write to the chunk begins meanwhile.
  */
 static void test_copy_after_pause(void)
 {
@@ -338,20 +306,20 @@ static void test_copy_after_pause(void)
     start_write(&second, s.iothread[1]);
     wait_held(s.source);
     resume_job(&s);
-    run_iothread(s.iothread[0]);
+    hold_run_iothread(s.iothread[0]);
     pause_job(&s);
     release(s.source);
     wait_done(&second);
-    run_iothread(s.iothread[0]);
+    hold_run_iothread(s.iothread[0]);
 
     hold_next_write(s.source);
     start_write(&third, s.iothread[1]);
     wait_held(s.source);
     hold_next_write(s.target);
     resume_job(&s);
-    run_iothread(s.iothread[0]);
+    hold_run_iothread(s.iothread[0]);
     release(s.source);
-    run_iothread(s.iothread[1]);
+    hold_run_iothread(s.iothread[1]);
     wait_held(s.target);
     release(s.target);
     wait_done(&third);

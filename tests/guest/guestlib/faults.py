@@ -42,6 +42,16 @@ BUSY = 20                       # seconds until downtime-limit is LONG_MS
 LONG_MS = 20000
 PANICS = 5                      # seconds until a guest must have panicked
 WITH_USER = 0.3                 # of the random faults, together with an action
+DISK = 'disk0'
+MIRROR = f'nbd-{DISK}'
+FORBIDDEN = (
+    ('block_resize', {'node-name': DISK, 'size': 64 << 20}),
+    ('blockdev-snapshot-internal-sync', {'device': DISK, 'name': 'a'}),
+    ('blockdev-mirror', {'device': DISK, 'target': 'disk1',
+                         'sync': 'full'}),
+    ('eject', {'id': 'dev-disk0', 'force': True}),
+    ('blockdev-del', {'node-name': DISK}),
+    ('device_del', {'id': 'dev-disk1'}))
 
 
 @dataclass
@@ -238,11 +248,28 @@ class OfUser(Timed):
 
 
 class Forbidden(Timed):
+    """
+    Commands that QEMU has to refuse while a disk is mirrored, after one that
+    succeeds if the disk is where it is to move.
+    """
+
     def possible(self, scene: Scene) -> bool:
         return MIRROR in jobs_of(scene.source)
 
     def act(self, scene: Scene) -> None:
-        try_forbidden(scene)
+        with contextlib.suppress(QMPError):
+            scene.source.qmp.cmd('x-blockdev-set-iothread', node_name=DISK,
+                                 iothread=None)
+        for name, args in FORBIDDEN:
+            try:
+                scene.source.qmp.cmd(name, **args)
+            except QMPError as err:
+                if 'is gone' in str(err):
+                    raise
+                continue
+            if MIRROR in jobs_of(scene.source):
+                raise MigrationError(f'{name} was accepted')
+            return                  # too late: the mirrors have ended
 
 
 class OfJob(Timed):
@@ -443,40 +470,10 @@ def panic_guest(scene: Scene) -> None:
     resume(scene.source)
 
 
-def try_forbidden(scene: Scene) -> None:
-    """
-    Commands that QEMU has to refuse while a disk is mirrored, after one that
-    succeeds if the disk is where it is to move.
-    """
-    with contextlib.suppress(QMPError):
-        scene.source.qmp.cmd('x-blockdev-set-iothread', node_name=DISK,
-                             iothread=None)
-    for name, args in FORBIDDEN:
-        try:
-            scene.source.qmp.cmd(name, **args)
-        except QMPError as err:
-            if 'is gone' in str(err):
-                raise
-            continue
-        if MIRROR in jobs_of(scene.source):
-            raise MigrationError(f'{name} was accepted')
-        return                  # too late: the mirrors have ended
-
-
 STOP, PANIC = 'stop-guest', 'panic-guest'
 STOPPED = ('paused', 'guest-panicked')
 USER_ACTIONS = {'reset-guest': reset_guest, 'reboot-guest': reboot_guest,
                 STOP: stop_guest, PANIC: panic_guest}
-DISK = 'disk0'
-MIRROR = f'nbd-{DISK}'
-FORBIDDEN = (
-    ('block_resize', {'node-name': DISK, 'size': 64 << 20}),
-    ('blockdev-snapshot-internal-sync', {'device': DISK, 'name': 'a'}),
-    ('blockdev-mirror', {'device': DISK, 'target': 'disk1',
-                         'sync': 'full'}),
-    ('eject', {'id': 'dev-disk0', 'force': True}),
-    ('blockdev-del', {'node-name': DISK}),
-    ('device_del', {'id': 'dev-disk1'}))
 
 
 def give_up(scene: Scene, how: str) -> None:

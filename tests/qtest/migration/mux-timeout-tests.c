@@ -410,8 +410,8 @@ static void test_waiting_for_source(void)
 }
 
 /*
- * The source's storage hangs.  The mirror cannot end until it responds again, so
- * the final status is not reported before.
+ * The source's storage hangs.  The mirror cannot end until it responds again,
+ * so the final status is not reported before.
  */
 static void test_source_hangs(void)
 {
