@@ -76,7 +76,9 @@ void mux_replace_target(MuxTest *t);
 
 /*
  * Run a qemu-io command, which must print nothing, on a disk of @who as its
- * device would: another user of the node would drain it.
+ * device would: another user of the node would drain it.  "wait_break" holds
+ * the BQL and runs the main AioContext alone, so the request that it waits for
+ * must come without another thread's or the monitor's help.
  */
 void mux_disk_io(QTestState *who, unsigned disk, const char *command);
 
