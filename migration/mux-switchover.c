@@ -192,7 +192,14 @@ static void mux_switchover_source_flushed(const Error *err, void *opaque)
         mux_outgoing_fail(m, cause);
     }
     mux_converge_wake(m->switchover.converge);
+}
+
+static void mux_switchover_flush_stopped(void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
     mux_outgoing_end_goes_on(m);
+    mux_outgoing_unref(m);
 }
 
 static void mux_switchover_flush_source_bh(void *opaque)
@@ -204,8 +211,8 @@ static void mux_switchover_flush_source_bh(void *opaque)
                     source_flush_new(
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
                         mux_switchover_skips_flush,
-                        mux_switchover_source_flushed, mux_outgoing_ref(m),
-                        (GDestroyNotify)mux_outgoing_unref));
+                        mux_switchover_source_flushed,
+                        mux_switchover_flush_stopped, mux_outgoing_ref(m)));
     }
     mux_outgoing_unref(m);
 }

@@ -26,8 +26,8 @@ struct SourceFlush {
     int64_t limit_ns;
     SourceFlushSkip *skip;
     SourceFlushTold *told;
-    void *opaque;
     GDestroyNotify release;
+    void *opaque;
 
     QEMUTimer *timer;           /* begins the next round */
     unsigned pending;           /* flushes of this round; main loop */
@@ -84,7 +84,6 @@ static void source_flush_node_bh(void *opaque)
     bdrv_unref(node->bs);
     g_free(node);
     if (!--f->pending && f->stopped) {
-        f->told(NULL, f->opaque);
         f->release(f->opaque);
     } else if (!f->pending) {
         source_flush_round_over(f);
@@ -137,8 +136,8 @@ static void source_flush_round(void *opaque)
 }
 
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
-                              SourceFlushTold *told, void *opaque,
-                              GDestroyNotify release)
+                              SourceFlushTold *told, GDestroyNotify release,
+                              void *opaque)
 {
     SourceFlush *f = g_new0(SourceFlush, 1);
 
@@ -146,8 +145,8 @@ SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
     f->limit_ns = limit_ns;
     f->skip = skip;
     f->told = told;
-    f->opaque = opaque;
     f->release = release;
+    f->opaque = opaque;
     f->timer = timer_new_ns(QEMU_CLOCK_REALTIME, source_flush_round, f);
     source_flush_round(f);
     return f;

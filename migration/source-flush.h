@@ -19,21 +19,18 @@ typedef struct SourceFlush SourceFlush;
 /* Returns: whether @bs is not to be flushed.  Main loop. */
 typedef bool SourceFlushSkip(BlockDriverState *bs, void *opaque);
 
-/*
- * source_flush_done() has changed, or a flush failed with @err, or no flush is
- * in flight any more after source_flush_stop().  Main loop.
- */
+/* source_flush_done() has changed, or a flush failed with @err.  Main loop. */
 typedef void SourceFlushTold(const Error *err, void *opaque);
 
 /*
  * Flush all writable nodes, except those for which @skip returns true; repeat
  * until source_flush_stop(), or until a flush fails.  A round of up to
- * @limit_ns counts as short.  @release is called after the last callback.  Main
- * loop.
+ * @limit_ns counts as short.  @release is called last, when after
+ * source_flush_stop() no flush is in flight any more.  Main loop.
  */
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
-                              SourceFlushTold *told, void *opaque,
-                              GDestroyNotify release);
+                              SourceFlushTold *told, GDestroyNotify release,
+                              void *opaque);
 
 /*
  * No flush begins any more; those in flight are not waited for.  Idempotent; @f
