@@ -268,6 +268,13 @@ static Error *disk_copy_job_error(DiskCopy *d)
     return err;
 }
 
+/* Such a job waits to be cancelled */
+static bool disk_copy_job_failed(DiskCopy *d)
+{
+    JOB_LOCK_GUARD();
+    return d->job->ret < 0;
+}
+
 static void disk_copy_job_ended(DiskCopy *d)
 {
     Error *err = disk_copy_job_error(d);
@@ -324,6 +331,8 @@ static void disk_copy_job_event_bh(void *opaque)
 
     if (d->job && d->job_ended) {
         disk_copy_job_ended(d);
+    } else if (d->job && disk_copy_job_failed(d)) {
+        disk_copy_fail(d, disk_copy_job_error(d));
     } else if (d->job && !d->aborted && d->state == DISK_COPY_FIRST_PASS &&
                job_is_ready(d->job)) {
         disk_copy_in_step(d);
@@ -348,7 +357,7 @@ static void disk_copy_on_idle(Notifier *n, void *data)
 {
     Job *job = data;
 
-    if (job->paused) {
+    if (job->paused || job->ret < 0) {
         disk_copy_schedule_job_event(container_of(n, DiskCopy, on_idle));
     }
 }
@@ -387,6 +396,8 @@ static void disk_copy_adopt_job(DiskCopy *d, Job *job)
     WITH_JOB_LOCK_GUARD() {
         job_ref_locked(job);
         job->complete_refusal = "the migration that started it will end it";
+        /* To end, the first one would wait for the requests of the others */
+        job->hold_failed = true;
         notifier_list_add(&job->on_idle, &d->on_idle);
         notifier_list_add(&job->on_ready, &d->on_ready);
         notifier_list_add(&job->on_finalize_completed, &d->on_completed);
@@ -708,7 +719,7 @@ DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
 static bool disk_copy_job_is_ending(DiskCopy *d)
 {
     JOB_LOCK_GUARD();
-    return d->job->deferred_to_main_loop;
+    return d->job->ret < 0 || d->job->deferred_to_main_loop;
 }
 
 bool disk_copy_check_mirror(DiskCopy *d, Error **errp)

@@ -10,6 +10,7 @@
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/migration-util.h"
+#include "migration/mux-actions.h"
 #include "migration/mux-relay.h"
 #include "migration/mux-util.h"
 #include "migration/mux/engine.h"
@@ -410,9 +411,28 @@ static void test_waiting_for_source(void)
 }
 
 /*
- * The source's storage hangs.  The mirror cannot end until it responds again,
- * so the final status is not reported before.
+ * disk0's storage at the source hangs.  Its mirror cannot end until it responds
+ * again, so the final status is not reported before.  Nor may the other disk's
+ * mirror end: that would block the main loop.
  */
+static void wait_despite_hanging_source(MuxTest *t, const char *now,
+                                        const char *in_the_end)
+{
+    mux_wait_stream(t->from, "nbd-disk0", "reset");
+    mux_wait_stream(t->from, "nbd-disk1", "reset");
+    for (int i = 0; i < 10; i++) {
+        g_autofree char *status = migrate_query_status(t->from);
+
+        g_assert_cmpstr(status, ==, now);
+        mux_wait_jobs(t);
+        g_assert(mux_is_running(t->from));
+        usleep(20000);
+    }
+    mux_disk_io(t->from, 0, "resume hold");
+    mux_wait_status(t, in_the_end);
+    mux_end_after_failure(t);
+}
+
 static void test_source_hangs(void)
 {
     MuxTest t = { .bare = true, .from_protocol = MUX_BLKDEBUG };
@@ -427,19 +447,30 @@ static void test_source_hangs(void)
     mux_wait_jobs(&t);
     mux_disk_io(t.from, 0, "wait_break hold");
     migrate_cancel(t.from);
-    mux_wait_stream(t.from, "nbd-disk0", "reset");
-    /* Nor may the other disk's mirror end: that would block the main loop */
-    for (int i = 0; i < 10; i++) {
-        g_autofree char *status = migrate_query_status(t.from);
+    wait_despite_hanging_source(&t, "cancelling", "cancelled");
+}
 
-        g_assert_cmpstr(status, ==, "cancelling");
-        mux_wait_jobs(&t);
-        g_assert(mux_is_running(t.from));
-        usleep(20000);
+/* The same, and the mirror of disk1 fails: its request is not answered. */
+static void test_source_hangs_and_mirror_fails(void)
+{
+    MuxTest t = {
+        .bare = true,
+        .from_protocol = MUX_BLKDEBUG,
+        .to_protocol1 = MUX_BLKDEBUG,
+    };
+
+    if (!start(&t)) {
+        return;
     }
-    mux_disk_io(t.from, 0, "resume hold");
-    mux_wait_status(&t, "cancelled");
-    mux_end_after_failure(&t);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_disk_io(t.from, 0, "break read_aio hold");
+    mux_disk_io(t.to, 1, "break pwritev hold");
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_wait_jobs(&t);
+    mux_disk_io(t.from, 0, "wait_break hold");
+    mux_disk_io(t.to, 1, "wait_break hold");
+    mux_find_action("kill-destination")(&t);
+    wait_despite_hanging_source(&t, "setup", "failed");
 }
 
 static void test_waiting_for_destination(void)
@@ -637,6 +668,8 @@ void migration_test_add_mux_timeout(MigrationTestEnv *env)
     migration_test_add("/migration/mux/waiting-for-source",
                        test_waiting_for_source);
     migration_test_add("/migration/mux/source-hangs", test_source_hangs);
+    migration_test_add("/migration/mux/source-hangs-mirror-fails",
+                       test_source_hangs_and_mirror_fails);
     migration_test_add("/migration/mux/waiting-for-destination",
                        test_waiting_for_destination);
     migration_test_add("/migration/mux/slow-source-flush",
