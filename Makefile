@@ -66,7 +66,7 @@ campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=
 
 downtime: configure ## check how long the guest is stopped (needs root)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
-	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime distance
+	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime latency
 
 bench: configure ## compare the speed with that of migration and an NBD server
 	@scripts/build $(GUEST)

@@ -26,7 +26,7 @@
 #define DISK_COPY_LOOK_MS 100
 /* Looks that a mirror has to become ready once it has been through the disk */
 #define DISK_COPY_LOOKS 10
-/* A request was not answered for this time: is the peer there? */
+/* A request that is unanswered for this time has PING sent */
 #define DISK_COPY_PING_NS NANOSECONDS_PER_SECOND
 
 typedef enum DiskCopyState {
@@ -190,7 +190,7 @@ bool disk_copy_ended(DiskCopy *d)
     return !d->job && !d->disconnecting;
 }
 
-/* The mirror's last act was a flush; a FIN is on its way. */
+/* The mirror ended with a flush of the target; a FIN is in flight. */
 static void disk_copy_disconnected(void *opaque)
 {
     DiskCopy *d = opaque;
@@ -255,7 +255,7 @@ static Error *disk_copy_job_error(DiskCopy *d)
     Error *err = NULL;
 
     JOB_LOCK_GUARD();
-    /* A mirror that is in step, and is cancelled softly, succeeds */
+    /* A READY mirror that is cancelled without force succeeds */
     if (job_is_cancelled_locked(d->job) ||
         (d->job->ret == 0 && qatomic_read(&d->state) != DISK_COPY_COMPLETING)) {
         error_setg(&err, "job '%s' was ended by someone other than the "
@@ -661,7 +661,7 @@ static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
     if (since == INT64_MAX) {
         return 0;
     }
-    since = MAX(since, t->back);
+    since = MAX(since, t->resumed);
     if (t->blocked) {
         return t->now - MAX(since, t->responsive);
     }
@@ -817,7 +817,7 @@ static void disk_copy_pause(DiskCopy *d)
 void disk_copy_reset(DiskCopy *d, const Error *why)
 {
     if (d->ioc && qatomic_read(&d->state) != DISK_COPY_COMPLETED) {
-        /* First, so that the mirror is not the one that fails */
+        /* First, so that the reset does not make the mirror fail */
         disk_copy_pause(d);
         qio_channel_mux_abort(d->ioc, why);
     }

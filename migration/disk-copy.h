@@ -125,18 +125,19 @@ typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
     int64_t silent;         /* since the last reply */
-    bool unread;            /* there is one that nobody has read yet */
+    bool unread;            /* a reply was received but is not read yet */
     int64_t source;         /* in the first pass */
-    bool ping;              /* a request is overdue: send PING */
+    bool ping;              /* a request is unanswered for 1 s: send PING */
 } DiskCopyWait;
 
 /* get_clock() times */
 typedef struct DiskCopyTime {
     int64_t now;
-    int64_t heard;          /* the last byte came from the peer */
-    int64_t back;           /* the peer, or this process, was away until then */
-    int64_t responsive;     /* the main loop ran, outside nested event loops */
-    bool blocked;           /* it has not for a while, maybe by a request */
+    int64_t heard;          /* last data from the peer */
+    int64_t resumed;        /* end of the last interruption of either process */
+    int64_t responsive;     /* the main loop last ran, not a nested one */
+    bool blocked;           /* it has not run for a while: it may wait for a
+                             * request */
 } DiskCopyTime;
 
 /*

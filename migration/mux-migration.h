@@ -153,15 +153,17 @@ bool migration_mux_defer_cleanup(MigrationState *s);
 void migration_mux_cleanup(MigrationState *s);
 
 /*
- * @status is about to change from @now to FAILED.
+ * @status is about to change from @now to FAILED: delay the report until the
+ * clean-up is done.  migration_mux_cleanup() sends the MIGRATION event, and
+ * query-migrate reports @now until then.
  *
- * Returns: true if it is the source's.  Until migration_mux_cleanup() sends the
- * event, query-migrate then shows @now.  Any thread.
+ * Returns: false if @status is not that of a multiplexed source; the caller
+ * sends the event.  Any thread.
  */
 bool migration_mux_hold_failed(const MigrationStatus *status,
                                MigrationStatus now);
 
-/* The status that query-migrate shows. */
+/* Returns: the status that query-migrate reports. */
 MigrationStatus migration_mux_status(MigrationState *s);
 
 /* The process is about to exit, whatever the migration was doing. */
@@ -208,11 +210,9 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
 
 /*
- * @status is about to become FAILED.
- *
- * Returns: true if it is the destination's: migration_mux_incoming_cleanup()
- * sends the event.  If the process exits on failure, it is sent at once.
- * query-migrate is not delayed.
+ * Likewise for the destination: migration_mux_incoming_cleanup() sends the
+ * event.  query-migrate reports FAILED at once.  With exit-on-error the event is
+ * not delayed.
  */
 bool migration_mux_incoming_hold_failed(const MigrationStatus *status);
 

@@ -40,8 +40,9 @@
 /* How long the destination may take for each step of the set-up */
 #define MUX_OUTGOING_SETUP_MS 30000
 /*
- * No tick for this time: the process was stopped, or had no CPU.  Nothing
- * heard, although PING is sent: the same goes for the peer, or the network.
+ * A gap this long between ticks means that this process was stopped or starved;
+ * one between received data, although PING is sent, that the peer or the network
+ * was.
  */
 #define MUX_OUTGOING_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
 /* The main loop has not responded for this time: it may wait for a disk */
@@ -157,7 +158,7 @@ static void mux_outgoing_cleanup_bh(void *opaque)
  * Clean up once all mirrors have ended, which may have to wait for the source's
  * storage.  Not in a nested aio_poll(): this changes the block graph.
  */
-void mux_outgoing_end_goes_on(MuxOutgoing *m)
+void mux_outgoing_continue_cleanup(MuxOutgoing *m)
 {
     if (m->ending) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
@@ -172,7 +173,7 @@ bool migration_mux_defer_cleanup(MigrationState *s)
     }
     migration_mux_ending(s);
     s->mux->ending = true;
-    mux_outgoing_end_goes_on(s->mux);
+    mux_outgoing_continue_cleanup(s->mux);
     return true;
 }
 
@@ -403,7 +404,7 @@ static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
 
 static void mux_outgoing_disk_ending(DiskCopy *d, void *opaque)
 {
-    mux_outgoing_end_goes_on(opaque);
+    mux_outgoing_continue_cleanup(opaque);
 }
 
 static const DiskCopyOps mux_outgoing_disk_ops = {
@@ -537,8 +538,8 @@ static void mux_outgoing_ended(MuxSession *session, const Error *err,
 /*
  * Time limits for the requests to a disk of the destination (@ms) and for its
  * flushes (@flush_ms); 0: none.  A flush may have much to write, and the guest
- * does not wait for it.  A reply that nobody has read yet is not the fault of
- * the destination.  The steps of the switchover have limits of their own.
+ * does not wait for it.  An unread reply is the source's delay, not the
+ * destination's.  The steps of the switchover have limits of their own.
  */
 static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
                                      const DiskCopyWait *wait, uint32_t *ms,
@@ -601,18 +602,18 @@ static void mux_outgoing_respond_bh(void *opaque)
 }
 
 /*
- * Returns: when the peer, or this process, was last away: not heard or not
- * running for a while.  Such a time says nothing about disks.
+ * Returns: the end of the last interruption of the peer or of this process.  The
+ * times of requests restart then: an interruption is not a slow disk.
  */
-static int64_t mux_outgoing_back(MuxOutgoing *m, int64_t now, int64_t heard)
+static int64_t mux_outgoing_resumed_at(MuxOutgoing *m, int64_t now, int64_t heard)
 {
     m->away = now - m->ticked >= MUX_OUTGOING_AWAY_NS;
     if (m->away || heard - m->heard >= MUX_OUTGOING_AWAY_NS) {
-        m->back = now;
+        m->resumed = now;
     }
     m->ticked = now;
     m->heard = heard;
-    return m->back;
+    return m->resumed;
 }
 
 /*
@@ -640,7 +641,7 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
     g_autoptr(Error) err = NULL;
     bool ping = false;
 
-    t.back = mux_outgoing_back(m, now, heard);
+    t.resumed = mux_outgoing_resumed_at(m, now, heard);
     t.responsive = mux_outgoing_responsive(m, now);
     t.blocked = now - t.responsive >= MUX_OUTGOING_BLOCKED_NS;
     WITH_QEMU_LOCK_GUARD(&m->lock) {
@@ -883,7 +884,7 @@ void migration_mux_shutdown(MigrationState *s)
                                           MIGRATION_MUX_LINGER_MS);
     mux_session_unref(session);
     if (s->mux == m && (m->ending || !mux_outgoing_has_thread(m))) {
-        /* What is scheduled for that will not run. */
+        /* The clean-up that is scheduled will not run. */
         migration_cleanup(s);
     }
     m->exiting = true;

@@ -34,7 +34,7 @@ typedef struct MuxOutgoing {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
-    MigrationStatus shown;      /* atomic: what query-migrate has for FAILED */
+    MigrationStatus shown;      /* atomic: reported instead of FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */
     bool ending;                /* migration_cleanup() is to follow */
     MuxSession *session;
@@ -54,7 +54,7 @@ typedef struct MuxOutgoing {
     int64_t ticked;             /* the last one */
     bool away;                  /* this process was, before it */
     int64_t heard;              /* the last byte from the peer before it */
-    int64_t back;               /* the peer, or this process, was away then */
+    int64_t resumed;            /* the last interruption of either side ended */
     int64_t responsive;         /* the main loop last ran */
 } MuxOutgoing;
 
@@ -80,8 +80,11 @@ void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
  */
 void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
 
-/* Something that the end of a migration waits for may have come.  Main loop. */
-void mux_outgoing_end_goes_on(MuxOutgoing *m);
+/*
+ * A mirror or a source flush may have become idle: check whether the clean-up
+ * can proceed.  Main loop.
+ */
+void mux_outgoing_continue_cleanup(MuxOutgoing *m);
 
 /*
  * --- mux-switchover.c ---
@@ -107,7 +110,7 @@ void mux_switchover_stop(MuxOutgoing *m);
 
 /*
  * Is no flush of the source's disks in flight?  After mux_switchover_stop(),
- * with the BQL; mux_outgoing_end_goes_on() is called when it becomes true.
+ * with the BQL; mux_outgoing_continue_cleanup() is called when it becomes true.
  */
 bool mux_switchover_quiescent(MuxOutgoing *m);
 

@@ -181,7 +181,7 @@ static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
     return false;
 }
 
-static void mux_switchover_source_flushed(const Error *err, void *opaque)
+static void mux_switchover_flush_round_done(const Error *err, void *opaque)
 {
     MuxOutgoing *m = opaque;
 
@@ -198,7 +198,7 @@ static void mux_switchover_flush_stopped(void *opaque)
 {
     MuxOutgoing *m = opaque;
 
-    mux_outgoing_end_goes_on(m);
+    mux_outgoing_continue_cleanup(m);
     mux_outgoing_unref(m);
 }
 
@@ -211,7 +211,7 @@ static void mux_switchover_flush_source_bh(void *opaque)
                     source_flush_new(
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
                         mux_switchover_skips_flush,
-                        mux_switchover_source_flushed,
+                        mux_switchover_flush_round_done,
                         mux_switchover_flush_stopped, mux_outgoing_ref(m)));
     }
     mux_outgoing_unref(m);
@@ -270,8 +270,8 @@ static uint64_t mux_switchover_disks_pending(MuxOutgoing *m, bool *converged)
 }
 
 /*
- * When the destination has answered, least is under way.  A round without news
- * costs a look at all of RAM, and sends what is written most again.
+ * Right after a reply to a flush, the least data is in flight.  An iteration
+ * without a new reply only rescans the dirty bitmap and sends hot pages again.
  */
 static void mux_switchover_wait(MuxOutgoing *m)
 {

@@ -1,8 +1,9 @@
 /*
  * Migration: flush the source's disks before the guest is stopped
  *
- * Owns the flushes.  An error is reported at once: stopping the guest would
- * meet it as well.
+ * Owns the flushes.  One that fails is reported when its round is over, and
+ * fails the migration while the guest still runs: stopping the guest would fail
+ * in the same way.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,7 +26,7 @@ struct SourceFlush {
     bool stopped;
     int64_t limit_ns;
     SourceFlushSkip *skip;
-    SourceFlushTold *told;
+    SourceFlushRoundDone *round_done;
     GDestroyNotify release;
     void *opaque;
 
@@ -60,14 +61,14 @@ static void source_flush_round_over(SourceFlush *f)
     bool more = took > f->limit_ns && (!f->took || took < f->took / 2);
 
     if (f->err) {
-        f->told(f->err, f->opaque);
+        f->round_done(f->err, f->opaque);
         return;
     }
     trace_migration_source_flush(took, more);
     f->took = took;
     if (!more) {
         qatomic_set(&f->done, true);
-        f->told(NULL, f->opaque);
+        f->round_done(NULL, f->opaque);
     }
     timer_mod(f->timer, more ? now : now + SOURCE_FLUSH_INTERVAL_NS);
 }
@@ -136,15 +137,15 @@ static void source_flush_round(void *opaque)
 }
 
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
-                              SourceFlushTold *told, GDestroyNotify release,
-                              void *opaque)
+                              SourceFlushRoundDone *round_done,
+                              GDestroyNotify release, void *opaque)
 {
     SourceFlush *f = g_new0(SourceFlush, 1);
 
     f->refs = 1;
     f->limit_ns = limit_ns;
     f->skip = skip;
-    f->told = told;
+    f->round_done = round_done;
     f->release = release;
     f->opaque = opaque;
     f->timer = timer_new_ns(QEMU_CLOCK_REALTIME, source_flush_round, f);

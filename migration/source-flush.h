@@ -19,18 +19,21 @@ typedef struct SourceFlush SourceFlush;
 /* Returns: whether @bs is not to be flushed.  Main loop. */
 typedef bool SourceFlushSkip(BlockDriverState *bs, void *opaque);
 
-/* source_flush_done() has changed, or a flush failed with @err.  Main loop. */
-typedef void SourceFlushTold(const Error *err, void *opaque);
+/*
+ * A round is over, unless another one follows immediately; @err: a flush of it
+ * failed.  Main loop.
+ */
+typedef void SourceFlushRoundDone(const Error *err, void *opaque);
 
 /*
  * Flush all writable nodes, except those for which @skip returns true; repeat
  * until source_flush_stop(), or until a flush fails.  A round of up to
- * @limit_ns counts as short.  @release is called last, when after
- * source_flush_stop() no flush is in flight any more.  Main loop.
+ * @limit_ns counts as short.  @release is the last callback: after
+ * source_flush_stop(), once no flush is in flight.  Main loop.
  */
 SourceFlush *source_flush_new(int64_t limit_ns, SourceFlushSkip *skip,
-                              SourceFlushTold *told, GDestroyNotify release,
-                              void *opaque);
+                              SourceFlushRoundDone *round_done,
+                              GDestroyNotify release, void *opaque);
 
 /*
  * No flush begins any more; those in flight are not waited for.  Idempotent; @f
@@ -44,7 +47,10 @@ bool source_flush_idle(SourceFlush *f);
 /* After source_flush_stop(); @f nullable.  Any thread. */
 void source_flush_free(SourceFlush *f);
 
-/* Was a round short, or not much shorter than the one before?  Any thread. */
+/*
+ * Has a round taken at most @limit_ns, or at least half as long as the one
+ * before?  Any thread.
+ */
 bool source_flush_done(SourceFlush *f);
 
 #endif

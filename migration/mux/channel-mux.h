@@ -123,8 +123,9 @@ void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
 void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
 
 /*
- * The same, and wait for it, for @timeout_ms and the time that a command has to
- * exit: for a process that is about to exit.
+ * Like mux_session_close(), but wait until the transport is closed: at most
+ * @timeout_ms, plus the time that a command may take to exit.  For a process that
+ * is about to exit.
  */
 void mux_session_close_wait(MuxSession *session, const Error *why,
                             int timeout_ms);

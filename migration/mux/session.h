@@ -94,7 +94,7 @@ struct MuxSession {
     int64_t expiry;             /* when to end the connection; 0: never */
     char *expiry_why;
     int64_t heard;              /* when the last bytes came */
-    int64_t tick_due;           /* INT64_MAX: nobody wants ticks */
+    int64_t tick_due;           /* INT64_MAX: no ops->tick */
     bool ticking;               /* ops->tick is being called */
     QemuCond ticked;            /* it has returned */
 

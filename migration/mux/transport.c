@@ -34,7 +34,7 @@
 #define MUX_TLS_RECORD (16 * KiB)
 /* Bytes that may wait in the kernel unsent while latency matters */
 #define MUX_URGENT_UNSENT (128 * KiB)
-/* How long a command may take to exit: when its pipes are closed, on SIGTERM */
+/* Time for a command to exit after its pipes are closed, and after SIGTERM */
 #define MUX_COMMAND_EXIT_MS 2000
 #define MUX_COMMAND_TERM_MS 500
 #define MUX_COMMAND_POLL_MS 10

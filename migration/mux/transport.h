@@ -69,7 +69,7 @@ void mux_transport_end_waits(MuxTransport *t);
  */
 void mux_transport_close(MuxTransport *t);
 
-/* The time that this takes, unless the kernel does not end the command */
+/* Upper bound of mux_transport_close(), unless the command cannot be killed */
 #define MUX_COMMAND_END_NS (3 * NANOSECONDS_PER_SECOND)
 
 #endif

@@ -281,7 +281,10 @@ class Life:
 
     @staticmethod
     def run_state(plan: Plan, vm: VM) -> str:
-        """The guest's.  A failure is reported only once it runs again."""
+        """
+        The guest's run state.  `failed` is reported only after the guest has
+        resumed.
+        """
         if plan.fault.stops_guest:
             faults.resume(vm)       # the panic may come late
         return vm.qmp.cmd('query-status')['status']
@@ -402,7 +405,8 @@ class Life:
                 if state == 'running':
                     return True
                 if plan.fault.stops_guest:
-                    faults.resume(scene.destination)    # it moved stopped
+                    # It was migrated while stopped
+                    faults.resume(scene.destination)
                 if 'phase' not in qmp.cmd('query-migrate'):
                     return False        # no connection
             time.sleep(0.02)
@@ -557,7 +561,7 @@ class Campaign:
                 if self.args.only in plan.title]
 
     def refusal(self, storage: Configuration) -> str:
-        """Why this host lacks the AIO backend; '' if it does not."""
+        """Why the AIO backend is unavailable on this host, or ''."""
         if storage.aio and storage.aio not in self.refusals:
             image = self.args.work / 'probe'
             image.write_bytes(bytes(1 << 20))

@@ -48,7 +48,7 @@ LONG_DOWNTIME_MS = 20000
 CASES = ('tcp', 'unix', 'cancel', 'pingpong', 'reset', 'poweroff', 'full',
          'unplug', 'scribble')
 # Not run by default: the result depends on the machine's speed
-TIMED_CASES = ('downtime', 'distance')
+TIMED_CASES = ('downtime', 'latency')
 FAR = Options(disk_mb=16, memory_mb=128, fill_mb=16, dirty_mb=8,
               dirty_mb_per_s=1, writes_per_s=20,
               storage=BY_NAME['virtio-scsi'])
@@ -56,7 +56,7 @@ NUMBERS_OF_DISKS = (1, 8, 32)
 DELAYS_MS = (0, 10, 30)         # of each direction
 LIMIT_MS = 300
 WRITTEN_DISKS = 8               # at most: see init.c
-ROUND_TRIPS = 4                 # that a switchover may take beside its limit
+ROUND_TRIPS = 4                 # that a switchover may take in addition
 
 
 class Cases:
@@ -246,9 +246,9 @@ class Cases:
         bed.keep = bool(faults)
         return faults + bed.log.faults
 
-    def distance(self) -> list[str]:
-        """the guest's stop does not grow with the number of disks, and with
-        the distance by a few round trips"""
+    def latency(self) -> list[str]:
+        """the downtime does not grow with the number of disks, and grows by at
+        most a few round trips with latency"""
         faults = []
         for number in NUMBERS_OF_DISKS:
             options = replace(FAR, formats=('raw',) * number,

@@ -24,7 +24,7 @@ void coroutine_fn hold_request(Coroutine **held);
 /* Let the request go on, in its AioContext. */
 void hold_release(Coroutine **held);
 
-/* Let an IOThread run, without polling here, what was scheduled there before. */
+/* Let @iothread run all that is scheduled so far, without polling here. */
 void hold_run_iothread(IOThread *iothread);
 
 #endif

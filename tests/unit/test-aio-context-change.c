@@ -241,7 +241,7 @@ static void set_event_bh(void *opaque)
     qemu_event_set(opaque);
 }
 
-/* The job waits for the main loop to drain, which has not begun to do it. */
+/* The job waits for the main loop to drain; the main loop has not begun yet. */
 static void test_before_drain(void)
 {
     Scene s;
@@ -265,7 +265,7 @@ static void fail_mirror(Scene *s)
     wait_deferred(s);
 }
 
-/* The job has failed, job_exit() runs while the disk is on its way. */
+/* The job has failed, job_exit() runs while the disk is being moved. */
 static void test_failed(void)
 {
     Scene s;

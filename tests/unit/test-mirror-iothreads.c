@@ -228,7 +228,10 @@ static void assert_chunk(BDRVHoldState *s, unsigned chunk, uint8_t value)
     }
 }
 
-/* A write waits for one of another IOThread that is not at the target yet. */
+/*
+ * A write waits for an overlapping one of another IOThread that has not reached
+ * the target.
+ */
 static void test_two_writes(void)
 {
     Scene s;
@@ -256,7 +259,7 @@ static void test_two_writes(void)
     end(&s);
 }
 
-/* A write waits for the job, which copies what is there now. */
+/* A write waits while the job copies the old data. */
 static void test_write_meets_copy(void)
 {
     Scene s;

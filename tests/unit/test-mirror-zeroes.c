@@ -103,7 +103,7 @@ static void test_slow(void)
     job = start_mirror(source, target);
     poll_until_idle();
 
-    /* Each of the two halves the size of what follows, down to the minimum */
+    /* Each of two slow requests halves the request size, down to the minimum */
     for (int64_t size = 64 * MiB; size >= MiB; size /= 4) {
         g_assert_cmpint(s->largest, ==, size);
         g_assert_cmpint(s->in_flight, ==, 2 * size);
@@ -134,6 +134,6 @@ int main(int argc, char **argv)
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/mirror/zeroes/slow", test_slow);
+    g_test_add_func("/mirror-zeroes/slow", test_slow);
     return g_test_run();
 }

@@ -213,7 +213,7 @@ class QuitSource(Timed):
 
 
 class TerminateSource(Timed):
-    """The same by a signal."""
+    """Terminate the source with SIGTERM."""
 
     def act(self, scene: Scene) -> None:
         os.kill(scene.source.pid, signal.SIGTERM)
@@ -241,7 +241,7 @@ class YankDestination(Timed):
 
 
 class OfUser(Timed):
-    """A user does `text`, and nothing else happens."""
+    """Only the user's action `text`, without a fault."""
 
     def act(self, scene: Scene) -> None:
         USER_ACTIONS[self.text](scene)
@@ -249,8 +249,9 @@ class OfUser(Timed):
 
 class Forbidden(Timed):
     """
-    Commands that QEMU has to refuse while a disk is mirrored, after one that
-    succeeds if the disk is where it is to move.
+    Run commands that QEMU must refuse while a disk is mirrored.  The first,
+    x-blockdev-set-iothread, may succeed if the disk is already in that
+    AioContext.
     """
 
     def possible(self, scene: Scene) -> bool:

@@ -97,7 +97,7 @@ static void limit_silence_of_source(MuxTest *t)
     migrate_set_parameter_int(t->to, "channel-mux-timeout", MUX_SILENCE_MS);
 }
 
-/* A limit that applied would end the migration meanwhile. */
+/* Wait longer than MUX_SILENCE_MS, to show that the limit does not apply. */
 static void wait_longer_than_silence(MuxTest *t)
 {
     usleep((MUX_SILENCE_MS + 1000) * 1000);

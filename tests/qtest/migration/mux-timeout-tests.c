@@ -507,8 +507,8 @@ static void test_zero_progress(void)
 /*
  * The guest runs while the source's disks are flushed for the first time.
  *
- * The migration thread needs the BQL to begin with that, so this cannot use
- * wait_break, which holds it.  To resume what is not held has no effect.
+ * The migration thread needs the BQL to start the flush, so this cannot use
+ * wait_break, which holds it.  Resuming has no effect when nothing is held.
  */
 static void test_slow_source_flush(void)
 {
