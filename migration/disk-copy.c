@@ -50,7 +50,7 @@ struct DiskCopy {
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
     int64_t speed;
-    const DiskCopyOps *ops;
+    const DiskCopyOps *ops;             /* NULL: the owner is gone */
     void *opaque;
 
     QIOChannelMux *ioc;
@@ -190,6 +190,14 @@ bool disk_copy_ended(DiskCopy *d)
     return !d->job && !d->disconnecting;
 }
 
+/* The owner may have seen the end by itself, and be gone. */
+static void disk_copy_report_ending(DiskCopy *d)
+{
+    if (d->aborted && d->ops) {
+        d->ops->ending(d, d->opaque);
+    }
+}
+
 /* The mirror ended with a flush of the target; a FIN is in flight. */
 static void disk_copy_disconnected(void *opaque)
 {
@@ -200,9 +208,7 @@ static void disk_copy_disconnected(void *opaque)
         disk_copy_set_state(d, DISK_COPY_CLOSING);
         disk_copy_stream_changed(d);
     }
-    if (d->aborted) {
-        d->ops->ending(d, d->opaque);
-    }
+    disk_copy_report_ending(d);
     disk_copy_unref(d);
 }
 
@@ -337,9 +343,7 @@ static void disk_copy_job_event_bh(void *opaque)
                job_is_ready(d->job)) {
         disk_copy_in_step(d);
     }
-    if (d->aborted) {
-        d->ops->ending(d, d->opaque);
-    }
+    disk_copy_report_ending(d);
     disk_copy_unref(d);
 }
 
@@ -854,5 +858,6 @@ void disk_copy_cancel(DiskCopy *d)
 void disk_copy_free(DiskCopy *d)
 {
     disk_copy_release(d);
+    d->ops = NULL;
     disk_copy_unref(d);
 }
