@@ -468,6 +468,10 @@ static bool disk_copy_check_export(DiskCopy *d, const NBDExportInfo *info,
                    "source's has %" PRId64, info->size, size);
         return false;
     }
+    if (info->flags & NBD_FLAG_READ_ONLY) {
+        error_setg(errp, "the destination's export is read-only");
+        return false;
+    }
     /* Else the NBD node would take each flush for done, and tell nobody */
     if (!(info->flags & NBD_FLAG_SEND_FLUSH)) {
         error_setg(errp, "the destination's export does not support "

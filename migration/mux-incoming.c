@@ -23,6 +23,7 @@
 #include "channel-list.h"
 #include "disk-receive.h"
 #include "migration.h"
+#include "multifd.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 #include "options.h"
@@ -209,6 +210,7 @@ static gboolean mux_incoming_channel_readable(QIOChannel *ioc,
     Error *err = qio_channel_mux_get_error(c->ioc);
 
     c->watch = 0;
+    qio_channel_mux_set_read_least(c->ioc, 1);
     if (!err && (c->ioc != m->main || mux_incoming_disks_opened(m, &err))) {
         migration_ioc_process_incoming(ioc, &err);
         if (err) {
@@ -234,8 +236,9 @@ static bool mux_incoming_is_open(MuxIncoming *m, const char *name)
     return false;
 }
 
+/* @least: bytes that whoever takes it over reads at once */
 static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
-                                     Error **errp)
+                                     size_t least, Error **errp)
 {
     MuxIncomingChannel *c;
 
@@ -251,6 +254,7 @@ static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
                                      mux_incoming_channel_readable, c, NULL);
     g_ptr_array_add(m->channels, c);
     qio_channel_mux_set_window_max(ioc, MUX_INCOMING_RAM_WINDOW);
+    qio_channel_mux_set_read_least(ioc, least);
     qio_channel_mux_accept(ioc);
     return true;
 }
@@ -258,7 +262,7 @@ static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
 static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
                                    Error **errp)
 {
-    if (!mux_incoming_add_channel(m, ioc, errp)) {
+    if (!mux_incoming_add_channel(m, ioc, 1, errp)) {
         return false;
     }
     m->main = ioc;
@@ -290,7 +294,7 @@ static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
                    migrate_multifd_channels());
         return false;
     }
-    return mux_incoming_add_channel(m, ioc, errp);
+    return mux_incoming_add_channel(m, ioc, MULTIFD_INIT_SIZE, errp);
 }
 
 /* --- the session --- */

@@ -519,20 +519,25 @@ static void mux_outgoing_changed(MuxSession *session, QIOChannelMux *ioc,
     }
 }
 
-static void mux_outgoing_ended(MuxSession *session, const Error *err,
-                               void *opaque)
+void mux_outgoing_ended(MuxOutgoing *m, const Error *err)
 {
-    MuxOutgoing *m = opaque;
-    g_autoptr(Error) closed = NULL;
+    g_autoptr(Error) early = NULL;
 
-    if (m->committed) {
-        return;
-    }
     if (!err) {
-        error_setg(&closed, "all streams: the destination ended the "
+        error_setg(&early, "all streams: the destination ended the "
                    "connection early");
     }
-    mux_outgoing_fail(m, err ?: closed);
+    mux_outgoing_fail(m, err ?: early);
+}
+
+static void mux_outgoing_session_ended(MuxSession *session, const Error *err,
+                                       void *opaque)
+{
+    MuxOutgoing *m = opaque;
+
+    if (!m->committed) {
+        mux_outgoing_ended(m, err);
+    }
 }
 
 /*
@@ -665,7 +670,7 @@ static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
 static const MuxSessionOps mux_outgoing_ops = {
     .ready = mux_outgoing_ready,
     .changed = mux_outgoing_changed,
-    .ended = mux_outgoing_ended,
+    .ended = mux_outgoing_session_ended,
     .tick = mux_outgoing_tick,
 };
 

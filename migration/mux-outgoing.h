@@ -80,6 +80,9 @@ void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
  */
 void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
 
+/* The same, because the connection has ended; @err: why, NULL: in good order */
+void mux_outgoing_ended(MuxOutgoing *m, const Error *err);
+
 /*
  * A mirror or a source flush may have become idle: check whether the clean-up
  * can proceed.  Main loop.

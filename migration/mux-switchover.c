@@ -455,14 +455,11 @@ bool migration_mux_guest_loaded(MigrationState *s)
     mux_switchover_end_step(m);
 
     BQL_LOCK_GUARD();
-    /* The main loop may not have heard of it: the time may be over, too */
-    err = qio_channel_mux_get_error(m->main);
-    if (err) {
-        mux_outgoing_fail(m, err);
-    }
-    m->committed = !mux_outgoing_cause(m);
-    if (m->committed) {
-        qio_channel_mux_fin_ok(m->main);
+    m->committed = !mux_outgoing_cause(m) && qio_channel_mux_fin_ok(m->main);
+    if (!m->committed) {
+        /* The main loop may not have heard of it: the time may be over, too */
+        err = qio_channel_mux_get_error(m->main);
+        mux_outgoing_ended(m, err);
     }
     return m->committed;
 }

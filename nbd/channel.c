@@ -11,7 +11,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/aio-wait.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
 #include "block/nbd-channel.h"
@@ -207,33 +206,6 @@ BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, errp);
     nbd_channel_remove(id);
     return bs;
-}
-
-typedef struct NBDChannelDisc {
-    QIOChannel *ioc;
-    NBDMode mode;
-    bool done;
-} NBDChannelDisc;
-
-static void coroutine_fn nbd_channel_disconnect_co(void *opaque)
-{
-    NBDChannelDisc *disc = opaque;
-    NBDRequest request = { .type = NBD_CMD_DISC, .mode = disc->mode };
-
-    nbd_send_request(disc->ioc, &request);
-    disc->done = true;
-    aio_wait_kick();
-}
-
-void nbd_channel_disconnect(QIOChannel *ioc, NBDMode mode)
-{
-    NBDChannelDisc disc = { .ioc = ioc, .mode = mode };
-
-    GLOBAL_STATE_CODE();
-
-    qemu_aio_coroutine_enter(qemu_get_aio_context(),
-        qemu_coroutine_create(nbd_channel_disconnect_co, &disc));
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !disc.done);
 }
 
 typedef struct NBDChannelClose {

@@ -120,8 +120,8 @@ typedef void NBDChannelClosed(void *opaque);
  * any of this.  There is no time limit: the caller shuts @ioc down to end
  * it early.
  *
- * A node whose channel is dead or shut down can be released with
- * bdrv_unref() as well, which then does not wait either.
+ * bdrv_unref() alone shuts the channel down without NBD_CMD_DISC, and does
+ * not wait for the peer either.
  */
 void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc,
                             NBDMode mode, NBDChannelClosed *closed,
@@ -166,15 +166,6 @@ QIOChannel *nbd_channel_take(const char *id, NBDExportInfo *info,
  * down nor closed.
  */
 void nbd_channel_remove(const char *id);
-
-/**
- * nbd_channel_disconnect:
- * @ioc: a non-blocking connection with no request in flight
- * @mode: what was negotiated
- *
- * Send NBD_CMD_DISC, with the main AioContext running meanwhile.
- */
-void nbd_channel_disconnect(QIOChannel *ioc, NBDMode mode);
 
 /* Server: only where the NBD server is built in */
 

@@ -16,6 +16,9 @@
 #include "session.h"
 #include "trace.h"
 
+/* Of a caller that does not block: see mux_channel_read_pauses() */
+#define MUX_READS_IN_ROW 64
+
 /* --- what a stream is ready for; with the lock held --- */
 
 /* Neither direction works any more, whatever else happened */
@@ -27,7 +30,8 @@ static bool mux_channel_aborted(QIOChannelMux *ioc)
 bool mux_channel_readable(QIOChannelMux *ioc)
 {
     return ioc->read_shut || mux_channel_aborted(ioc) || ioc->session->over ||
-        mux_stream_rx_pending(ioc->stream) || mux_stream_rx_fin(ioc->stream);
+        mux_stream_rx_pending(ioc->stream) > ioc->read_least ||
+        mux_stream_rx_fin(ioc->stream);
 }
 
 bool mux_channel_write_over(QIOChannelMux *ioc)
@@ -81,6 +85,7 @@ void mux_channel_update(QIOChannelMux *ioc)
 /* The caller is told to come back: from now on readiness is news. */
 static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
 {
+    ioc->reads_in_row = 0;
     if (ioc->read_notified) {
         ioc->read_notified = false;
         event_notifier_test_and_clear(&ioc->read_notifier);
@@ -95,6 +100,19 @@ static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
         event_notifier_test_and_clear(&ioc->write_notifier);
     }
     return QIO_CHANNEL_ERR_BLOCK;
+}
+
+/*
+ * A peer that keeps on sending must not keep the caller's event loop from other
+ * work: after some reads the caller has to come back, too.
+ */
+static bool mux_channel_read_pauses(QIOChannelMux *ioc)
+{
+    if (ioc->blocking || ++ioc->reads_in_row <= MUX_READS_IN_ROW) {
+        return false;
+    }
+    ioc->reads_in_row = 0;
+    return true;
 }
 
 /* --- errors; with the lock held --- */
@@ -219,6 +237,9 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
     }
     if (!mux_channel_has_data(ioc)) {
         return mux_channel_read_end(ioc, errp);
+    }
+    if (mux_channel_read_pauses(ioc)) {
+        return QIO_CHANNEL_ERR_BLOCK;
     }
     return mux_channel_take(ioc, iov, niov,
                             flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK);
@@ -409,11 +430,17 @@ void qio_channel_mux_accept(QIOChannelMux *ioc)
     mux_session_settle(ioc->session);
 }
 
-void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
+bool qio_channel_mux_fin_ok(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MuxSession *s = ioc->session;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (mux_channel_aborted(ioc) || s->over || s->closing) {
+        return false;
+    }
     mux_stream_fin_ok(ioc->stream);
-    mux_session_settle(ioc->session);
+    mux_session_settle(s);
+    return true;
 }
 
 bool qio_channel_mux_has_input(QIOChannelMux *ioc)
@@ -438,6 +465,13 @@ void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
     mux_stream_set_window_max(ioc->stream, bytes);
+}
+
+void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    ioc->read_least = bytes ? bytes - 1 : 0;
+    mux_channel_update(ioc);
 }
 
 void qio_channel_mux_set_weight(QIOChannelMux *ioc, unsigned weight)

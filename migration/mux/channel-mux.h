@@ -153,8 +153,13 @@ void qio_channel_mux_accept(QIOChannelMux *ioc);
  */
 void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
 
-/* Answer the peer's FIN, now or when it comes: what it sent is dealt with. */
-void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
+/*
+ * Answer the peer's FIN, now or when it comes: what it sent is dealt with.
+ *
+ * Returns: false if the stream or the connection has come to an end already, and
+ * the peer does not get this answer
+ */
+bool qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 
 /* Whether the peer's FIN_OK came */
 bool qio_channel_mux_fin_acked(QIOChannelMux *ioc);
@@ -170,6 +175,12 @@ Error *qio_channel_mux_get_error(QIOChannelMux *ioc);
  * qio_channel_mux_accept() to bound the first window, too.
  */
 void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes);
+
+/*
+ * Until @bytes have arrived, or the end, there is nothing to read: for a caller
+ * that reads so much at once, and must not wait for it.
+ */
+void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes);
 
 /* Urgent streams go before the others. */
 void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent);

@@ -53,6 +53,8 @@ struct QIOChannelMux {
     char *failure;              /* why this side has */
 
     bool reading;               /* a reader copies outside of the lock */
+    unsigned reads_in_row;      /* without QIO_CHANNEL_ERR_BLOCK between them */
+    size_t read_least;          /* more than this, or an end, can be read */
     QemuCond read_cond;
     bool writing;               /* a writer's offer is with the engine */
     size_t write_size;          /* bytes of that offer */

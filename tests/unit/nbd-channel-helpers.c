@@ -173,6 +173,22 @@ BlockBackend *connection_open(Connection *c)
     return blk;
 }
 
+static void node_closed(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+void connection_close(Connection *c, BlockBackend *blk)
+{
+    BlockDriverState *bs = blk_bs(blk);
+    bool closed = false;
+
+    bdrv_ref(bs);
+    blk_unref(blk);
+    nbd_channel_close_node(bs, c->client, c->info.mode, node_closed, &closed);
+    wait_for(&closed);
+}
+
 void connection_end(Connection *c, const char *cause)
 {
     while (!c->closed) {

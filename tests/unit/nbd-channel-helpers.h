@@ -56,6 +56,8 @@ void connection_negotiate_begin(Connection *c, const char *name);
 void connection_negotiate(Connection *c, const char *name);
 /* All that, and a BlockBackend for the node "client" */
 BlockBackend *connection_open(Connection *c);
+/* Let go of the node with NBD_CMD_DISC */
+void connection_close(Connection *c, BlockBackend *blk);
 /*
  * Wait until the export has ended, whose cause must contain @cause or be
  * NULL, and free @c.  Nothing may be left.

@@ -135,7 +135,7 @@ static void test_io(void)
     g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"channel\": \"conn"));
     do_io(blk);
 
-    blk_unref(blk);
+    connection_close(&c, blk);
     connection_end(&c, NULL);
 }
 
@@ -159,7 +159,7 @@ static void test_io_iothreads(void)
     do_io(blk);
 
     blk_set_aio_context(blk, main_ctx, &error_abort);
-    blk_unref(blk);
+    connection_close(&c, blk);
     while (!c.closed) {
         main_loop_wait(false);
     }
@@ -200,7 +200,7 @@ static void test_io_parallel(void)
     }
 
     qemu_vfree(buf);
-    blk_unref(blk);
+    connection_close(&c, blk);
     connection_end(&c, NULL);
 }
 
@@ -246,7 +246,7 @@ static void test_end_cancel_in_flight(void)
     bdrv_cancel_in_flight(blk_bs(blk));
     bdrv_graph_rdunlock_main_loop();
     do_io(blk);
-    blk_unref(blk);
+    connection_close(&c, blk);
     connection_end(&c, NULL);
 }
 
@@ -377,6 +377,22 @@ static void test_end_stalled_disc(void)
     object_unref(OBJECT(server));
 }
 
+/* The same, without NBD_CMD_DISC: that waits for nothing. */
+static void test_end_stalled_unref(void)
+{
+    NBDExportInfo info = {
+        .flags = NBD_FLAG_HAS_FLAGS, .mode = NBD_MODE_EXTENDED,
+    };
+    QIOChannel *client, *server;
+
+    stuck_socket_pair(&client, &server);
+    bdrv_unref(nbd_channel_open_node(client, &info, "client", &error_abort));
+    g_assert_null(bdrv_find_node("client"));
+    g_assert_cmpint(OBJECT(client)->ref, ==, 1);
+    object_unref(OBJECT(client));
+    object_unref(OBJECT(server));
+}
+
 int main(int argc, char **argv)
 {
     nbd_test_init(&argc, &argv);
@@ -393,6 +409,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-channel/end/cancel-in-flight",
                     test_end_cancel_in_flight);
     g_test_add_func("/nbd-channel/end/stalled-disc", test_end_stalled_disc);
+    g_test_add_func("/nbd-channel/end/stalled-unref", test_end_stalled_unref);
 
     return nbd_test_run();
 }
