@@ -685,6 +685,9 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
 
     qio_channel_mux_get_bytes(d->ioc, &sent, &received);
     nbd_channel_get_requests(d->target, &requests);
+    /* What is being read, and goes on and on, is no reply */
+    d->wait.unread = d->received == received &&
+                     qio_channel_mux_has_input(d->ioc);
     if (d->received != received) {
         d->received = received;
         d->received_at = t->now;
@@ -697,7 +700,6 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
     d->wait.destination = disk_copy_waited(oldest, t);
     d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
     d->wait.silent = t->now - d->received_at;
-    d->wait.unread = qio_channel_mux_has_input(d->ioc);
     d->wait.ping = t->now - MIN(MIN(oldest, requests.oldest_flush), t->now) >=
                    DISK_COPY_PING_NS;
 }

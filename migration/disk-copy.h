@@ -125,7 +125,7 @@ typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
     int64_t silent;         /* since the last reply */
-    bool unread;            /* a reply was received but is not read yet */
+    bool unread;            /* a reply was received but nobody reads */
     int64_t source;         /* in the first pass */
     bool ping;              /* a request is unanswered for 1 s: send PING */
 } DiskCopyWait;

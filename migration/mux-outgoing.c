@@ -562,12 +562,13 @@ static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
 }
 
 /*
- * How long does a request take?  As long as the guest does not wait for it,
- * replies to other requests show that the disk works.
+ * How long does a request take?  As long as nobody waits for it, replies to
+ * other requests show that the disk works.
  */
-static int64_t mux_outgoing_request_ns(MuxOutgoing *m, const DiskCopyWait *wait)
+static int64_t mux_outgoing_request_ns(MuxOutgoing *m, const DiskCopyTime *t,
+                                       const DiskCopyWait *wait)
 {
-    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE ?
+    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
            MIN(wait->destination, wait->silent) : wait->destination;
 }
 
@@ -584,7 +585,7 @@ static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
     uint32_t ms, flush_ms;
 
     mux_outgoing_disk_limits(m, t, wait, &ms, &flush_ms);
-    if (mux_outgoing_exceeds(mux_outgoing_request_ns(m, wait), ms)) {
+    if (mux_outgoing_exceeds(mux_outgoing_request_ns(m, t, wait), ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
                    "destination to complete a disk request", name,
                    ms / 1000.0);

@@ -172,7 +172,7 @@ class Scene:
     def _has_all_disks(self) -> bool:
         return len(self._offered_disks()) == len(self.disks)
 
-    def serve_disks(self, **how) -> None:
+    def serve_disks(self, kind=Server, **how) -> None:
         """
         Be the server of all disks (as destination), up to the end of the
         first one; main is read, too.
@@ -188,8 +188,8 @@ class Scene:
             for stream in self._offered_disks():
                 conn.accept(stream)
                 name = stream.name.removeprefix('nbd-')
-                server = Server(stream, name, Path(folder, name),
-                                self.disks[name], **how)
+                server = kind(stream, name, Path(folder, name),
+                              self.disks[name], **how)
                 conn.work(server.serve)
             self.stream = self._offered_disks()[0]
             conn.wait(lambda: self.stream.ended)

@@ -23,6 +23,7 @@ from guestlib.source import machine_class                      # noqa: E402
 
 DISK_SIZE = 1 << 20
 DISKS = ('disk0', 'disk1')
+ENDS = ('completed', 'failed', 'cancelled')
 COUNTER = 0x7e00
 # cli; xor ax,ax; mov ds,ax; sti; again: inc dword [COUNTER]; hlt; jmp again
 CODE = bytes.fromhex('fa31c08ed8fb66ff06007ef4ebf8')
@@ -92,7 +93,7 @@ class QEMU:
         Wait for the end of a migration, and until its jobs are gone, which
         may be a little later; returns what query-migrate says.
         """
-        wait_until(lambda: self.status() in ('completed', 'failed') and
+        wait_until(lambda: self.status() in ENDS and
                    not self.qmp.cmd('query-block-jobs'),
                    'the end of the migration',
                    lambda: self.qmp.cmd('query-migrate'))

@@ -19,8 +19,8 @@ FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES = 1, 2
 OPT_ABORT, OPT_GO = 2, 7
 REP_ACK, REP_INFO = 1, 3
 REP_ERR_UNSUP, REP_ERR_UNKNOWN = 0x80000001, 0x80000006
-INFO_EXPORT = 0
-HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_WRITE_ZEROES = 1, 4, 8, 64
+INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
+HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_WRITE_ZEROES = 1, 2, 4, 8, 64
 CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_WRITE_ZEROES = 0, 1, 2, 3, 6
 EINVAL = 22
 OPTION = struct.Struct('>8sII')
@@ -39,11 +39,13 @@ class Server:
     """Serves one image to one client; counts what it was asked."""
 
     def __init__(self, stream, name: str, image: Path, size: int,
-                 flags: int = SERVED):
+                 flags: int = SERVED,
+                 block_sizes: tuple[int, int, int] | None = None):
         self.stream = stream
         self.name = name
         self.size = size
         self.flags = flags
+        self.block_sizes = block_sizes
         self.commands: dict[int, int] = {}
         self.image = open(image, 'w+b')
         self.image.truncate(size)
@@ -82,6 +84,9 @@ class Server:
             return False
         self._answer(option, REP_INFO,
                      struct.pack('>HQH', INFO_EXPORT, self.size, self.flags))
+        if self.block_sizes:
+            self._answer(option, REP_INFO, struct.pack(
+                '>HIII', INFO_BLOCK_SIZE, *self.block_sizes))
         self._answer(option, REP_ACK)
         return True
 

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Peers that keep to the multiplexer's protocol, and do harm with what they say
+over it: NBD, the migration's own stream, and the end of the connection.  A
+source reports the failure, and its guest runs on; either side answers QMP
+while the peer goes on.
+"""
+
+import contextlib
+import struct
+import threading
+import unittest
+from pathlib import Path
+
+from checks import SIZES, QEMUScene, QEMUTest
+from muxpeer import frames, nbd
+from muxpeer.connection import MuxError
+from muxpeer.frames import Code, Role, Type
+from muxpeer.record import Recorder
+from scene import goaway
+from test_migration import record
+from vm import DISKS, QMPError, wait_until, work_folder
+
+CHUNK = struct.Struct('>IHHQI')
+CHUNK_MAGIC = 0x668e33ef
+CHUNK_ERROR = 0x8001
+OPT_STRUCTURED_REPLY = 8
+UNKNOWN_INFO = 0x1234
+# Bytes after which a peer is taken for one that never stops
+ENDLESS = 16 << 20
+# What a client sends up to the end of the negotiation fits in
+NEGOTIATION = 400
+LIMIT_MS = 3000
+# Of the migration's stream: magic, version and type of section precede it
+CONFIGURATION = 9
+VM_COMMAND = 8
+COMMANDS = {'POSTCOPY_ADVISE': 3, 'POSTCOPY_LISTEN': 4, 'POSTCOPY_RUN': 5,
+            'PACKAGED': 7}
+
+
+class Endless(nbd.Server):
+    """Repeats `words` for ever."""
+
+    sent = 0                        # by all servers of this class, in a test
+
+    def repeat(self, words: bytes) -> None:
+        words *= 65536 // len(words)
+        while True:
+            self.stream.write(words)
+            type(self).sent += len(words)
+
+
+class EndlessInfo(Endless):
+    """Answers NBD_OPT_GO, and does not come to an end."""
+
+    def _go(self, option: int, data: bytes) -> bool:
+        info = struct.pack('>H', UNKNOWN_INFO)
+        self.repeat(nbd.OPTION_REPLY.pack(nbd.REPLY_MAGIC, option,
+                                          nbd.REP_INFO, len(info)) + info)
+        return False
+
+
+class EndlessErrors(Endless):
+    """Answers the first request with errors, of which none is the last."""
+
+    def _option(self) -> bool:
+        magic, option, length = nbd.OPTION.unpack(
+            self.stream.read(nbd.OPTION.size))
+        data = self.stream.read(length)
+        if magic != nbd.IHAVEOPT:
+            raise nbd.NBDError(f'option magic {magic}')
+        if option == nbd.OPT_GO:
+            return not self._go(option, data)
+        self._answer(option, nbd.REP_ACK if option == OPT_STRUCTURED_REPLY
+                     else nbd.REP_ERR_UNSUP)
+        return True
+
+    def _request(self) -> bool:
+        _, _, kind, cookie, _, length = nbd.REQUEST.unpack(
+            self.stream.read(nbd.REQUEST.size))
+        if kind == nbd.CMD_WRITE:
+            self.stream.read(length)
+        error = struct.pack('>IH', nbd.EINVAL, 0)
+        self.repeat(CHUNK.pack(CHUNK_MAGIC, 0, CHUNK_ERROR, cookie,
+                               len(error)) + error)
+        return False
+
+
+class Mute(nbd.Server):
+    """Answers what it is asked first, and then nothing more."""
+
+    def _perform(self, kind: int, offset: int, length: int):
+        threading.Event().wait()
+
+
+class Source(QEMUTest):
+    """QEMU is the source."""
+
+    def setUp(self):
+        self.scene = self.to_qemu(Role.DESTINATION)
+        self.source = self.scene.qemu
+        EndlessInfo.sent = EndlessErrors.sent = 0
+
+    def limit(self, name: str) -> None:
+        """Shorten a limit for this test."""
+        usual = self.source.qmp.cmd('query-migrate-parameters')[name]
+        self.source.qmp.cmd('migrate-set-parameters', {name: LIMIT_MS})
+        self.addCleanup(self.source.qmp.cmd, 'migrate-set-parameters',
+                        {name: usual})
+
+    def serve(self, *args, **keywords) -> None:
+        """As Scene.serve_disks(), in the background."""
+        def run():
+            with contextlib.suppress(MuxError, OSError):
+                self.scene.serve_disks(*args, **keywords)
+        self.scene.main()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+    def assert_fails(self, text: str) -> None:
+        """The peer does not go away by itself."""
+        answer = self.source.wait_end()
+        self.assertEqual(answer['status'], 'failed')
+        self.assertIn(text, answer['error-desc'])
+        self.source.wait_for_guest()
+
+    def assert_flooded(self, server: type[Endless]) -> None:
+        """QMP answers while the peer goes on."""
+        wait_until(lambda: server.sent > ENDLESS, 'a flood')
+        for command in 'query-status', 'query-migrate', 'query-block-jobs':
+            self.source.qmp.cmd(command)
+        before = server.sent
+        wait_until(lambda: server.sent > before, 'more of it')
+
+    def cancel(self) -> None:
+        self.source.qmp.cmd('migrate_cancel')
+        self.assertEqual(self.source.wait_end()['status'], 'cancelled')
+        self.source.wait_for_guest()
+
+
+class Exports(Source):
+    """The destination's export is not one to be written to."""
+
+    def check_block_size(self, size: int, text: str) -> None:
+        self.serve(block_sizes=(size, max(size, 1), max(size, 1)))
+        self.assert_fails(text)
+
+    def test_block_size_0(self):
+        self.check_block_size(0, 'is not a power of two')
+
+    def test_block_size_3(self):
+        self.check_block_size(3, 'is not a power of two')
+
+    def test_block_size_128k(self):
+        self.check_block_size(128 << 10, 'is larger than 65536')
+
+    def test_block_size_64m(self):
+        self.check_block_size(64 << 20, 'is larger than 65536')
+
+    def test_block_size_2g(self):
+        self.check_block_size(1 << 31, 'is larger than 65536')
+
+    def test_block_sizes_that_are_allowed(self):
+        """Up to the end of a disk."""
+        self.scene.main()
+        self.scene.serve_disks(block_sizes=(65536, 65536, 65536))
+        self.scene.connection.drop()
+        self.source.wait_end()
+
+    def test_read_only(self):
+        self.serve(flags=nbd.SERVED | nbd.READ_ONLY)
+        self.assert_fails("the destination's export is read-only")
+
+    def test_read_only_without_credit(self):
+        self.scene.connection.engine.window = NEGOTIATION
+        self.scene.connection.engine.grant = lambda *_: None
+        self.serve(flags=nbd.SERVED | nbd.READ_ONLY)
+        self.assert_fails("the destination's export is read-only")
+
+    def test_no_credit_for_requests(self):
+        self.limit('channel-mux-stop-timeout')
+        self.scene.connection.engine.window = NEGOTIATION
+        self.scene.connection.engine.grant = lambda *_: None
+        self.serve()
+        self.assert_fails('to complete a disk request')
+
+    def test_no_answers(self):
+        self.limit('channel-mux-stop-timeout')
+        self.serve(Mute)
+        self.source.qmp.cmd('stop')
+        self.source.qmp.cmd('cont')
+        self.assert_fails('to complete a disk request')
+
+
+class Floods(Source):
+    """The peer never stops to talk."""
+
+    def test_endless_negotiation(self):
+        self.limit('channel-mux-timeout')
+        self.serve(EndlessInfo)
+        self.assert_fails('the NBD handshake did not come within')
+        self.assertGreater(EndlessInfo.sent, ENDLESS)
+
+    def test_endless_negotiation_qmp(self):
+        self.serve(EndlessInfo)
+        self.assert_flooded(EndlessInfo)
+        self.cancel()
+
+    def test_endless_errors(self):
+        self.serve(EndlessErrors)
+        self.assert_flooded(EndlessErrors)
+        self.cancel()
+
+    def test_endless_errors_stop(self):
+        """It waits for the request, and so is a limit for the destination."""
+        self.limit('channel-mux-stop-timeout')
+        self.serve(EndlessErrors)
+        self.assert_flooded(EndlessErrors)
+        self.source.qmp.cmd('stop')
+        self.source.qmp.cmd('cont')
+        self.assert_fails('to complete a disk request')
+
+
+class Leaver(Recorder):
+    """Takes everything, and leaves in good order instead of a handover."""
+
+    def __init__(self, *args, last=()):
+        self.last = last
+        super().__init__(*args)
+
+    def _work(self, target, stream) -> None:
+        target(stream)
+        if stream.name != 'main':
+            stream.finish()
+            stream.settle()
+            return
+        state, conn = stream.state, stream.connection
+        said = {Type.FIN_OK: frames.numbered(Type.FIN_OK, state.id,
+                                             state.received),
+                Type.FIN: frames.numbered(Type.FIN, state.id, 0),
+                Type.GOAWAY: frames.ended(Type.GOAWAY, 0, Code.OK, '')}
+        conn.listening = False
+        conn.send_raw(b''.join(said[kind].pack() for kind in self.last))
+
+
+class Handover(QEMUTest):
+    """The destination says GOAWAY(OK) in place of a step."""
+
+    def check(self, *last: Type) -> None:
+        source = self.bench.source
+        with work_folder() as folder:
+            source.migrate(self.bench.listener.getsockname()[1])
+            leaver = Leaver(self.bench.listener.accept()[0], Path(folder),
+                            SIZES, last=last)
+            self.addCleanup(leaver.connection.drop)
+            answer = source.wait_end()
+        self.assertEqual(answer['status'], 'failed')
+        source.wait_for_guest()
+
+    def test_before_fin_ok(self):
+        self.check(Type.GOAWAY)
+
+    def test_before_fin_ok_after_fin(self):
+        self.check(Type.FIN, Type.GOAWAY)
+
+    def test_after_fin_ok(self):
+        self.check(Type.FIN_OK, Type.GOAWAY)
+
+    def test_after_fin_ok_and_fin(self):
+        self.check(Type.FIN_OK, Type.FIN, Type.GOAWAY)
+
+
+class Destination(QEMUTest):
+    """QEMU is the destination."""
+
+    def opened(self, *capabilities: str) -> QEMUScene:
+        scene = self.to_qemu(Role.SOURCE, capabilities=capabilities)
+        scene.main()
+        for disk in DISKS:
+            scene.connection.open(f'nbd-{disk}')
+        return scene
+
+    def test_postcopy(self):
+        """Nor with dirty-bitmaps, which permit it to others."""
+        with work_folder() as folder:
+            record(Path(folder))
+            begin = beginning((Path(folder) / 'main').read_bytes())
+        for name, payload in (('POSTCOPY_ADVISE', b''),
+                              ('POSTCOPY_LISTEN', b''),
+                              ('POSTCOPY_RUN', b''),
+                              ('PACKAGED', bytes(4))):
+            with self.subTest(command=name):
+                scene = self.opened('dirty-bitmaps')
+                scene.stream.write(begin + struct.pack(
+                    '>BHH', VM_COMMAND, COMMANDS[name], len(payload))
+                    + payload)
+                text = goaway(scene.answers())[1]
+                self.assertIn(f'command {name}', text)
+                answer = scene.qemu.wait_end()
+                self.assertEqual(answer['status'], 'failed')
+                self.assertIn(f'command {name}', answer['error-desc'])
+                self.assertFalse(
+                    scene.qemu.qmp.cmd('query-status')['running'])
+
+    def test_part_of_a_multifd_packet(self):
+        """QMP answers while the rest is awaited."""
+        scene = self.opened('multifd')
+        stream = scene.connection.open('multifd-0')
+        stream.write(b'x')
+        scene.connection.do(lambda engine: engine.ping(b'question'))
+        scene.connection.wait(lambda: scene.count(Type.PONG))
+        for _ in range(10):
+            scene.qemu.qmp.cmd('query-status')
+        stream.write(bytes(63))
+        self.assertIn('received packet magic', goaway(scene.answers())[1])
+
+
+class StartPostcopy(QEMUTest):
+
+    def test_refused(self):
+        """Whatever is set."""
+        scene = self.to_qemu(Role.DESTINATION)
+        scene.main()
+        with self.assertRaisesRegex(QMPError, 'not supported over a multi'):
+            scene.qemu.qmp.cmd('migrate-start-postcopy')
+
+
+def beginning(main: bytes) -> bytes:
+    """The recorded stream up to the machine's name."""
+    length = struct.unpack_from('>I', main, CONFIGURATION)[0]
+    return main[:CONFIGURATION + 4 + length]
+
+
+if __name__ == '__main__':
+    unittest.main()
