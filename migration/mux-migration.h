@@ -66,12 +66,14 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque);
 
 /*
- * The migration thread begins (@setting_up) or ends to write with the BQL held,
- * on a connection that may be full of what disks have sent: meanwhile it does
- * not wait for the peer with up to 256 KiB, and with more not for ever.
- * Migration thread.
+ * The migration thread begins to set up, partly with the BQL held: what it
+ * writes to `main` is held back, since the peer may take nothing of it.  From
+ * now on the time is limited.  Migration thread.
  */
-void migration_mux_setting_up(MigrationState *s, bool setting_up);
+void migration_mux_begin_setup(MigrationState *s);
+
+/* Write what was held back.  Without the BQL. */
+void migration_mux_end_setup(MigrationState *s);
 
 /* The state just became CANCELLING: see to it that somebody finishes that. */
 void migration_mux_cancel(MigrationState *s);

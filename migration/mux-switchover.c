@@ -19,6 +19,7 @@
 #include "mux-migration.h"
 #include "mux-outgoing.h"
 #include "options.h"
+#include "qemu-file.h"
 #include "trace.h"
 
 /* Bytes of payload so far.  Any thread. */
@@ -108,22 +109,31 @@ static void mux_switchover_end_step(MuxOutgoing *m)
 
 /* --- before RAM --- */
 
-void migration_mux_setting_up(MigrationState *s, bool setting_up)
+void migration_mux_begin_setup(MigrationState *s)
 {
     MuxOutgoing *m = s->mux;
+
+    if (m) {
+        qio_channel_mux_hold_back(m->main);
+        mux_switchover_start_step(m, "room for the first bytes of 'main'",
+                                  migration_mux_setup_ms());
+    }
+}
+
+void migration_mux_end_setup(MigrationState *s)
+{
+    MuxOutgoing *m = s->mux;
+    Error *err = NULL;
 
     if (!m) {
         return;
     }
-    qio_channel_set_blocking(QIO_CHANNEL(m->main), !setting_up, NULL);
-    if (setting_up) {
-        mux_switchover_start_step(m, "room for the first bytes of 'main'",
-                                  migration_mux_setup_ms());
-    } else {
-        mux_switchover_end_step(m);
-        /* The main loop may not have heard of a failure meanwhile */
-        migration_mux_find_cause(s);
+    if (qio_channel_mux_write_held_back(m->main, &err) < 0) {
+        qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
     }
+    mux_switchover_end_step(m);
+    /* The main loop may not have heard of a failure meanwhile */
+    migration_mux_find_cause(s);
 }
 
 /* --- may the guest be stopped --- */

@@ -290,6 +290,14 @@ static size_t mux_channel_write_now(QIOChannelMux *ioc)
     return mux_channel_withdraw(ioc);
 }
 
+static void mux_channel_hold_back(QIOChannelMux *ioc, const struct iovec *iov,
+                                  size_t niov)
+{
+    for (size_t i = 0; i < niov; i++) {
+        g_byte_array_append(ioc->held_back, iov[i].iov_base, iov[i].iov_len);
+    }
+}
+
 static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
                                   size_t niov, int *fds, size_t nfds,
                                   int flags, Error **errp)
@@ -308,6 +316,10 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
     }
     if (mux_channel_write_over(ioc)) {
         return mux_channel_write_failed(ioc, errp);
+    }
+    if (ioc->held_back) {
+        mux_channel_hold_back(ioc, iov, niov);
+        return size;
     }
     if (ioc->blocking || !s->sending) {
         ioc->writing = true;
@@ -329,6 +341,23 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
     }
     stat64_add(&ioc->bytes_sent, taken);
     return taken;
+}
+
+void qio_channel_mux_hold_back(QIOChannelMux *ioc)
+{
+    QEMU_LOCK_GUARD(&ioc->session->lock);
+    ioc->held_back = g_byte_array_new();
+}
+
+int qio_channel_mux_write_held_back(QIOChannelMux *ioc, Error **errp)
+{
+    g_autoptr(GByteArray) data = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&ioc->session->lock) {
+        data = g_steal_pointer(&ioc->held_back);
+    }
+    return qio_channel_write_all(QIO_CHANNEL(ioc), (char *)data->data,
+                                 data->len, errp);
 }
 
 /* --- the end of a stream --- */
@@ -578,6 +607,9 @@ static void mux_channel_instance_finalize(Object *obj)
     mux_channel_cleanup_notifiers(ioc);
     qemu_cond_destroy(&ioc->read_cond);
     qemu_cond_destroy(&ioc->write_cond);
+    if (ioc->held_back) {
+        g_byte_array_unref(ioc->held_back);
+    }
     g_free(ioc->failure);
     g_free(ioc->name);
 }

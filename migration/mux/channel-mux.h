@@ -182,6 +182,16 @@ void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes);
  */
 void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes);
 
+/*
+ * From now on writes do not wait: what is written is kept here, until
+ * qio_channel_mux_write_held_back() writes it.  For a caller that must not wait
+ * for the peer, and has little to write.
+ */
+void qio_channel_mux_hold_back(QIOChannelMux *ioc);
+
+/* Returns: 0, or -1 with @errp set */
+int qio_channel_mux_write_held_back(QIOChannelMux *ioc, Error **errp);
+
 /* Urgent streams go before the others. */
 void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent);
 

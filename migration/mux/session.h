@@ -58,6 +58,7 @@ struct QIOChannelMux {
     QemuCond read_cond;
     bool writing;               /* a writer's offer is with the engine */
     size_t write_size;          /* bytes of that offer */
+    GByteArray *held_back;      /* else what is written goes here */
     QemuCond write_cond;
     QTAILQ_ENTRY(QIOChannelMux) next_writer; /* in MuxSession.writers */
 

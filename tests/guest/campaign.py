@@ -385,6 +385,7 @@ class Life:
                         f'{destination.messages()}']
             return self.take_back(plan, scene, before)
         self.end_silence(plan, scene)
+        plan.fault.after(scene)
         wrong = self.judge_writes(plan, destination)
         if source.qmp.cmd('query-status')['status'] == 'running':
             wrong.append('the guest runs on both sides')

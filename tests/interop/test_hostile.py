@@ -31,6 +31,7 @@ ENDLESS = 16 << 20
 # What a client sends up to the end of the negotiation fits in
 NEGOTIATION = 400
 LIMIT_MS = 3000
+MAIN = 1                        # id of the stream
 # Of the migration's stream: magic, version and type of section precede it
 CONFIGURATION = 9
 VM_COMMAND = 8
@@ -110,10 +111,14 @@ class Source(QEMUTest):
 
     def serve(self, *args, **keywords) -> None:
         """As Scene.serve_disks(), in the background."""
+        self.scene.main()
+        self.serve_now(*args, **keywords)
+
+    def serve_now(self, *args, **keywords) -> None:
+        """The same, with main open."""
         def run():
             with contextlib.suppress(MuxError, OSError):
                 self.scene.serve_disks(*args, **keywords)
-        self.scene.main()
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
 
@@ -190,6 +195,64 @@ class Exports(Source):
         self.source.qmp.cmd('stop')
         self.source.qmp.cmd('cont')
         self.assert_fails('to complete a disk request')
+
+
+class Misers(Source):
+    """The peer serves the disks, and has little or no credit for main."""
+
+    def check(self, credit: int, *capabilities: str) -> None:
+        for name in capabilities:
+            self.set(name, True)
+            self.addCleanup(self.set, name, False)
+        self.begin(credit)
+        before = self.source.counter()
+        wait_until(lambda: self.source.counter() > before, 'the guest')
+        self.assertNotEqual(self.source.status(), 'failed')
+        self.cancel()
+
+    def begin(self, credit: int) -> None:
+        """Up to where the source sends on main."""
+        self.scene = self.to_qemu(Role.DESTINATION)
+        engine = self.scene.connection.engine
+        usual, engine.window = engine.window, credit
+        grant = engine.grant
+        engine.grant = lambda state, consumed: state.id == MAIN or \
+            grant(state, consumed)
+        self.scene.main()
+        engine.window = usual
+        self.serve_now()
+        wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
+                   == 'precopy', 'the phase')
+
+    def setUp(self):
+        self.source = self.bench.source
+
+    def set(self, name: str, state: bool) -> None:
+        self.source.qmp.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': name, 'state': state}])
+
+    def test_limit(self):
+        self.limit('channel-mux-timeout')
+        self.begin(0)
+        self.assert_fails("room for the first bytes of 'main' did not come")
+
+    def test_credit_0(self):
+        self.check(0)
+
+    def test_credit_10(self):
+        self.check(10)
+
+    def test_credit_64(self):
+        self.check(64)
+
+    def test_credit_0_return_path(self):
+        self.check(0, 'return-path')
+
+    def test_credit_10_return_path(self):
+        self.check(10, 'return-path')
+
+    def test_credit_64_return_path(self):
+        self.check(64, 'return-path')
 
 
 class Floods(Source):

@@ -152,6 +152,9 @@ class Fault:
     def remedy(self, scene: Scene) -> None:
         """What a user does when the migration makes no progress."""
 
+    def after(self, scene: Scene) -> None:
+        """Done when the guest has moved: nothing."""
+
 
 class Timed(Fault):
     """Is injected at a time within a phase."""
@@ -402,6 +405,14 @@ class FewDescriptorsThere(FewDescriptors):
 
     def before(self, scene: Scene) -> None:
         self.limit(scene, scene.destination.pid)
+
+    def after(self, scene: Scene) -> None:
+        """
+        Devices that were without descriptors get them when they start again,
+        which would look like a leak in a later round.
+        """
+        scene.destination.qmp.cmd('stop')
+        scene.destination.qmp.cmd('cont')
 
 
 class Silence(Fault):
