@@ -250,11 +250,11 @@ static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
     c->m = m;
     c->ioc = ioc;
     object_ref(OBJECT(ioc));
+    qio_channel_mux_set_read_least(ioc, least);
     c->watch = qio_channel_add_watch(QIO_CHANNEL(ioc), G_IO_IN,
                                      mux_incoming_channel_readable, c, NULL);
     g_ptr_array_add(m->channels, c);
     qio_channel_mux_set_window_max(ioc, MUX_INCOMING_RAM_WINDOW);
-    qio_channel_mux_set_read_least(ioc, least);
     qio_channel_mux_accept(ioc);
     return true;
 }

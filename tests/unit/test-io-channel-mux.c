@@ -263,6 +263,91 @@ static void test_window_max(void)
 }
 
 /* Threads that wait with qio_channel_wait(), that is, with a watch each */
+/* Who does not block has to come back, although there is more to read. */
+static void test_reads_in_row(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    char buf[1000] = {}, byte;
+    unsigned n = 0;
+
+    a = open_nonblocking(p, "main", &b);
+    qio_channel_wait(a, G_IO_OUT);
+    g_assert_cmpint(qio_channel_write(a, buf, sizeof(buf), &error_abort), ==,
+                    sizeof(buf));
+    while (n < sizeof(buf)) {
+        unsigned row = 0;
+
+        qio_channel_wait(b, G_IO_IN);
+        while (qio_channel_read(b, &byte, 1, &error_abort) == 1) {
+            row++;
+        }
+        g_assert_cmpuint(row, >, 0);
+        g_assert_cmpuint(row, <, sizeof(buf) / 2);
+        n += row;
+    }
+    g_assert_cmpuint(n, ==, sizeof(buf));
+    streams_free(a, b);
+    pair_free(p);
+}
+
+static void test_read_least(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    char buf[64] = {};
+
+    a = open_nonblocking(p, "main", &b);
+    qio_channel_mux_set_read_least(QIO_CHANNEL_MUX(b), sizeof(buf));
+    qio_channel_wait(a, G_IO_OUT);
+    g_assert_cmpint(qio_channel_write(a, buf, 63, &error_abort), ==, 63);
+    let_threads_wait();
+    g_assert_cmpint(qio_channel_read(b, buf, sizeof(buf), &error_abort), ==,
+                    QIO_CHANNEL_ERR_BLOCK);
+    g_assert_cmpint(qio_channel_write(a, buf, 1, &error_abort), ==, 1);
+    qio_channel_wait(b, G_IO_IN);
+    g_assert_cmpint(qio_channel_read(b, buf, sizeof(buf), &error_abort), ==,
+                    sizeof(buf));
+
+    /* Less comes before the end */
+    g_assert_cmpint(qio_channel_write(a, buf, 10, &error_abort), ==, 10);
+    let_threads_wait();
+    g_assert_cmpint(qio_channel_read(b, buf, sizeof(buf), &error_abort), ==,
+                    QIO_CHANNEL_ERR_BLOCK);
+    qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
+    qio_channel_wait(b, G_IO_IN);
+    g_assert_cmpint(qio_channel_read(b, buf, sizeof(buf), &error_abort), ==,
+                    10);
+    streams_free(a, b);
+    pair_free(p);
+}
+
+/* Writes do not wait for the peer, which has not even accepted the stream. */
+static void test_hold_back(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannelMux *ioc;
+    QIOChannel *a, *b;
+    char buf[] = "1234567890", got[20] = {};
+
+    p->dst.defer = true;
+    ioc = mux_session_open(p->src.session, "main", &error_abort);
+    a = QIO_CHANNEL(ioc);
+    qio_channel_mux_hold_back(ioc);
+    qio_channel_write_all(a, buf, 4, &error_abort);
+    qio_channel_write_all(a, buf + 4, 3, &error_abort);
+    WAIT_FOR(p->dst.streams->len);
+    b = g_ptr_array_index(p->dst.streams, 0);
+    object_ref(OBJECT(b));
+    qio_channel_mux_accept(QIO_CHANNEL_MUX(b));
+    g_assert_cmpint(qio_channel_mux_write_held_back(ioc, &error_abort), ==, 0);
+    qio_channel_write_all(a, buf + 7, 3, &error_abort);
+    qio_channel_read_all(b, got, 10, &error_abort);
+    g_assert_cmpstr(got, ==, buf);
+    streams_free(a, b);
+    pair_free(p);
+}
+
 static void test_nonblocking_threads(void)
 {
     Pair *p = pair_new(8192);
@@ -421,6 +506,9 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/shared-stream", test_shared_stream);
     g_test_add_func("/io/channel/mux/peek", test_peek);
     g_test_add_func("/io/channel/mux/nonblocking", test_nonblocking);
+    g_test_add_func("/io/channel/mux/reads-in-row", test_reads_in_row);
+    g_test_add_func("/io/channel/mux/read-least", test_read_least);
+    g_test_add_func("/io/channel/mux/hold-back", test_hold_back);
     g_test_add_func("/io/channel/mux/window-max", test_window_max);
     g_test_add_func("/io/channel/mux/nonblocking-threads",
                     test_nonblocking_threads);

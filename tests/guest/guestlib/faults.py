@@ -240,7 +240,11 @@ class YankDestination(Timed):
         return 'phase' in scene.destination.qmp.cmd('query-migrate')
 
     def act(self, scene: Scene) -> None:
-        scene.destination.qmp.cmd('yank', instances=YANK)
+        try:
+            scene.destination.qmp.cmd('yank', instances=YANK)
+        except QMPError as err:
+            if 'is gone' not in str(err):       # it may exit before it answers
+                raise
 
 
 class OfUser(Timed):
