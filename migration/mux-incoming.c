@@ -24,6 +24,7 @@
 #include "disk-receive.h"
 #include "migration.h"
 #include "multifd.h"
+#include "mux-handshakes.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 #include "options.h"
@@ -396,19 +397,31 @@ static const MuxSessionOps mux_incoming_ops = {
     .ended = mux_incoming_ended,
 };
 
+bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc)
+{
+    if (!migration_mux_expected(mis)) {
+        return false;
+    }
+    /* A TLS handshake may end when the migration has ended, too */
+    if (mis->mux || mis->state != MIGRATION_STATUS_SETUP) {
+        error_report("migration: a second connection was refused, the "
+                     "source's streams share one");
+    } else if (!mux_handshakes_have_room()) {
+        error_report("migration: a connection was refused, too many others "
+                     "have not completed the TLS handshake");
+    } else {
+        return false;
+    }
+    qio_channel_close(ioc, NULL);
+    return true;
+}
+
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
 {
     GPtrArray *defs = mis->channels->disks;
     MuxIncoming *m;
 
-    /* A TLS handshake may end when the migration has ended, too */
-    if (mis->mux || mis->state != MIGRATION_STATUS_SETUP) {
-        error_report("migration: a second connection was refused, the "
-                     "source's streams share one");
-        qio_channel_close(ioc, NULL);
-        return;
-    }
-
+    mux_handshakes_shut_down();
     m = mis->mux = g_new0(MuxIncoming, 1);
     m->mis = mis;
     m->channels = g_ptr_array_new_with_free_func(mux_incoming_channel_free);

@@ -188,7 +188,13 @@ bool migration_mux_incoming_phase(MigrationIncomingState *mis,
  */
 bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc);
 
-/* Take over the accepted connection @ioc.  Main loop. */
+/*
+ * Is @ioc, which was accepted or has completed its TLS handshake, one too many?
+ * Then it is closed.  Main loop.
+ */
+bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc);
+
+/* Take over the connection @ioc, which was not refused.  Main loop. */
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
 
 /*
@@ -213,8 +219,8 @@ void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
 
 /*
  * Likewise for the destination: migration_mux_incoming_cleanup() sends the
- * event.  query-migrate reports FAILED at once.  With exit-on-error the event is
- * not delayed.
+ * event.  query-migrate reports FAILED at once.  With exit-on-error the event
+ * is not delayed.
  */
 bool migration_mux_incoming_hold_failed(const MigrationStatus *status);
 

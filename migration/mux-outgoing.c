@@ -41,8 +41,8 @@
 #define MUX_OUTGOING_SETUP_MS 30000
 /*
  * A gap this long between ticks means that this process was stopped or starved;
- * one between received data, although PING is sent, that the peer or the network
- * was.
+ * one between received data, although PING is sent, that the peer or the
+ * network was.
  */
 #define MUX_OUTGOING_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
 /* The main loop has not responded for this time: it may wait for a disk */
@@ -608,10 +608,11 @@ static void mux_outgoing_respond_bh(void *opaque)
 }
 
 /*
- * Returns: the end of the last interruption of the peer or of this process.  The
- * times of requests restart then: an interruption is not a slow disk.
+ * Returns: the end of the last interruption of the peer or of this process.
+ * The times of requests restart then: an interruption is not a slow disk.
  */
-static int64_t mux_outgoing_resumed_at(MuxOutgoing *m, int64_t now, int64_t heard)
+static int64_t mux_outgoing_resumed_at(MuxOutgoing *m, int64_t now,
+                                       int64_t heard)
 {
     m->away = now - m->ticked >= MUX_OUTGOING_AWAY_NS;
     if (m->away || heard - m->heard >= MUX_OUTGOING_AWAY_NS) {

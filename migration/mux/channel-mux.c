@@ -401,6 +401,7 @@ static int mux_channel_close(QIOChannel *base, Error **errp)
 void mux_channel_fail(QIOChannelMux *ioc, const char *why)
 {
     MuxSession *s = ioc->session;
+    g_autofree char *told = mux_peer_text(why);
 
     if (mux_channel_aborted(ioc)) {
         return;
@@ -409,7 +410,7 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
     trace_mux_channel_abort(ioc, ioc->name, ioc->failure);
     mux_stream_reset(ioc->stream,
                      mux_stream_asked(ioc->stream) ? MUX_CODE_REFUSED :
-                     MUX_CODE_ABORTED, ioc->failure);
+                     MUX_CODE_ABORTED, told);
     if (s->sending) {
         mux_transport_wake_out(s->transport);
     }

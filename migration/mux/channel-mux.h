@@ -124,8 +124,8 @@ void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
 
 /*
  * Like mux_session_close(), but wait until the transport is closed: at most
- * @timeout_ms, plus the time that a command may take to exit.  For a process that
- * is about to exit.
+ * @timeout_ms, plus the time that a command may take to exit.  For a process
+ * that is about to exit.
  */
 void mux_session_close_wait(MuxSession *session, const Error *why,
                             int timeout_ms);
@@ -147,17 +147,17 @@ MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc);
 void qio_channel_mux_accept(QIOChannelMux *ioc);
 
 /*
- * Abort both directions: the peer sees the text of @why, local waiters see it
- * too, unread data is dropped.  Both sides put the stream's name in front, so
- * if @why begins with it, that is left out.
+ * Abort both directions: the peer sees the text of @why (names of files are
+ * left out), local waiters see it too, unread data is dropped.  Both sides put
+ * the stream's name in front, so if @why begins with it, that is left out.
  */
 void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
 
 /*
  * Answer the peer's FIN, now or when it comes: what it sent is dealt with.
  *
- * Returns: false if the stream or the connection has come to an end already, and
- * the peer does not get this answer
+ * Returns: false if the stream or the connection has come to an end already,
+ * and the peer does not get this answer
  */
 bool qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 

@@ -395,7 +395,7 @@ static void mux_session_close_locked(MuxSession *s, const Error *why,
     mux_session_hurry(s, deadline);
     if (!s->closing) {
         s->closing = true;
-        s->goaway = why ? g_strdup(error_get_pretty(why)) : NULL;
+        s->goaway = why ? mux_peer_text(error_get_pretty(why)) : NULL;
         QTAILQ_FOREACH(ioc, &s->channels, next) {
             mux_channel_update(ioc);
         }

@@ -169,6 +169,9 @@ bool mux_channel_writable(QIOChannelMux *ioc);
 /* No write on @ioc can succeed any more. */
 bool mux_channel_write_over(QIOChannelMux *ioc);
 
+/* Returns: @text without the names of files; to be freed */
+char *mux_peer_text(const char *text);
+
 /* What is offered for @ioc is sent, or will never be. */
 bool mux_channel_write_done(QIOChannelMux *ioc);
 

@@ -773,6 +773,34 @@ static void test_nothing_left(void)
     WAIT_FOR(count_entries("/proc/self/fd") == fds);
 }
 
+/* What the peer is told names no files. */
+static void test_peer_text(void)
+{
+    const struct {
+        const char *text, *told;
+    } cases[] = {
+        { "nothing", "nothing" },
+        { "/dev/sda", "(file)" },
+        { "Could not open '/a b/c': No such file",
+          "Could not open '(file)': No such file" },
+        { "json:{\"filename\":\"/a'b\"}",
+          "json:{\"filename\":\"(file)\"}" },
+        { "using the image [/x/y z]?", "using the image [(file)]?" },
+        { "unix:/run/x, and (/y)", "unix:(file), and ((file))" },
+        { "file=/x y", "file=(file) y" },
+        { "device '0000:00:02.0/virtio-blk'",
+          "device '0000:00:02.0/virtio-blk'" },
+        { "read/write error", "read/write error" },
+        { "'/never closed", "'(file)" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_autofree char *told = mux_peer_text(cases[i].text);
+
+        g_assert_cmpstr(told, ==, cases[i].told);
+    }
+}
+
 int main(int argc, char **argv)
 {
     /* As in QEMU proper */
@@ -807,6 +835,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/detached-refuses", test_detached_refuses);
     g_test_add_func("/io/channel/mux/chaos", test_chaos);
 #ifdef CONFIG_LINUX
+    g_test_add_func("/io/channel/mux/peer-text", test_peer_text);
     g_test_add_func("/io/channel/mux/nothing-left", test_nothing_left);
 #endif
     return g_test_run();
