@@ -14,7 +14,7 @@ only = $(if $(T),--only '$(T)')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-ci fuzz mutants coverage model setup setup-clang configure \
-	build lay campaign downtime bench series series-check clean distclean \
+	build lay campaign random-peers downtime bench series series-check clean distclean \
 	$(CHECK:%=check-%) $(CHECK_CI:%=check-%)
 
 help: ## list the targets
@@ -63,6 +63,12 @@ campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=
 	@python3 tests/guest/campaign.py --build $(BUILD)/qemu \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TABLE),--table) $(if $(STORAGE),--storage $(STORAGE)) $(only)
+
+random-peers: configure ## peers that err at random (ROLE=source, ROUNDS=n, SEED=n)
+	@scripts/build $(firstword $(GUEST))
+	@cd tests/interop && python3 random_peers.py --build ../../$(BUILD)/qemu \
+		--role $(or $(ROLE),source) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SEED),--seed $(SEED))
 
 downtime: configure ## check how long the guest is stopped (needs root)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay

@@ -1,0 +1,498 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Migrations of a real QEMU with a peer that does something wrong at random.
+
+The peer speaks the multiplexer's protocol, and on it NBD and the migration's
+stream, mostly as it should.  After each round QEMU has to be there, to answer
+QMP, to have reported the failure, and to hold no more than before; the guest
+of a source runs on.  Prints TAP.  The seed and the number of a round determine
+what it does, apart from the order of threads.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+
+from muxpeer import connection, frames, nbd
+from muxpeer.connection import Connection, MuxError
+from muxpeer.engine import Engine
+from muxpeer.frames import Code, Role
+from muxpeer.nbd import NBDError
+from vm import (DISK_SIZE, DISKS, ENDS, QEMU, QMPError, make_images,
+                wait_until, work_folder)
+
+LIMIT_MS = 1000                 # QEMU's, for a peer that makes no progress
+BADNESS = (0, 0.002, 0.02, 0.1, 0.4)
+OPT_LIST, OPT_STARTTLS, OPT_INFO = 3, 5, 6
+OPT_STRUCTURED, OPT_META, OPT_EXTENDED = 8, 10, 11
+EXTENDED_REQUEST = struct.Struct('>IHHQQQ')
+CHUNK = struct.Struct('>IHHQI')
+EXTENDED_CHUNK = struct.Struct('>IHHQQQ')
+EXTENDED_REQUEST_MAGIC = 0x21e41c71
+CHUNK_MAGIC, EXTENDED_CHUNK_MAGIC = 0x668e33ef, 0x6e8a278c
+DONE = 1
+SETTLE = 30                     # seconds until resources are released
+LIFE = 50                       # rounds of one source
+
+
+class Enough(Exception):
+    """The peer ends its part here."""
+
+
+class Whim:
+    """Decides what goes wrong, and when."""
+
+    def __init__(self, seed: str):
+        self.rng = random.Random(seed)
+        self.badness = self.rng.choice(BADNESS)
+        self.deeds: list[str] = []
+
+    def strikes(self) -> bool:
+        return self.rng.random() < self.badness
+
+    def one_of(self, *deeds):
+        """Choose a function, note its name, and call it."""
+        deed = self.rng.choice(deeds)
+        self.deeds.append(deed.__name__)
+        return deed()
+
+    def bytes(self, most: int = 200) -> bytes:
+        return self.rng.randbytes(self.rng.randrange(1, most))
+
+    def number(self, bits: int) -> int:
+        """Small, large, or near a power of two."""
+        value = self.rng.choice((0, 1, 1 << self.rng.randrange(bits),
+                                 self.rng.getrandbits(bits),
+                                 (1 << bits) - 1))
+        return (value + self.rng.choice((-1, 0, 0, 1))) % (1 << bits)
+
+
+class RandomServer:
+    """Serves a disk that is not there."""
+
+    def __init__(self, stream: connection.Stream, whim: Whim):
+        self.stream = stream
+        self.whim = whim
+        self.structured = self.extended = False
+        self.may_structure = whim.rng.random() < 0.7
+        self.may_extend = self.may_structure and whim.rng.random() < 0.7
+        self.late: list[bytes] = []     # replies out of order
+
+    def serve(self) -> None:
+        self.write(nbd.MAGIC + nbd.IHAVEOPT + struct.pack('>H', 3))
+        self.stream.read(4)
+        while self.option():
+            pass
+        while self.request():
+            pass
+
+    def write(self, data: bytes) -> None:
+        """Say that, or something else."""
+        if not self.whim.strikes():
+            self.stream.write(data)
+            return
+
+        def garbage():
+            self.stream.write(self.whim.bytes())
+
+        def flip():
+            place = self.whim.rng.randrange(len(data))
+            self.stream.write(data[:place] + bytes(
+                [data[place] ^ 1 << self.whim.rng.randrange(8)])
+                + data[place + 1:])
+
+        def truncate():
+            self.stream.write(data[:self.whim.rng.randrange(len(data))])
+
+        def twice():
+            self.stream.write(data * 2)
+
+        def nothing():
+            pass
+
+        def for_long():
+            self.stream.write(data * (1 + (1 << 20) // len(data)))
+
+        self.whim.one_of(garbage, flip, truncate, twice, nothing, for_long,
+                         self.finish, self.abort, self.fall_silent)
+
+    def finish(self) -> None:
+        self.stream.finish()
+        raise Enough
+
+    def abort(self) -> None:
+        self.stream.abort(self.whim.rng.randrange(1, 9), 'no more')
+        raise Enough
+
+    def fall_silent(self) -> None:
+        raise Enough
+
+    def option(self) -> bool:
+        magic, option, length = nbd.OPTION.unpack(
+            self.stream.read(nbd.OPTION.size))
+        if magic != nbd.IHAVEOPT:
+            raise NBDError('option magic')
+        self.stream.read(length)
+        if option == nbd.OPT_GO:
+            self.answer_go()
+            return False
+        wanted = {OPT_STRUCTURED: self.may_structure,
+                  OPT_EXTENDED: self.may_extend}.get(option, False)
+        if option == OPT_META and self.structured:
+            wanted = True
+            if self.whim.rng.random() < 0.5:
+                self.answer(option, 4, struct.pack('>I', 1)
+                            + b'base:allocation')
+        self.structured |= wanted
+        self.extended |= wanted and option == OPT_EXTENDED
+        self.answer(option, nbd.REP_ACK if wanted else nbd.REP_ERR_UNSUP)
+        return True
+
+    def answer_go(self) -> None:
+        size, flags = DISK_SIZE, nbd.SERVED
+        if self.whim.strikes():
+            size = self.whim.number(64)
+        if self.whim.strikes():
+            flags = self.whim.number(16)
+        self.answer(nbd.OPT_GO, nbd.REP_INFO, struct.pack(
+            '>HQH', nbd.INFO_EXPORT, size, flags))
+        if self.whim.rng.random() < 0.5:
+            sizes = [1 << self.whim.rng.randrange(17), 1 << 17, 1 << 25]
+            if self.whim.strikes():
+                sizes = [self.whim.number(32) for _ in range(3)]
+            self.answer(nbd.OPT_GO, nbd.REP_INFO, struct.pack(
+                '>HIII', nbd.INFO_BLOCK_SIZE, *sizes))
+        self.answer(nbd.OPT_GO, nbd.REP_ACK)
+
+    def answer(self, option: int, kind: int, data: bytes = b'') -> None:
+        self.write(nbd.OPTION_REPLY.pack(nbd.REPLY_MAGIC, option, kind,
+                                         len(data)) + data)
+
+    def request(self) -> bool:
+        if self.extended:
+            _, _, kind, cookie, _, length = EXTENDED_REQUEST.unpack(
+                self.stream.read(EXTENDED_REQUEST.size))
+        else:
+            _, _, kind, cookie, _, length = nbd.REQUEST.unpack(
+                self.stream.read(nbd.REQUEST.size))
+        if kind == nbd.CMD_DISC:
+            return False
+        if kind == nbd.CMD_WRITE:
+            self.stream.read(length)
+        if self.whim.strikes():
+            cookie = self.whim.number(64)
+        self.late.append(self.reply(cookie))
+        while self.late and self.whim.rng.random() < 0.9:
+            self.write(self.late.pop(self.whim.rng.randrange(len(self.late))))
+        return True
+
+    def reply(self, cookie: int) -> bytes:
+        error, kind, payload = 0, 0, b''
+        if self.whim.strikes():
+            error = self.whim.rng.choice((1, 5, 12, 22, 28, 75, 95, 108,
+                                          self.whim.number(32)))
+        if not self.structured:
+            return nbd.REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
+        if error:
+            kind, payload = 0x8001, struct.pack('>IH', error, 3) + b'why'
+        if self.whim.strikes():
+            kind = self.whim.rng.choice((0, 1, 2, 3, 4, 5, 6, 0x8001, 0x8002,
+                                         self.whim.number(16)))
+            payload = self.whim.bytes(64)
+        length = self.whim.number(32) if self.whim.strikes() else len(payload)
+        flags = self.whim.number(16) if self.whim.strikes() else DONE
+        if self.extended:
+            return EXTENDED_CHUNK.pack(EXTENDED_CHUNK_MAGIC, flags, kind,
+                                       cookie, 0, length) + payload
+        return CHUNK.pack(CHUNK_MAGIC, flags, kind, cookie, length) + payload
+
+
+class RandomClient(RandomServer):
+    """Negotiates with a server, and asks it for all kinds of things."""
+
+    def __init__(self, stream: connection.Stream, whim: Whim, name: str):
+        super().__init__(stream, whim)
+        self.name = name
+
+    def serve(self) -> None:
+        self.stream.read(18)
+        self.write(struct.pack('>I', 3))
+        threading.Thread(target=self.hear, daemon=True).start()
+        for _ in range(self.whim.rng.randrange(4)):
+            self.write(self.ask(self.whim.rng.choice(
+                (OPT_LIST, OPT_STARTTLS, OPT_INFO, OPT_STRUCTURED, OPT_META,
+                 self.whim.number(32))), self.whim.bytes()))
+        if self.may_extend:
+            self.write(self.ask(OPT_EXTENDED))
+            self.extended = True
+        elif self.may_structure:
+            self.write(self.ask(OPT_STRUCTURED))
+        name = self.name.encode()
+        self.write(self.ask(nbd.OPT_GO, struct.pack('>I', len(name)) + name
+                            + b'\0\0'))
+        for number in range(self.whim.rng.randrange(200)):
+            self.write(self.one(number))
+        if self.whim.rng.random() < 0.5:
+            self.write(self.header(nbd.CMD_DISC, 0, 0, 0))
+            self.finish()
+
+    @staticmethod
+    def ask(option: int, data: bytes = b'') -> bytes:
+        return nbd.OPTION.pack(nbd.IHAVEOPT, option, len(data)) + data
+
+    def header(self, kind: int, cookie: int, offset: int, length: int,
+               flags: int = 0) -> bytes:
+        if self.extended:
+            return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, flags, kind,
+                                         cookie, offset, length)
+        return nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, cookie,
+                                offset, length % (1 << 32))
+
+    def one(self, cookie: int) -> bytes:
+        """A request."""
+        rng = self.whim.rng
+        kind = rng.choice((nbd.CMD_WRITE, nbd.CMD_WRITE, nbd.CMD_FLUSH,
+                           nbd.CMD_READ, nbd.CMD_WRITE_ZEROES, 4, 5, 7))
+        offset = rng.randrange(DISK_SIZE // 4096) * 4096
+        length = min(rng.randrange(1, 16) * 4096, DISK_SIZE - offset)
+        flags = 0
+        if self.whim.strikes():
+            kind = self.whim.number(16)
+        if self.whim.strikes():
+            offset = self.whim.number(64)
+        if self.whim.strikes():
+            length = self.whim.number(32)
+        if self.whim.strikes():
+            flags = self.whim.number(16)
+        if kind == nbd.CMD_FLUSH and not self.whim.strikes():
+            offset = length = 0
+        data = bytes(min(length, 1 << 20)) if kind == nbd.CMD_WRITE else b''
+        return self.header(kind, cookie, offset, length, flags) + data
+
+    def hear(self) -> None:
+        with contextlib.suppress(Exception):
+            while self.stream.read_some():
+                if self.whim.badness > 0.3:
+                    return
+
+
+class Round:
+    """One migration."""
+
+    def __init__(self, seed: int, number: int):
+        self.whim = Whim(f'{seed}-{number}')
+        self.threads: list[threading.Thread] = []
+
+    def start(self, work) -> None:
+        def run():
+            with contextlib.suppress(Enough, MuxError, NBDError, OSError,
+                                     struct.error):
+                work()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def end(self, conn: Connection) -> None:
+        """Let it run for a while, and leave in one of several ways."""
+        deadline = time.monotonic() + self.whim.rng.choice((0.2, 1, 4))
+        for thread in list(self.threads):
+            thread.join(max(0, deadline - time.monotonic()))
+        if conn.over or conn.error:
+            return
+
+        def drop():
+            conn.drop()
+
+        def leave():
+            conn.do(lambda engine: engine.gone or
+                    engine.leave(self.whim.rng.choice((0, 1, 3)), 'enough'))
+
+        def stay():
+            pass
+        self.whim.one_of(drop, leave, stay)
+
+    def accept(self, conn: Connection, stream: connection.Stream) -> None:
+        """A stream of a source."""
+        rng = self.whim.rng
+        if self.whim.strikes():
+            stream.abort(Code.REFUSED, 'not this one')
+            return
+        if self.whim.strikes():
+            conn.engine.window = rng.choice((0, 1, 64, 400, 5000))
+        conn.accept(stream)
+        if stream.name == 'main':
+            self.start(lambda: self.take(stream))
+        else:
+            self.start(RandomServer(stream, self.whim).serve)
+
+    def take(self, stream: connection.Stream) -> None:
+        def garbage_on_main():
+            stream.write(self.whim.bytes())
+
+        while stream.read_some():
+            if self.whim.strikes():
+                self.whim.one_of(stream.finish, stream.settle,
+                                 garbage_on_main)
+
+    def be_destination(self, sock: socket.socket) -> Connection:
+        conn = Connection(sock, Engine(Role.DESTINATION),
+                          on_open=lambda stream: self.accept(conn, stream))
+        return conn
+
+    def be_source(self, sock: socket.socket) -> Connection:
+        conn = Connection(sock, Engine(Role.SOURCE))
+
+        def work():
+            main = conn.open('main')
+            for disk in DISKS:
+                if self.whim.strikes():
+                    continue
+                stream = conn.open(f'nbd-{disk}')
+                self.start(RandomClient(stream, self.whim, disk).serve)
+            if self.whim.rng.random() < 0.2:
+                main.write(b'QEVM\0\0\0\3' + self.whim.bytes(5000))
+            if self.whim.strikes():
+                main.finish()
+        self.start(work)
+        return conn
+
+
+def descriptors(qemu: QEMU) -> int:
+    return len(os.listdir(f'/proc/{qemu.qmp.pid}/fd'))
+
+
+def limits(qemu: QEMU) -> None:
+    qemu.qmp.cmd('migrate-set-parameters', **{
+        'channel-mux-timeout': LIMIT_MS, 'channel-mux-stop-timeout': LIMIT_MS})
+
+
+class Sources:
+    """QEMU is the source, for LIFE rounds."""
+
+    def __init__(self, build: Path):
+        self.build = build
+        self.stack = contextlib.ExitStack()
+        self.listener = self.stack.enter_context(
+            socket.create_server(('127.0.0.1', 0)))
+        self.qemu: QEMU | None = None
+        self.rounds = 0
+
+    def close(self) -> None:
+        self.end_life()
+        self.stack.close()
+
+    def end_life(self) -> None:
+        if self.qemu:
+            self.life.close()
+            self.qemu = None
+
+    def begin_life(self) -> None:
+        self.life = contextlib.ExitStack()
+        folder = Path(self.life.enter_context(work_folder()))
+        make_images(folder)
+        self.qemu = self.life.enter_context(QEMU(self.build, folder,
+                                                 'source'))
+        self.rounds = 0
+        limits(self.qemu)
+        self.qemu.wait_for_guest()
+
+    def one(self, play: Round) -> str:
+        if self.qemu and self.rounds >= LIFE:
+            self.end_life()
+        if not self.qemu:
+            self.begin_life()
+        self.rounds += 1
+        qemu, before = self.qemu, descriptors(self.qemu)
+        qemu.migrate(self.listener.getsockname()[1])
+        conn = play.be_destination(self.listener.accept()[0])
+        qemu.qmp.cmd('query-migrate')
+        play.end(conn)
+        wait_until(lambda: qemu.status() in ENDS, 'the end', lambda:
+                   qemu.qmp.cmd('query-migrate'))
+        status = qemu.status()
+        conn.drop()
+        if status == 'completed':
+            self.end_life()
+            return status
+        qemu.wait_for_guest()
+        if jobs := qemu.qmp.cmd('query-block-jobs'):
+            raise QMPError(f'jobs are left: {jobs}')
+        wait_until(lambda: descriptors(qemu) <= before, 'closed descriptors')
+        return f"{status}: {qemu.qmp.cmd('query-migrate')['error-desc']}"
+
+
+class Destinations:
+    """QEMU is the destination, a new one for each round."""
+
+    def __init__(self, build: Path):
+        self.build = build
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def one(self, play: Round) -> str:
+        with work_folder() as name:
+            folder = Path(name)
+            make_images(folder)
+            with QEMU(self.build, folder, 'destination',
+                      incoming=True) as qemu:
+                limits(qemu)
+                before = descriptors(qemu)
+                sock = socket.create_connection(('127.0.0.1', qemu.listen()))
+                conn = play.be_source(sock)
+                qemu.qmp.cmd('query-migrate')
+                play.end(conn)
+                qemu.qmp.cmd('query-migrate')
+                conn.drop()
+                wait_until(lambda: qemu.status() in ENDS, 'the end',
+                           lambda: qemu.qmp.cmd('query-migrate'))
+                answer = qemu.qmp.cmd('query-migrate')
+                if qemu.qmp.cmd('query-status')['running']:
+                    raise QMPError('the guest runs')
+                wait_until(lambda: descriptors(qemu) <= before,
+                           'closed descriptors')
+                return f"{answer['status']}: {answer.get('error-desc')}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--build', type=Path, required=True, metavar='DIR')
+    parser.add_argument('--role', choices=('source', 'destination'),
+                        required=True, help='the part of QEMU')
+    parser.add_argument('--rounds', type=int, default=100, metavar='N')
+    parser.add_argument('--seed', type=int, default=1, metavar='N')
+    parser.add_argument('--round', type=int, metavar='N',
+                        help='only that round')
+    args = parser.parse_args()
+    connection.PATIENCE = SETTLE
+    numbers = [args.round] if args.round else range(1, args.rounds + 1)
+    stage = (Sources if args.role == 'source' else Destinations)(args.build)
+    failed = 0
+    print(f'1..{len(numbers)}', flush=True)
+    for count, number in enumerate(numbers, 1):
+        play = Round(args.seed, number)
+        word, detail = 'ok', ''
+        try:
+            detail = stage.one(play)
+        except Exception as err:        # whatever it is, it is a finding
+            word, detail = 'not ok', f'{type(err).__name__}: {err}'
+            failed += 1
+            stage.close()
+            stage = type(stage)(args.build)
+        deeds = ', '.join(play.whim.deeds[:5]) or 'nothing'
+        print(f'{word} {count} - round {number}, seed {args.seed}: '
+              f'badness {play.whim.badness}, {deeds}: {detail}', flush=True)
+    stage.close()
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
