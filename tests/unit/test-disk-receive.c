@@ -26,6 +26,7 @@ typedef struct Disk {
     DiskReceive *receive;
     NBDExportInfo info;
     bool negotiated;
+    bool disc_sent;
     char *error;                /* the destination's error */
 } Disk;
 
@@ -90,10 +91,25 @@ static void disk_start(Disk *disk)
     disk_start_on(disk, open_node(false));
 }
 
+static void coroutine_fn disk_send_disc_co(void *opaque)
+{
+    Disk *disk = opaque;
+    NBDRequest request = { .type = NBD_CMD_DISC, .mode = disk->info.mode };
+
+    nbd_send_request(QIO_CHANNEL(disk->stream), &request);
+    disk->disc_sent = true;
+}
+
+static void disk_send_disc(Disk *disk)
+{
+    qemu_coroutine_enter(qemu_coroutine_create(disk_send_disc_co, disk));
+    WAIT_FOR(disk->disc_sent);
+}
+
 /* NBD_CMD_DISC and FIN, as after a mirror */
 static void disk_disconnect(Disk *disk)
 {
-    nbd_channel_disconnect(QIO_CHANNEL(disk->stream), disk->info.mode);
+    disk_send_disc(disk);
     qio_channel_shutdown(QIO_CHANNEL(disk->stream), QIO_CHANNEL_SHUTDOWN_BOTH,
                          NULL);
 }
@@ -214,7 +230,7 @@ static void test_request_hangs(void)
     bdrv_unref(client);
     blk_aio_pwritev(blk, 0, &qiov, 0, written, &done);
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "write"));
-    nbd_channel_disconnect(QIO_CHANNEL(disk.stream), disk.info.mode);
+    disk_send_disc(&disk);
 
     disk_assert_lost_in_time(&disk, "requests of the source were still in "
                              "flight 0.5 s after its end");

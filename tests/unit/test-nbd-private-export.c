@@ -276,7 +276,7 @@ static void test_reach_by_server_clients(void)
     server_stop(addr);
     rmdir(dir);
     do_io(blk);
-    blk_unref(blk);
+    connection_close(&c, blk);
     connection_end(&c, NULL);
 }
 
@@ -321,7 +321,7 @@ static void test_reach_qmp(void)
     error_free_or_abort(&err);
     blk_exp_close_all_type(BLOCK_EXPORT_TYPE_NBD);
     do_io(blk);
-    blk_unref(blk);
+    connection_close(&c, blk);
     connection_end(&c, NULL);
 }
 
