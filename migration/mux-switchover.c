@@ -128,6 +128,9 @@ void migration_mux_end_setup(MigrationState *s)
     if (!m) {
         return;
     }
+    /* Anew: until now it was not the peer alone that took time */
+    mux_switchover_start_step(m, "room for the first bytes of 'main'",
+                              migration_mux_setup_ms());
     if (qio_channel_mux_write_held_back(m->main, &err) < 0) {
         qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
     }

@@ -465,7 +465,9 @@ bool qio_channel_mux_fin_ok(QIOChannelMux *ioc)
     MuxSession *s = ioc->session;
 
     QEMU_LOCK_GUARD(&s->lock);
-    if (mux_channel_aborted(ioc) || s->over || s->closing) {
+    /* The engine may have seen the end just now */
+    mux_session_settle(s);
+    if (mux_channel_aborted(ioc) || s->over || s->closing || s->tx_error) {
         return false;
     }
     mux_stream_fin_ok(ioc->stream);
