@@ -14,7 +14,8 @@ only = $(if $(T),--only '$(T)')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-ci fuzz mutants coverage model setup setup-clang configure \
-	build lay campaign random-peers downtime bench series series-check clean distclean \
+	build lay campaign random-peers downtime bench series series-check \
+	clean distclean \
 	$(CHECK:%=check-%) $(CHECK_CI:%=check-%)
 
 help: ## list the targets

@@ -74,7 +74,7 @@ struct DiskCopy {
     int64_t sent_at;                /* @sent changed, or nothing was unsent */
     uint64_t received;              /* bytes */
     int64_t received_at;            /* @received changed */
-    bool unread;                    /* nobody read what was there */
+    bool unread;                    /* there was input, and none was read */
     int64_t idle_since;             /* last not waiting for the source alone */
 
     bool job_ended;                 /* the last event was seen */
@@ -687,9 +687,9 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
 
     qio_channel_mux_get_bytes(d->ioc, &sent, &received);
     nbd_channel_get_requests(d->target, &requests);
-    /* What is being read, and goes on and on, is no reply */
+    /* Input that is being read without an end does not answer a request */
     unread = d->received == received && qio_channel_mux_has_input(d->ioc);
-    /* Who has begun to read may not have come to that reply yet */
+    /* Reading may have begun, and not have reached the oldest reply yet */
     d->wait.unread = unread || d->unread;
     d->unread = unread;
     if (d->received != received) {

@@ -125,7 +125,7 @@ typedef struct DiskCopyWait {
     int64_t destination;
     int64_t flush;          /* the same for flushes, which may take long */
     int64_t silent;         /* since the last reply */
-    bool unread;            /* a reply was received but nobody reads */
+    bool unread;            /* a reply was received and is not being read */
     int64_t source;         /* in the first pass */
     bool ping;              /* a request is unanswered for 1 s: send PING */
 } DiskCopyWait;
@@ -136,8 +136,7 @@ typedef struct DiskCopyTime {
     int64_t heard;          /* last data from the peer */
     int64_t resumed;        /* end of the last interruption of either process */
     int64_t responsive;     /* the main loop last ran, not a nested one */
-    bool blocked;           /* it has not run for a while: it may wait for a
-                             * request */
+    bool blocked;           /* not for a while: it may wait for a request */
 } DiskCopyTime;
 
 /*

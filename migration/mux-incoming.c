@@ -237,7 +237,7 @@ static bool mux_incoming_is_open(MuxIncoming *m, const char *name)
     return false;
 }
 
-/* @least: bytes that whoever takes it over reads at once */
+/* @least: bytes that the code that takes it over reads at once */
 static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
                                      size_t least, Error **errp)
 {

@@ -562,8 +562,8 @@ static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
 }
 
 /*
- * How long does a request take?  As long as nobody waits for it, replies to
- * other requests show that the disk works.
+ * How long does a request take?  While neither the guest nor the main loop
+ * waits for it, replies to other requests show that the disk works.
  */
 static int64_t mux_outgoing_request_ns(MuxOutgoing *m, const DiskCopyTime *t,
                                        const DiskCopyWait *wait)

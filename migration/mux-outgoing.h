@@ -80,7 +80,7 @@ void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
  */
 void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
 
-/* The same, because the connection has ended; @err: why, NULL: in good order */
+/* The same, because the connection has ended; @err: why, NULL: no error */
 void mux_outgoing_ended(MuxOutgoing *m, const Error *err);
 
 /*

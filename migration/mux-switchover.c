@@ -109,14 +109,19 @@ static void mux_switchover_end_step(MuxOutgoing *m)
 
 /* --- before RAM --- */
 
+static void mux_switchover_limit_setup(MuxOutgoing *m)
+{
+    mux_switchover_start_step(m, "room for the first bytes of 'main'",
+                              migration_mux_setup_ms());
+}
+
 void migration_mux_begin_setup(MigrationState *s)
 {
     MuxOutgoing *m = s->mux;
 
     if (m) {
         qio_channel_mux_hold_back(m->main);
-        mux_switchover_start_step(m, "room for the first bytes of 'main'",
-                                  migration_mux_setup_ms());
+        mux_switchover_limit_setup(m);
     }
 }
 
@@ -128,9 +133,8 @@ void migration_mux_end_setup(MigrationState *s)
     if (!m) {
         return;
     }
-    /* Anew: until now it was not the peer alone that took time */
-    mux_switchover_start_step(m, "room for the first bytes of 'main'",
-                              migration_mux_setup_ms());
+    /* Restart the limit: so far, not only the peer has taken time */
+    mux_switchover_limit_setup(m);
     if (qio_channel_mux_write_held_back(m->main, &err) < 0) {
         qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
     }

@@ -30,7 +30,7 @@ static bool mux_channel_aborted(QIOChannelMux *ioc)
 bool mux_channel_readable(QIOChannelMux *ioc)
 {
     return ioc->read_shut || mux_channel_aborted(ioc) || ioc->session->over ||
-        mux_stream_rx_pending(ioc->stream) > ioc->read_least ||
+        mux_stream_rx_pending(ioc->stream) >= ioc->read_least ||
         mux_stream_rx_fin(ioc->stream);
 }
 
@@ -401,16 +401,17 @@ static int mux_channel_close(QIOChannel *base, Error **errp)
 void mux_channel_fail(QIOChannelMux *ioc, const char *why)
 {
     MuxSession *s = ioc->session;
-    g_autofree char *told = mux_peer_text(why);
+    g_autofree char *for_peer = NULL;
 
     if (mux_channel_aborted(ioc)) {
         return;
     }
+    for_peer = mux_peer_text(why);
     ioc->failure = g_strdup(why);
     trace_mux_channel_abort(ioc, ioc->name, ioc->failure);
     mux_stream_reset(ioc->stream,
                      mux_stream_asked(ioc->stream) ? MUX_CODE_REFUSED :
-                     MUX_CODE_ABORTED, told);
+                     MUX_CODE_ABORTED, for_peer);
     if (s->sending) {
         mux_transport_wake_out(s->transport);
     }
@@ -502,7 +503,7 @@ void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes)
 void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
-    ioc->read_least = bytes ? bytes - 1 : 0;
+    ioc->read_least = bytes;
     mux_channel_update(ioc);
 }
 
@@ -557,6 +558,7 @@ QIOChannelMux *mux_channel_new(MuxSession *s, MuxStream *stream)
     ioc->stream = stream;
     ioc->name = g_strdup(mux_stream_name(stream));
     ioc->blocking = true;
+    ioc->read_least = 1;
     qio_channel_set_name(QIO_CHANNEL(ioc), ioc->name);
     mux_stream_set_opaque(stream, ioc);
     QTAILQ_INSERT_TAIL(&s->channels, ioc, next);

@@ -177,8 +177,8 @@ Error *qio_channel_mux_get_error(QIOChannelMux *ioc);
 void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes);
 
 /*
- * Until @bytes have arrived, or the end, there is nothing to read: for a caller
- * that reads so much at once, and must not wait for it.
+ * Until @bytes (1 or more) have arrived, or the end, there is nothing to read:
+ * for a caller that reads so much at once, and must not wait for it.
  */
 void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes);
 

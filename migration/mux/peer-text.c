@@ -1,5 +1,5 @@
 /*
- * Migration multiplexer: what the peer is told of an error
+ * Migration multiplexer: error texts for the peer
  *
  * Errors of the block layer name files.  The peer learns which stream is meant,
  * and why, but not what is where on this host.

@@ -54,7 +54,7 @@ struct QIOChannelMux {
 
     bool reading;               /* a reader copies outside of the lock */
     unsigned reads_in_row;      /* without QIO_CHANNEL_ERR_BLOCK between them */
-    size_t read_least;          /* more than this, or an end, can be read */
+    size_t read_least;          /* so much, or an end, can be read; >= 1 */
     QemuCond read_cond;
     bool writing;               /* a writer's offer is with the engine */
     size_t write_size;          /* bytes of that offer */

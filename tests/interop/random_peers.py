@@ -12,7 +12,6 @@ what it does, apart from the order of threads.
 
 import argparse
 import contextlib
-import os
 import random
 import socket
 import struct
@@ -32,12 +31,11 @@ from vm import (DISK_SIZE, DISKS, ENDS, QEMU, QMPError, make_images,
 LIMIT_MS = 1000                 # QEMU's, for a peer that makes no progress
 BADNESS = (0, 0.002, 0.02, 0.1, 0.4)
 OPT_LIST, OPT_STARTTLS, OPT_INFO = 3, 5, 6
-OPT_STRUCTURED, OPT_META, OPT_EXTENDED = 8, 10, 11
+OPT_META, OPT_EXTENDED = 10, 11
 EXTENDED_REQUEST = struct.Struct('>IHHQQQ')
-CHUNK = struct.Struct('>IHHQI')
 EXTENDED_CHUNK = struct.Struct('>IHHQQQ')
 EXTENDED_REQUEST_MAGIC = 0x21e41c71
-CHUNK_MAGIC, EXTENDED_CHUNK_MAGIC = 0x668e33ef, 0x6e8a278c
+EXTENDED_CHUNK_MAGIC = 0x6e8a278c
 DONE = 1
 SETTLE = 30                     # seconds until resources are released
 LIFE = 50                       # rounds of one source
@@ -144,7 +142,7 @@ class RandomServer:
         if option == nbd.OPT_GO:
             self.answer_go()
             return False
-        wanted = {OPT_STRUCTURED: self.may_structure,
+        wanted = {nbd.OPT_STRUCTURED_REPLY: self.may_structure,
                   OPT_EXTENDED: self.may_extend}.get(option, False)
         if option == OPT_META and self.structured:
             wanted = True
@@ -202,7 +200,8 @@ class RandomServer:
         if not self.structured:
             return nbd.REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
         if error:
-            kind, payload = 0x8001, struct.pack('>IH', error, 3) + b'why'
+            kind = nbd.CHUNK_ERROR
+            payload = struct.pack('>IH', error, 3) + b'why'
         if self.whim.strikes():
             kind = self.whim.rng.choice((0, 1, 2, 3, 4, 5, 6, 0x8001, 0x8002,
                                          self.whim.number(16)))
@@ -212,7 +211,8 @@ class RandomServer:
         if self.extended:
             return EXTENDED_CHUNK.pack(EXTENDED_CHUNK_MAGIC, flags, kind,
                                        cookie, 0, length) + payload
-        return CHUNK.pack(CHUNK_MAGIC, flags, kind, cookie, length) + payload
+        return nbd.CHUNK.pack(nbd.CHUNK_MAGIC, flags, kind, cookie,
+                              length) + payload
 
 
 class RandomClient(RandomServer):
@@ -228,13 +228,13 @@ class RandomClient(RandomServer):
         threading.Thread(target=self.hear, daemon=True).start()
         for _ in range(self.whim.rng.randrange(4)):
             self.write(self.ask(self.whim.rng.choice(
-                (OPT_LIST, OPT_STARTTLS, OPT_INFO, OPT_STRUCTURED, OPT_META,
-                 self.whim.number(32))), self.whim.bytes()))
+                (OPT_LIST, OPT_STARTTLS, OPT_INFO, nbd.OPT_STRUCTURED_REPLY,
+                 OPT_META, self.whim.number(32))), self.whim.bytes()))
         if self.may_extend:
             self.write(self.ask(OPT_EXTENDED))
             self.extended = True
         elif self.may_structure:
-            self.write(self.ask(OPT_STRUCTURED))
+            self.write(self.ask(nbd.OPT_STRUCTURED_REPLY))
         name = self.name.encode()
         self.write(self.ask(nbd.OPT_GO, struct.pack('>I', len(name)) + name
                             + b'\0\0'))
@@ -365,10 +365,6 @@ class Round:
         return conn
 
 
-def descriptors(qemu: QEMU) -> int:
-    return len(os.listdir(f'/proc/{qemu.qmp.pid}/fd'))
-
-
 def limits(qemu: QEMU) -> None:
     qemu.qmp.cmd('migrate-set-parameters', **{
         'channel-mux-timeout': LIMIT_MS, 'channel-mux-stop-timeout': LIMIT_MS})
@@ -410,7 +406,7 @@ class Sources:
         if not self.qemu:
             self.begin_life()
         self.rounds += 1
-        qemu, before = self.qemu, descriptors(self.qemu)
+        qemu, before = self.qemu, self.qemu.descriptors()
         qemu.migrate(self.listener.getsockname()[1])
         conn = play.be_destination(self.listener.accept()[0])
         qemu.qmp.cmd('query-migrate')
@@ -425,7 +421,7 @@ class Sources:
         qemu.wait_for_guest()
         if jobs := qemu.qmp.cmd('query-block-jobs'):
             raise QMPError(f'jobs are left: {jobs}')
-        wait_until(lambda: descriptors(qemu) <= before, 'closed descriptors')
+        wait_until(lambda: qemu.descriptors() <= before, 'closed descriptors')
         return f"{status}: {qemu.qmp.cmd('query-migrate')['error-desc']}"
 
 
@@ -445,7 +441,7 @@ class Destinations:
             with QEMU(self.build, folder, 'destination',
                       incoming=True) as qemu:
                 limits(qemu)
-                before = descriptors(qemu)
+                before = qemu.descriptors()
                 sock = socket.create_connection(('127.0.0.1', qemu.listen()))
                 conn = play.be_source(sock)
                 qemu.qmp.cmd('query-migrate')
@@ -457,7 +453,7 @@ class Destinations:
                 answer = qemu.qmp.cmd('query-migrate')
                 if qemu.qmp.cmd('query-status')['running']:
                     raise QMPError('the guest runs')
-                wait_until(lambda: descriptors(qemu) <= before,
+                wait_until(lambda: qemu.descriptors() <= before,
                            'closed descriptors')
                 return f"{answer['status']}: {answer.get('error-desc')}"
 

@@ -7,7 +7,6 @@ while the peer goes on.
 """
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -24,10 +23,6 @@ from test_migration import record
 from vm import (DISKS, QEMU, QMPError, make_images, wait_until,
                 work_folder)
 
-CHUNK = struct.Struct('>IHHQI')
-CHUNK_MAGIC = 0x668e33ef
-CHUNK_ERROR = 0x8001
-OPT_STRUCTURED_REPLY = 8
 UNKNOWN_INFO = 0x1234
 # Bytes after which a peer is taken for one that never stops
 ENDLESS = 16 << 20
@@ -76,8 +71,9 @@ class EndlessErrors(Endless):
             raise nbd.NBDError(f'option magic {magic}')
         if option == nbd.OPT_GO:
             return not self._go(option, data)
-        self._answer(option, nbd.REP_ACK if option == OPT_STRUCTURED_REPLY
-                     else nbd.REP_ERR_UNSUP)
+        self._answer(option, nbd.REP_ACK if
+                     option == nbd.OPT_STRUCTURED_REPLY else
+                     nbd.REP_ERR_UNSUP)
         return True
 
     def _request(self) -> bool:
@@ -86,8 +82,8 @@ class EndlessErrors(Endless):
         if kind == nbd.CMD_WRITE:
             self.stream.read(length)
         error = struct.pack('>IH', nbd.EINVAL, 0)
-        self.repeat(CHUNK.pack(CHUNK_MAGIC, 0, CHUNK_ERROR, cookie,
-                               len(error)) + error)
+        self.repeat(nbd.CHUNK.pack(nbd.CHUNK_MAGIC, 0, nbd.CHUNK_ERROR,
+                                   cookie, len(error)) + error)
         return False
 
 
@@ -206,8 +202,8 @@ class Misers(Source):
 
     def check(self, credit: int, *capabilities: str) -> None:
         for name in capabilities:
-            self.set(name, True)
-            self.addCleanup(self.set, name, False)
+            self.source.set_capability(name)
+            self.addCleanup(self.source.set_capability, name, False)
         self.begin(credit)
         before = self.source.counter()
         wait_until(lambda: self.source.counter() > before, 'the guest')
@@ -230,10 +226,6 @@ class Misers(Source):
 
     def setUp(self):
         self.source = self.bench.source
-
-    def set(self, name: str, state: bool) -> None:
-        self.source.qmp.cmd('migrate-set-capabilities', capabilities=[
-            {'capability': name, 'state': state}])
 
     def test_limit(self):
         self.limit('channel-mux-timeout')
@@ -420,27 +412,25 @@ class Strangers(unittest.TestCase):
             with contextlib.suppress(ConnectionResetError):
                 self.assertEqual(stranger.recv(1), b'')
 
-    def descriptors(self) -> int:
-        return len(os.listdir(f'/proc/{self.target.qmp.pid}/fd'))
-
     def test_number(self):
         """More are refused at once."""
-        before = self.descriptors()
+        before = self.target.descriptors()
         admitted = self.connect(HANDSHAKES)
-        wait_until(lambda: self.descriptors() == before + HANDSHAKES,
+        wait_until(lambda: self.target.descriptors() == before + HANDSHAKES,
                    'the handshakes')
         self.assert_closed(self.connect(50))
-        self.assertEqual(self.descriptors(), before + HANDSHAKES)
+        self.assertEqual(self.target.descriptors(), before + HANDSHAKES)
         admitted.pop().close()
-        wait_until(lambda: self.descriptors() == before + HANDSHAKES - 1,
-                   'the end of one')
+        wait_until(lambda: self.target.descriptors() ==
+                   before + HANDSHAKES - 1, 'the end of one')
 
     def test_time(self):
         self.target.qmp.cmd('migrate-set-parameters',
                             **{'channel-mux-timeout': LIMIT_MS})
-        before = self.descriptors()
+        before = self.target.descriptors()
         self.assert_closed(self.connect(HANDSHAKES))
-        wait_until(lambda: self.descriptors() == before, 'the end of all')
+        wait_until(lambda: self.target.descriptors() == before,
+                   'the end of all')
 
     def test_source_comes(self):
         """Then the others go, and those that come later are refused."""

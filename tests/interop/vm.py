@@ -81,9 +81,13 @@ class QEMU:
         address = self.qmp.cmd('query-migrate')['socket-address'][0]
         return int(address['port'])
 
-    def set_capability(self, name: str) -> None:
+    def set_capability(self, name: str, state: bool = True) -> None:
         self.qmp.cmd('migrate-set-capabilities', capabilities=[
-            {'capability': name, 'state': True}])
+            {'capability': name, 'state': state}])
+
+    def descriptors(self) -> int:
+        """How many are open."""
+        return len(os.listdir(f'/proc/{self.qmp.pid}/fd'))
 
     def status(self) -> str:
         return self.qmp.cmd('query-migrate').get('status', 'none')

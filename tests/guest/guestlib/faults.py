@@ -153,7 +153,7 @@ class Fault:
         """What a user does when the migration makes no progress."""
 
     def after(self, scene: Scene) -> None:
-        """Done when the guest has moved: nothing."""
+        """What is to be done once the guest has moved."""
 
 
 class Timed(Fault):
