@@ -733,7 +733,8 @@ DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
 static bool disk_copy_job_is_ending(DiskCopy *d)
 {
     JOB_LOCK_GUARD();
-    return d->job->ret < 0 || d->job->deferred_to_main_loop;
+    return d->job->ret < 0 || d->job->deferred_to_main_loop ||
+           job_is_cancelled_locked(d->job);
 }
 
 bool disk_copy_check_mirror(DiskCopy *d, Error **errp)

@@ -147,9 +147,10 @@ typedef struct DiskCopyTime {
 DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t);
 
 /*
- * Check that the mirror job of @d, if there is one, has not failed.  Detects a
- * failure before ops->failed() is called: to finalize the job, the main loop
- * first waits for the requests of all other disks.  Any thread.
+ * Check that the mirror job of @d, if there is one, has not failed or been
+ * cancelled by force.  Detects that before ops->failed() is called: the job
+ * waits for its requests first, and to finalize it, the main loop waits for
+ * those of all other disks.  Any thread.
  */
 bool disk_copy_check_mirror(DiskCopy *d, Error **errp);
 

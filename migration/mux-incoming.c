@@ -122,6 +122,19 @@ bool migration_mux_incoming_hold_failed(const MigrationStatus *status)
     return true;
 }
 
+/*
+ * Tell the source why.  The main loop does not wait for a source that does not
+ * read that, unless the process is about to exit.
+ */
+static void mux_incoming_close(MuxIncoming *m, const Error *why)
+{
+    if (m->mis->exit_on_error) {
+        mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
+    } else {
+        mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
+    }
+}
+
 /* Nothing was loaded yet: finish the incoming migration here. */
 static void mux_incoming_give_up(MuxIncoming *m)
 {
@@ -130,7 +143,7 @@ static void mux_incoming_give_up(MuxIncoming *m)
     migrate_set_error(migrate_get_current(), m->err);
     error_report_err(migration_mux_explain(m->err));
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
-    mux_session_close_wait(m->session, m->err, MIGRATION_MUX_LINGER_MS);
+    mux_incoming_close(m, m->err);
     if (mis->exit_on_error) {
         exit(EXIT_FAILURE);
     }
@@ -510,7 +523,7 @@ void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
         error_free(*errp);
         *errp = cause;
     }
-    mux_session_close_wait(m->session, *errp, MIGRATION_MUX_LINGER_MS);
+    mux_incoming_close(m, *errp);
 }
 
 /* --- query --- */
@@ -550,9 +563,14 @@ void migration_mux_incoming_info(MigrationIncomingState *mis,
 
 void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
 {
+    MuxSession *closing = g_steal_pointer(&mis->mux_closing);
     MuxIncoming *m = mis->mux;
     g_autoptr(Error) why = NULL;
 
+    if (closing) {
+        mux_session_close_wait(closing, NULL, MIGRATION_MUX_LINGER_MS);
+        mux_session_unref(closing);
+    }
     if (!m) {
         return;
     }
@@ -588,7 +606,7 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
-    mux_session_unref(m->session);
+    mis->mux_closing = m->session;
     if (m->event_held) {
         migrate_generate_event(MIGRATION_STATUS_FAILED);
     }

@@ -6,8 +6,9 @@ Migrations of a real QEMU with a peer that does something wrong at random.
 The peer speaks the multiplexer's protocol, and on it NBD and the migration's
 stream, mostly as it should.  After each round QEMU has to be there, to answer
 QMP, to have reported the failure, and to hold no more than before; the guest
-of a source runs on.  Prints TAP.  The seed and the number of a round determine
-what it does, apart from the order of threads.
+of a source runs on.  Prints TAP, and a comment when QMP took longer than a
+second.  The seed and the number of a round determine what it does, apart from
+the order of threads.
 """
 
 import argparse
@@ -31,11 +32,7 @@ from vm import (DISK_SIZE, DISKS, ENDS, QEMU, QMPError, make_images,
 LIMIT_MS = 1000                 # QEMU's, for a peer that makes no progress
 BADNESS = (0, 0.002, 0.02, 0.1, 0.4)
 OPT_LIST, OPT_STARTTLS, OPT_INFO = 3, 5, 6
-OPT_META, OPT_EXTENDED = 10, 11
-EXTENDED_REQUEST = struct.Struct('>IHHQQQ')
-EXTENDED_CHUNK = struct.Struct('>IHHQQQ')
-EXTENDED_REQUEST_MAGIC = 0x21e41c71
-EXTENDED_CHUNK_MAGIC = 0x6e8a278c
+OPT_META = 10
 DONE = 1
 SETTLE = 30                     # seconds until resources are released
 LIFE = 50                       # rounds of one source
@@ -143,14 +140,14 @@ class RandomServer:
             self.answer_go()
             return False
         wanted = {nbd.OPT_STRUCTURED_REPLY: self.may_structure,
-                  OPT_EXTENDED: self.may_extend}.get(option, False)
+                  nbd.OPT_EXTENDED_HEADERS: self.may_extend}.get(option, False)
         if option == OPT_META and self.structured:
             wanted = True
             if self.whim.rng.random() < 0.5:
                 self.answer(option, 4, struct.pack('>I', 1)
                             + b'base:allocation')
         self.structured |= wanted
-        self.extended |= wanted and option == OPT_EXTENDED
+        self.extended |= wanted and option == nbd.OPT_EXTENDED_HEADERS
         self.answer(option, nbd.REP_ACK if wanted else nbd.REP_ERR_UNSUP)
         return True
 
@@ -176,8 +173,8 @@ class RandomServer:
 
     def request(self) -> bool:
         if self.extended:
-            _, _, kind, cookie, _, length = EXTENDED_REQUEST.unpack(
-                self.stream.read(EXTENDED_REQUEST.size))
+            _, _, kind, cookie, _, length = nbd.EXTENDED_REQUEST.unpack(
+                self.stream.read(nbd.EXTENDED_REQUEST.size))
         else:
             _, _, kind, cookie, _, length = nbd.REQUEST.unpack(
                 self.stream.read(nbd.REQUEST.size))
@@ -188,7 +185,8 @@ class RandomServer:
         if self.whim.strikes():
             cookie = self.whim.number(64)
         self.late.append(self.reply(cookie))
-        while self.late and self.whim.rng.random() < 0.9:
+        while self.late and (not self.whim.badness or
+                             self.whim.rng.random() < 0.9):
             self.write(self.late.pop(self.whim.rng.randrange(len(self.late))))
         return True
 
@@ -209,8 +207,9 @@ class RandomServer:
         length = self.whim.number(32) if self.whim.strikes() else len(payload)
         flags = self.whim.number(16) if self.whim.strikes() else DONE
         if self.extended:
-            return EXTENDED_CHUNK.pack(EXTENDED_CHUNK_MAGIC, flags, kind,
-                                       cookie, 0, length) + payload
+            return nbd.EXTENDED_CHUNK.pack(
+                nbd.EXTENDED_CHUNK_MAGIC, flags, kind, cookie, 0,
+                length) + payload
         return nbd.CHUNK.pack(nbd.CHUNK_MAGIC, flags, kind, cookie,
                               length) + payload
 
@@ -231,7 +230,7 @@ class RandomClient(RandomServer):
                 (OPT_LIST, OPT_STARTTLS, OPT_INFO, nbd.OPT_STRUCTURED_REPLY,
                  OPT_META, self.whim.number(32))), self.whim.bytes()))
         if self.may_extend:
-            self.write(self.ask(OPT_EXTENDED))
+            self.write(self.ask(nbd.OPT_EXTENDED_HEADERS))
             self.extended = True
         elif self.may_structure:
             self.write(self.ask(nbd.OPT_STRUCTURED_REPLY))
@@ -251,8 +250,9 @@ class RandomClient(RandomServer):
     def header(self, kind: int, cookie: int, offset: int, length: int,
                flags: int = 0) -> bytes:
         if self.extended:
-            return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, flags, kind,
-                                         cookie, offset, length)
+            return nbd.EXTENDED_REQUEST.pack(
+                nbd.EXTENDED_REQUEST_MAGIC, flags, kind, cookie, offset,
+                length)
         return nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, cookie,
                                 offset, length % (1 << 32))
 
@@ -290,6 +290,16 @@ class Round:
     def __init__(self, seed: int, number: int):
         self.whim = Whim(f'{seed}-{number}')
         self.threads: list[threading.Thread] = []
+        self.qmp_time = 0.0             # seconds, of the slowest command
+        self.qmp_name = ''
+
+    def ask(self, qemu: QEMU, command: str):
+        began = time.monotonic()
+        answer = qemu.qmp.cmd(command)
+        took = time.monotonic() - began
+        if took > self.qmp_time:
+            self.qmp_time, self.qmp_name = took, command
+        return answer
 
     def start(self, work) -> None:
         def run():
@@ -300,11 +310,20 @@ class Round:
         thread.start()
         self.threads.append(thread)
 
-    def end(self, conn: Connection) -> None:
+    def is_done(self) -> bool:
+        """Has it begun, and nothing more to do?"""
+        threads = list(self.threads)
+        return bool(threads) and not any(thread.is_alive()
+                                         for thread in threads)
+
+    def end(self, conn: Connection, qemu: QEMU) -> None:
         """Let it run for a while, and leave in one of several ways."""
         deadline = time.monotonic() + self.whim.rng.choice((0.2, 1, 4))
-        for thread in list(self.threads):
-            thread.join(max(0, deadline - time.monotonic()))
+        while time.monotonic() < deadline and \
+                not (conn.over or conn.error or self.is_done()):
+            self.ask(qemu, 'query-migrate')
+            self.ask(qemu, 'query-block-jobs')
+            time.sleep(0.05)
         if conn.over or conn.error:
             return
 
@@ -318,6 +337,13 @@ class Round:
         def stay():
             pass
         self.whim.one_of(drop, leave, stay)
+
+    def wait_end(self, qemu: QEMU) -> dict:
+        """Returns what query-migrate says then."""
+        wait_until(lambda: self.ask(qemu, 'query-migrate').get('status')
+                   in ENDS, 'the end', lambda:
+                   qemu.qmp.cmd('query-migrate'))
+        return qemu.qmp.cmd('query-migrate')
 
     def accept(self, conn: Connection, stream: connection.Stream) -> None:
         """A stream of a source."""
@@ -337,10 +363,21 @@ class Round:
         def garbage_on_main():
             stream.write(self.whim.bytes())
 
+        def hand_over():
+            stream.settle()
+            stream.finish()
+
+        def only_settle():
+            stream.settle()
+
+        def only_finish():
+            stream.finish()
+
         while stream.read_some():
             if self.whim.strikes():
                 self.whim.one_of(stream.finish, stream.settle,
                                  garbage_on_main)
+        self.whim.one_of(hand_over, only_settle, only_finish)
 
     def be_destination(self, sock: socket.socket) -> Connection:
         conn = Connection(sock, Engine(Role.DESTINATION),
@@ -379,6 +416,7 @@ class Sources:
         self.listener = self.stack.enter_context(
             socket.create_server(('127.0.0.1', 0)))
         self.qemu: QEMU | None = None
+        self.last: QEMU | None = None
         self.rounds = 0
 
     def close(self) -> None:
@@ -396,6 +434,7 @@ class Sources:
         make_images(folder)
         self.qemu = self.life.enter_context(QEMU(self.build, folder,
                                                  'source'))
+        self.last = self.qemu
         self.rounds = 0
         limits(self.qemu)
         self.qemu.wait_for_guest()
@@ -409,11 +448,8 @@ class Sources:
         qemu, before = self.qemu, self.qemu.descriptors()
         qemu.migrate(self.listener.getsockname()[1])
         conn = play.be_destination(self.listener.accept()[0])
-        qemu.qmp.cmd('query-migrate')
-        play.end(conn)
-        wait_until(lambda: qemu.status() in ENDS, 'the end', lambda:
-                   qemu.qmp.cmd('query-migrate'))
-        status = qemu.status()
+        play.end(conn, qemu)
+        status = play.wait_end(qemu)['status']
         conn.drop()
         if status == 'completed':
             self.end_life()
@@ -430,6 +466,7 @@ class Destinations:
 
     def __init__(self, build: Path):
         self.build = build
+        self.last: QEMU | None = None
 
     def close(self) -> None:
         """Nothing is open."""
@@ -440,17 +477,14 @@ class Destinations:
             make_images(folder)
             with QEMU(self.build, folder, 'destination',
                       incoming=True) as qemu:
+                self.last = qemu
                 limits(qemu)
                 before = qemu.descriptors()
                 sock = socket.create_connection(('127.0.0.1', qemu.listen()))
                 conn = play.be_source(sock)
-                qemu.qmp.cmd('query-migrate')
-                play.end(conn)
-                qemu.qmp.cmd('query-migrate')
+                play.end(conn, qemu)
                 conn.drop()
-                wait_until(lambda: qemu.status() in ENDS, 'the end',
-                           lambda: qemu.qmp.cmd('query-migrate'))
-                answer = qemu.qmp.cmd('query-migrate')
+                answer = play.wait_end(qemu)
                 if qemu.qmp.cmd('query-status')['running']:
                     raise QMPError('the guest runs')
                 wait_until(lambda: qemu.descriptors() <= before,
@@ -475,17 +509,22 @@ def main() -> int:
     print(f'1..{len(numbers)}', flush=True)
     for count, number in enumerate(numbers, 1):
         play = Round(args.seed, number)
-        word, detail = 'ok', ''
+        word, detail, output = 'ok', '', ''
         try:
             detail = stage.one(play)
         except Exception as err:        # whatever it is, it is a finding
             word, detail = 'not ok', f'{type(err).__name__}: {err}'
             failed += 1
             stage.close()
+            output = stage.last.output() if stage.last else ''
             stage = type(stage)(args.build)
         deeds = ', '.join(play.whim.deeds[:5]) or 'nothing'
         print(f'{word} {count} - round {number}, seed {args.seed}: '
               f'badness {play.whim.badness}, {deeds}: {detail}', flush=True)
+        for line in output.splitlines()[-30:]:
+            print(f'# {line}', flush=True)
+        if play.qmp_time > 1:
+            print(f'# {play.qmp_name} took {play.qmp_time:.1f} s', flush=True)
     stage.close()
     return 1 if failed else 0
 

@@ -7,6 +7,7 @@ while the peer goes on.
 """
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
@@ -29,6 +30,7 @@ ENDLESS = 16 << 20
 # What a client sends up to the end of the negotiation fits in
 NEGOTIATION = 400
 LIMIT_MS = 3000
+SLOW = 4096                     # bytes a second, to stay in precopy
 HANDSHAKES = 16                 # that may be under way
 MAIN = 1                        # id of the stream
 # Of the migration's stream: magic, version and type of section precede it
@@ -88,10 +90,19 @@ class EndlessErrors(Endless):
 
 
 class Mute(nbd.Server):
-    """Answers what it is asked first, and then nothing more."""
+    """Answers requests until `silenced` is set."""
+
+    silenced = threading.Event()
+    failing = ''                    # the disk whose requests fail then
 
     def _perform(self, kind: int, offset: int, length: int):
-        threading.Event().wait()
+        if not self.silenced.is_set():
+            return super()._perform(kind, offset, length)
+        if self.name != self.failing:
+            threading.Event().wait()
+        if kind == nbd.CMD_WRITE:
+            self.stream.read(length)
+        return errno.EIO, b''
 
 
 class Source(QEMUTest):
@@ -102,12 +113,16 @@ class Source(QEMUTest):
         self.source = self.scene.qemu
         EndlessInfo.sent = EndlessErrors.sent = 0
 
-    def limit(self, name: str) -> None:
-        """Shorten a limit for this test."""
+    def set_parameter(self, name: str, value: int) -> None:
+        """Set a parameter for this test."""
         usual = self.source.qmp.cmd('query-migrate-parameters')[name]
-        self.source.qmp.cmd('migrate-set-parameters', {name: LIMIT_MS})
+        self.source.qmp.cmd('migrate-set-parameters', {name: value})
         self.addCleanup(self.source.qmp.cmd, 'migrate-set-parameters',
                         {name: usual})
+
+    def limit(self, name: str) -> None:
+        """Shorten a limit for this test."""
+        self.set_parameter(name, LIMIT_MS)
 
     def serve(self, *args, **keywords) -> None:
         """As Scene.serve_disks(), in the background."""
@@ -189,12 +204,78 @@ class Exports(Source):
         self.serve()
         self.assert_fails('to complete a disk request')
 
-    def test_no_answers(self):
-        self.limit('channel-mux-stop-timeout')
+
+class Silence(Source):
+    """
+    From some time on the destination does not answer NBD requests, while it
+    answers PING.
+    """
+
+    def setUp(self):
+        super().setUp()
+        Mute.silenced.clear()
+        Mute.failing = ''
+
+    def begin(self, phase: str, limit: bool = True) -> None:
+        """Silence in that phase."""
+        if limit:
+            self.limit('channel-mux-stop-timeout')
+        if phase == 'disks':
+            Mute.silenced.set()
+            self.serve(Mute)
+            return
+        self.set_parameter('max-bandwidth', SLOW)
         self.serve(Mute)
+        wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
+                   == 'precopy', 'the phase')
+        Mute.silenced.set()
+
+    def stop(self) -> None:
         self.source.qmp.cmd('stop')
         self.source.qmp.cmd('cont')
+
+    def kill_job(self) -> None:
+        self.source.qmp.cmd('block-job-cancel', device='nbd-disk1',
+                            force=True)
+
+    def test_stop_in_disks(self):
+        self.begin('disks')
+        self.stop()
         self.assert_fails('to complete a disk request')
+
+    def test_reset_in_disks(self):
+        self.begin('disks')
+        self.source.qmp.cmd('system_reset')
+        self.assert_fails('to complete a disk request')
+
+    def test_kill_job_in_disks(self):
+        self.begin('disks', limit=False)
+        wait_until(lambda: len(self.source.qmp.cmd('query-block-jobs')) == 2,
+                   'the jobs')
+        self.kill_job()
+        self.assert_fails("job 'nbd-disk1' was ended by someone other")
+
+    def test_error_in_disks(self):
+        Mute.failing = 'disk0'
+        self.begin('disks', limit=False)
+        self.assert_fails("stream 'nbd-disk0': mirror failed: ")
+
+    def test_stop_in_precopy(self):
+        self.begin('precopy')
+        self.stop()
+        self.assert_fails('waiting for the destination to flush the disk')
+
+    def test_kill_job_in_precopy(self):
+        self.begin('precopy', limit=False)
+        self.kill_job()
+        self.assert_fails("job 'nbd-disk1' was ended by someone other")
+
+    def test_converge(self):
+        """What converge asks for first is a flush."""
+        self.limit('channel-mux-timeout')
+        self.begin('precopy')
+        self.set_parameter('max-bandwidth', 0)
+        self.assert_fails('waiting for the destination to flush the disk')
 
 
 class Misers(Source):
@@ -361,6 +442,22 @@ class Destination(QEMUTest):
                 self.assertFalse(
                     scene.qemu.qmp.cmd('query-status')['running'])
 
+    def test_block_status_without_context(self):
+        """It has a payload, which could select contexts."""
+        scene = self.to_qemu(Role.SOURCE)
+        scene.main()
+        client = nbd.Client(scene.connection.open('nbd-disk0'))
+        client.negotiate('disk0', nbd.OPT_EXTENDED_HEADERS)
+        payload = struct.pack('>Q', 4096)
+        client.stream.write(nbd.EXTENDED_REQUEST.pack(
+            nbd.EXTENDED_REQUEST_MAGIC, nbd.CMD_FLAG_PAYLOAD_LEN,
+            nbd.CMD_BLOCK_STATUS, 1, 0, len(payload)) + payload)
+        _, _, kind, _, _, length = nbd.EXTENDED_CHUNK.unpack(
+            client.stream.read(nbd.EXTENDED_CHUNK.size))
+        self.assertEqual(kind, nbd.CHUNK_ERROR)
+        error = struct.unpack_from('>I', client.stream.read(length))[0]
+        self.assertEqual(error, nbd.EINVAL)
+
     def test_part_of_a_multifd_packet(self):
         """QMP answers while the rest is awaited."""
         scene = self.opened('multifd')
@@ -375,27 +472,21 @@ class Destination(QEMUTest):
 
 
 class Strangers(unittest.TestCase):
-    """Connections to a destination with TLS that say nothing."""
+    """Connections to a destination that say nothing."""
 
     def setUp(self):
         folder = work_folder()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        (self.folder / 'keys.psk').write_text(f'qemu:{"5a" * 32}\n',
-                                              encoding='ascii')
-        self.target = self.start('destination', 'server')
+        self.target = self.start('destination', incoming=True)
         self.port = self.target.listen()
 
-    def start(self, name: str, endpoint: str, **more) -> QEMU:
+    def start(self, name: str, incoming: bool = False) -> QEMU:
         folder = self.folder / name
         folder.mkdir()
         make_images(folder)
-        qemu = QEMU(BUILD, folder, name, incoming=endpoint == 'server')
+        qemu = QEMU(BUILD, folder, name, incoming=incoming)
         self.addCleanup(qemu.__exit__)
-        qemu.qmp.cmd('object-add', **{
-            'qom-type': 'tls-creds-psk', 'id': 'tls', 'endpoint': endpoint,
-            'dir': str(self.folder), **more})
-        qemu.qmp.cmd('migrate-set-parameters', **{'tls-creds': 'tls'})
         return qemu
 
     def connect(self, number: int) -> list[socket.socket]:
@@ -411,6 +502,67 @@ class Strangers(unittest.TestCase):
         for stranger in strangers:
             with contextlib.suppress(ConnectionResetError):
                 self.assertEqual(stranger.recv(1), b'')
+
+    def check_migration(self, before: list[socket.socket]) -> None:
+        """
+        The strangers that came before the source have to go, those that come
+        later are refused, and no descriptor is left.
+        """
+        source = self.start('source')
+        source.wait_for_guest()
+        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': SLOW})
+        source.migrate(self.port)
+        self.assert_closed(before)
+        wait_until(lambda: source.status() == 'active', 'the source')
+        descriptors = self.target.descriptors()
+        self.assert_closed(self.connect(50))
+        self.assertEqual(self.target.descriptors(), descriptors)
+        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': 0})
+        source.wait_success()
+        self.target.wait_success()
+        self.target.wait_for_guest()
+        with self.assertRaises(ConnectionRefusedError):
+            self.connect(1)
+
+
+class PlainStrangers(Strangers):
+
+    def test_later(self):
+        self.check_migration(before=[])
+
+    def test_first(self):
+        """One takes the place of the source, until its time is over."""
+        self.target.qmp.cmd('migrate-set-parameters',
+                            **{'channel-mux-timeout': LIMIT_MS})
+        before = self.target.descriptors()
+        stranger = self.connect(1)
+        wait_until(lambda: self.target.descriptors() > before, 'the first')
+        source = self.start('source')
+        source.wait_for_guest()
+        source.migrate(self.port)
+        self.assertEqual(source.wait_end()['status'], 'failed')
+        source.wait_for_guest()
+        while stranger[0].recv(4096):
+            pass
+        answer = self.target.wait_end()
+        self.assertEqual(answer['status'], 'failed')
+        self.assertIn('no byte from the source', answer['error-desc'])
+        wait_until(lambda: self.target.descriptors() <= before, 'the end')
+
+
+class TLSStrangers(Strangers):
+
+    def start(self, name: str, incoming: bool = False) -> QEMU:
+        (self.folder / 'keys.psk').write_text(f'qemu:{"5a" * 32}\n',
+                                              encoding='ascii')
+        qemu = super().start(name, incoming)
+        endpoint = {'endpoint': 'server'} if incoming else {
+            'endpoint': 'client', 'username': 'qemu'}
+        qemu.qmp.cmd('object-add', **{
+            'qom-type': 'tls-creds-psk', 'id': 'tls',
+            'dir': str(self.folder), **endpoint})
+        qemu.qmp.cmd('migrate-set-parameters', **{'tls-creds': 'tls'})
+        return qemu
 
     def test_number(self):
         """More are refused at once."""
@@ -433,18 +585,7 @@ class Strangers(unittest.TestCase):
                    'the end of all')
 
     def test_source_comes(self):
-        """Then the others go, and those that come later are refused."""
-        strangers = self.connect(HANDSHAKES - 1)
-        source = self.start('source', 'client', username='qemu')
-        source.wait_for_guest()
-        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': 4096})
-        source.migrate(self.port)
-        self.assert_closed(strangers)
-        self.assert_closed(self.connect(50))
-        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': 0})
-        source.wait_success()
-        self.target.wait_success()
-        self.target.wait_for_guest()
+        self.check_migration(before=self.connect(HANDSHAKES - 1))
 
 
 class StartPostcopy(QEMUTest):

@@ -57,6 +57,10 @@ class QEMU:
     def __exit__(self, *_):
         self.qmp.kill()
 
+    def output(self) -> str:
+        """What it has printed; only after its end."""
+        return self.qmp.get_log() or ''
+
     def image(self, disk: str) -> Path:
         return self.folder / f'{disk}.img'
 

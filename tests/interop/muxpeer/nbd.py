@@ -16,21 +16,27 @@ REPLY_MAGIC = 0x3e889045565a9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
 FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES = 1, 2
-OPT_ABORT, OPT_GO, OPT_STRUCTURED_REPLY = 2, 7, 8
+OPT_ABORT, OPT_GO, OPT_STRUCTURED_REPLY, OPT_EXTENDED_HEADERS = 2, 7, 8, 11
 REP_ACK, REP_INFO = 1, 3
 REP_ERR_UNSUP, REP_ERR_UNKNOWN = 0x80000001, 0x80000006
 INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_WRITE_ZEROES = 1, 2, 4, 8, 64
 CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_WRITE_ZEROES = 0, 1, 2, 3, 6
+CMD_BLOCK_STATUS = 7
+CMD_FLAG_PAYLOAD_LEN = 32
 EINVAL = 22
 OPTION = struct.Struct('>8sII')
 OPTION_REPLY = struct.Struct('>QIII')
 REQUEST = struct.Struct('>IHHQQI')
 REPLY = struct.Struct('>IIQ')
-# Of structured replies, which only tests send
+# Of structured replies and extended headers, which only tests use
 CHUNK = struct.Struct('>IHHQI')
 CHUNK_MAGIC = 0x668e33ef
 CHUNK_ERROR = 0x8001
+EXTENDED_REQUEST = struct.Struct('>IHHQQQ')
+EXTENDED_REQUEST_MAGIC = 0x21e41c71
+EXTENDED_CHUNK = struct.Struct('>IHHQQQ')
+EXTENDED_CHUNK_MAGIC = 0x6e8a278c
 PIECE = 1 << 20
 SERVED = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_WRITE_ZEROES
 
@@ -138,15 +144,23 @@ class Client:
         self.stream = stream
         self.size = 0
 
-    def negotiate(self, name: str) -> None:
-        """Raises NBDError if the server does not have that export."""
+    def negotiate(self, name: str, *options: int) -> None:
+        """
+        The options, of those without data, come first.  Raises NBDError if
+        the server does not have them, or not that export.
+        """
         hello = self.stream.read(18)
         if hello[:16] != MAGIC + IHAVEOPT:
             raise NBDError('this is no newstyle server')
-        data = struct.pack('>I', len(name)) + name.encode() + b'\0\0'
         self.stream.write(
-            struct.pack('>I', FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)
-            + OPTION.pack(IHAVEOPT, OPT_GO, len(data)) + data)
+            struct.pack('>I', FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
+        for option in options:
+            self._option(option)
+        self._option(OPT_GO, struct.pack('>I', len(name)) + name.encode()
+                     + b'\0\0')
+
+    def _option(self, option: int, data: bytes = b'') -> None:
+        self.stream.write(OPTION.pack(IHAVEOPT, option, len(data)) + data)
         while True:
             _, _, kind, length = OPTION_REPLY.unpack(
                 self.stream.read(OPTION_REPLY.size))
@@ -154,7 +168,7 @@ class Client:
             if kind == REP_ACK:
                 return
             if kind != REP_INFO:
-                raise NBDError(f'{name}: {kind:#x} {data.decode()}')
+                raise NBDError(f'option {option}: {kind:#x} {data.decode()}')
             if data[:2] == b'\0\0':
                 self.size = struct.unpack_from('>Q', data, 2)[0]
 

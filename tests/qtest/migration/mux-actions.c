@@ -143,11 +143,21 @@ static void cancel_job(MuxTest *t)
                              "  'arguments': { 'device': 'nbd-disk0' } }");
 }
 
-static void kill_job(MuxTest *t)
+static void kill_job_of(MuxTest *t, const char *stream)
 {
     qtest_qmp_assert_success(t->from, "{ 'execute': 'block-job-cancel',"
-                             "  'arguments': { 'device': 'nbd-disk0',"
-                             "                 'force': true } }");
+                             "  'arguments': { 'device': %s,"
+                             "                 'force': true } }", stream);
+}
+
+static void kill_job(MuxTest *t)
+{
+    kill_job_of(t, "nbd-disk0");
+}
+
+static void kill_job1(MuxTest *t)
+{
+    kill_job_of(t, "nbd-disk1");
 }
 
 static void pause_job(MuxTest *t)
@@ -285,6 +295,12 @@ static void write_bad_sector(MuxTest *t)
     mux_write(t, 0, 0x66, BAD_SECTOR * 512, 64 * KiB);
 }
 
+/* The destination's qcow2 file grows from less to more than 4 MiB. */
+static void grow_disk1(MuxTest *t)
+{
+    mux_write(t, 1, 0x67, 8 * MiB, 4 * MiB);
+}
+
 /* The guest's own write completes even if it cannot be copied. */
 static void write_disk0(MuxTest *t)
 {
@@ -352,10 +368,12 @@ static const struct {
     { "complete-unready-job", complete_unready_job },
     { "continue-migration", continue_migration },
     { "freeze-destination", freeze_destination },
+    { "grow-disk1", grow_disk1 },
     { "hang-destination-storage", hang_destination_storage },
     { "keep-in-precopy", keep_in_precopy },
     { "kill-destination", kill_destination },
     { "kill-job", kill_job },
+    { "kill-job1", kill_job1 },
     { "limit-job", limit_job },
     { "limit-silence", limit_silence },
     { "limit-silence-of-source", limit_silence_of_source },

@@ -162,7 +162,8 @@ static const char *const phase_keys[] = {
 static const char *const fault_keys[] = {
     "act", "before", "campaign", "campaign-destination-says",
     "campaign-source-says", "campaign-with", "destination",
-    "destination-disks", "destination-error", "destination-says",
+    "destination-disks", "destination-error", "destination-error1",
+    "destination-says",
     "destination-size", "end", "exit-on-error", "hang", "later", "phases",
     "relay", "relay-always", "relay-back", "relay-then", "set-state", "slow",
     "source-disks", "source-error", "source-says", "then", NULL

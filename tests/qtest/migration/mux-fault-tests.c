@@ -59,11 +59,17 @@ static bool fails_alone(const Cell *c)
     return !g_strcmp0(get(c, "relay"), "none");
 }
 
-/* Returns: options for the node below disk0 of @side, without the file name */
-static char *below_disk0(const Cell *c, const char *side)
+/*
+ * Returns: options for the node below @disk of @side, without the file name;
+ * NULL: the usual ones
+ */
+static char *below_disk(const Cell *c, const char *side, unsigned disk)
 {
-    g_autofree char *key = g_strconcat(side, "-error", NULL);
-    const char *error = get(c, key), *set_state = get(c, "set-state");
+    g_autofree char *key = g_strdup_printf("%s-error%s", side,
+                                           disk ? "1" : "");
+    const char *error = get(c, key);
+    const char *set_state = disk ? NULL : get(c, "set-state");
+    bool hangs = is(c, "hang") && !disk && g_str_equal(side, "destination");
     g_autoptr(GString) text = g_string_new("driver=blkdebug");
     const struct {
         const char *name, *options;
@@ -72,8 +78,7 @@ static char *below_disk0(const Cell *c, const char *side)
         { "set-state.0", set_state },
     };
 
-    if (!error && !mux_phase_is(c->phase, "stopped") &&
-        !(is(c, "hang") && g_str_equal(side, "destination"))) {
+    if (!error && !hangs && !mux_phase_is(c->phase, "stopped")) {
         return NULL;
     }
     for (unsigned i = 0; i < ARRAY_SIZE(rules); i++) {
@@ -351,8 +356,9 @@ static void assert_end(Cell *c)
 static void run_cell(const void *opaque)
 {
     Cell c = *(const Cell *)opaque;
-    g_autofree char *from_protocol = below_disk0(&c, "source");
-    g_autofree char *to_protocol = below_disk0(&c, "destination");
+    g_autofree char *from_protocol = below_disk(&c, "source", 0);
+    g_autofree char *to_protocol = below_disk(&c, "destination", 0);
+    g_autofree char *to_protocol1 = below_disk(&c, "destination", 1);
 
     c.t = (MuxTest) {
         .bare = true,
@@ -360,7 +366,7 @@ static void run_cell(const void *opaque)
         .keep_target = !is(&c, "exit-on-error"),
         .from_protocol = from_protocol,
         .to_protocol = to_protocol,
-        .to_protocol1 = mux_phase_is(c.phase, "stopped") ? to_protocol : NULL,
+        .to_protocol1 = to_protocol1,
         .to_size_mb = atoi(get(&c, "destination-size") ?: "0"),
     };
     if (!mux_start(&c.t)) {
