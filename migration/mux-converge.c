@@ -25,7 +25,7 @@
 
 typedef struct MuxConvergeDisk {
     MuxConverge *c;
-    DiskCopy *d;
+    DiskMirror *d;
     QEMUTimer *timer;
     uint64_t ram_sent;          /* before the trip that is under way */
     /* Protected by c->lock */
@@ -85,7 +85,7 @@ static void mux_converge_ask(void *opaque)
         cd->trip.asked = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         cd->asking = true;
     }
-    disk_copy_flush(cd->d);
+    disk_mirror_flush(cd->d);
 }
 
 void mux_converge_start(MuxConverge *c, GPtrArray *disks)
@@ -99,7 +99,7 @@ void mux_converge_start(MuxConverge *c, GPtrArray *disks)
         WITH_QEMU_LOCK_GUARD(&c->lock) {
             g_ptr_array_add(c->disks, cd);
         }
-        disk_copy_converge(cd->d);
+        disk_mirror_converge(cd->d);
         mux_converge_ask(cd);
     }
 }
@@ -110,7 +110,7 @@ static void mux_converge_tell(MuxConverge *c)
     qemu_cond_broadcast(&c->told);
 }
 
-void mux_converge_flushed(MuxConverge *c, DiskCopy *d)
+void mux_converge_flushed(MuxConverge *c, DiskMirror *d)
 {
     for (guint i = 0; i < c->disks->len; i++) {
         MuxConvergeDisk *cd = g_ptr_array_index(c->disks, i);
@@ -124,7 +124,7 @@ void mux_converge_flushed(MuxConverge *c, DiskCopy *d)
             cd->took = cd->trip.answered - cd->trip.asked;
             delivery_rate_add(&c->rate, &cd->trip);
             c->ram_arrived = MAX(c->ram_arrived, cd->ram_sent);
-            trace_migration_mux_converge_trip(disk_copy_name(d), cd->took,
+            trace_migration_mux_converge_trip(disk_mirror_name(d), cd->took,
                                               cd->trip.sent,
                                               delivery_rate_get(&c->rate));
             mux_converge_tell(c);

@@ -10,7 +10,7 @@
 #ifndef MIGRATION_MUX_CONVERGE_H
 #define MIGRATION_MUX_CONVERGE_H
 
-#include "disk-copy.h"
+#include "disk-mirror.h"
 
 typedef struct MuxConverge MuxConverge;
 
@@ -25,11 +25,11 @@ MuxConverge *mux_converge_new(MuxConvergeSentFunc *sent, void *opaque);
 /* mux_converge_stop() must have been called if it was started. */
 void mux_converge_free(MuxConverge *c);
 
-/* Bring @disks (DiskCopy *) level, as far as that is possible.  Main loop. */
+/* Bring @disks (DiskMirror *) level, as far as that is possible.  Main loop. */
 void mux_converge_start(MuxConverge *c, GPtrArray *disks);
 
-/* A DiskCopy's ops->flushed() was called.  Main loop. */
-void mux_converge_flushed(MuxConverge *c, DiskCopy *d);
+/* A DiskMirror's ops->flushed() was called.  Main loop. */
+void mux_converge_flushed(MuxConverge *c, DiskMirror *d);
 
 /* Stop the periodic flushes; idempotent.  With the BQL. */
 void mux_converge_stop(MuxConverge *c);

@@ -34,9 +34,9 @@ Error *migration_mux_explain(const Error *err)
     Error *explained = error_copy(err);
     MigrationPhase phase;
 
-    if (migration_mux_incoming_phase(migration_incoming_get_current(),
-                                     &phase) ||
-        migration_mux_outgoing_phase(s, &phase)) {
+    if (migration_mux_destination_phase(migration_incoming_get_current(),
+                                        &phase) ||
+        migration_mux_source_phase(s, &phase)) {
         if (qatomic_read(&s->state) == MIGRATION_STATUS_CANCELLING) {
             error_free(explained);
             return NULL;

@@ -1,8 +1,8 @@
 /*
  * Migration over a multiplexed connection: what migration.c calls
  *
- * The source's order of things is in mux-outgoing.c and mux-switchover.c, the
- * destination's in mux-incoming.c.  Every function here does nothing, and
+ * The source's order of things is in mux-source.c and mux-switchover.c, the
+ * destination's in mux-destination.c.  Every function here does nothing, and
  * reports success, when the migration is not multiplexed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -31,10 +31,10 @@ typedef struct MigrationIncomingState MigrationIncomingState;
  */
 
 /* Is the migration that is being started multiplexed? */
-bool migration_mux_outgoing(MigrationState *s);
+bool migration_mux_source(MigrationState *s);
 
 /* If it is, where is it?  Any thread, while the migration lasts. */
-bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase);
+bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase);
 
 /*
  * Milliseconds that the destination has for each step of the set-up: the TLS
@@ -114,7 +114,7 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp);
  * pre-switchover?  If so, the device state follows, which is bounded in time as
  * well.  Migration thread, with the BQL.
  */
-bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
+bool migration_mux_disks_unmodified(MigrationState *s, Error **errp);
 
 /*
  * The device state is sent: wait until the destination has loaded it.  If it
@@ -124,7 +124,7 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp);
  *
  * Returns: false, with the cause recorded, if the guest stays here
  */
-bool migration_mux_guest_loaded(MigrationState *s);
+bool migration_mux_handover_commit(MigrationState *s);
 
 /*
  * The migration thread has failed, maybe before the main loop could hear why:
@@ -179,8 +179,8 @@ void migration_mux_shutdown(MigrationState *s);
 bool migration_mux_expected(MigrationIncomingState *mis);
 
 /* Is one there, and where is the migration?  Any thread, while it lasts. */
-bool migration_mux_incoming_phase(MigrationIncomingState *mis,
-                                  MigrationPhase *phase);
+bool migration_mux_destination_phase(MigrationIncomingState *mis,
+                                     MigrationPhase *phase);
 
 /*
  * Is the stream @ioc that of the main channel?  Its name tells; what the source
@@ -208,8 +208,8 @@ bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp);
  * up.  If this fails, the guest must not run here: the source has gone on with
  * it, or the connection was lost before the source's word came.
  */
-bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
-                                          Error **errp);
+bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
+                                                Error **errp);
 
 /*
  * Loading failed with *@errp: put the cause that the stream knows in its place
@@ -218,17 +218,17 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
 
 /*
- * Likewise for the destination: migration_mux_incoming_cleanup() sends the
+ * Likewise for the destination: migration_mux_destination_cleanup() sends the
  * event.  query-migrate reports FAILED at once.  With exit-on-error the event
  * is not delayed.
  */
-bool migration_mux_incoming_hold_failed(const MigrationStatus *status);
+bool migration_mux_destination_hold_failed(const MigrationStatus *status);
 
 /* The process is about to exit: the disks' failure must not make it exit(). */
-void migration_mux_incoming_shutdown(MigrationIncomingState *mis);
+void migration_mux_destination_shutdown(MigrationIncomingState *mis);
 
 /* The incoming migration has ended, well or not.  Main loop. */
-void migration_mux_incoming_cleanup(MigrationIncomingState *mis);
+void migration_mux_destination_cleanup(MigrationIncomingState *mis);
 
 /*
  * --- both ---
@@ -238,9 +238,9 @@ void migration_mux_incoming_cleanup(MigrationIncomingState *mis);
  * Fill in @phase and @streams, those of the last multiplexed migration when
  * none is under way.  Main loop.
  */
-void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info);
-void migration_mux_incoming_info(MigrationIncomingState *mis,
-                                 MigrationInfo *info);
+void migration_mux_source_info(MigrationState *s, MigrationInfo *info);
+void migration_mux_destination_info(MigrationIncomingState *mis,
+                                    MigrationInfo *info);
 
 /*
  * The migration has failed because of @err: say it with the phase.  @err tells

@@ -4,7 +4,7 @@
  * What the migration thread asks for and waits for: may the guest be stopped,
  * are its disks complete, who has it in the end.  What the disks and the peer
  * have to say about that comes from the main loop.  Never sets up or ends
- * anything; mux-outgoing.c does.
+ * anything; mux-source.c does.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,20 +17,20 @@
 #include "qemu/timer.h"
 #include "system/runstate.h"
 #include "mux-migration.h"
-#include "mux-outgoing.h"
+#include "mux-source.h"
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
 
 /* Bytes of payload so far.  Any thread. */
-static uint64_t mux_switchover_sent_disks(MuxOutgoing *m)
+static uint64_t mux_switchover_sent_disks(MuxSource *m)
 {
     uint64_t sent, received, sum = 0;
 
     QEMU_LOCK_GUARD(&m->lock);
     for (guint i = 0; i < m->disks->len; i++) {
         qio_channel_mux_get_bytes(
-            disk_copy_stream(g_ptr_array_index(m->disks, i)),
+            disk_mirror_stream(g_ptr_array_index(m->disks, i)),
             &sent, &received);
         sum += sent;
     }
@@ -39,7 +39,7 @@ static uint64_t mux_switchover_sent_disks(MuxOutgoing *m)
 
 static MuxConvergeSent mux_switchover_sent(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
     MuxConvergeSent sum = { .disks = mux_switchover_sent_disks(m) };
     uint64_t sent, received;
 
@@ -53,14 +53,14 @@ static MuxConvergeSent mux_switchover_sent(void *opaque)
     return sum;
 }
 
-void mux_switchover_init(MuxOutgoing *m)
+void mux_switchover_init(MuxSource *m)
 {
     m->switchover.converge = mux_converge_new(mux_switchover_sent, m);
     qemu_sem_init(&m->switchover.completed, 0);
     qemu_event_init(&m->switchover.loaded, false);
 }
 
-void mux_switchover_destroy(MuxOutgoing *m)
+void mux_switchover_destroy(MuxSource *m)
 {
     mux_converge_free(m->switchover.converge);
     source_flush_free(m->switchover.flush);
@@ -68,7 +68,7 @@ void mux_switchover_destroy(MuxOutgoing *m)
     qemu_event_destroy(&m->switchover.loaded);
 }
 
-void mux_switchover_wake(MuxOutgoing *m)
+void mux_switchover_wake(MuxSource *m)
 {
     qemu_sem_post(&m->switchover.completed);
     qemu_event_set(&m->switchover.loaded);
@@ -79,13 +79,13 @@ void mux_switchover_wake(MuxOutgoing *m)
     }
 }
 
-void mux_switchover_stop(MuxOutgoing *m)
+void mux_switchover_stop(MuxSource *m)
 {
     mux_converge_stop(m->switchover.converge);
     source_flush_stop(m->switchover.flush);
 }
 
-bool mux_switchover_quiescent(MuxOutgoing *m)
+bool mux_switchover_quiescent(MuxSource *m)
 {
     return source_flush_idle(m->switchover.flush);
 }
@@ -93,7 +93,7 @@ bool mux_switchover_quiescent(MuxOutgoing *m)
 /* --- steps that end in time, although the BQL is held meanwhile --- */
 
 /* Whatever comes next has to be over in @ms, 0: no limit. */
-static void mux_switchover_start_step(MuxOutgoing *m, const char *what,
+static void mux_switchover_start_step(MuxSource *m, const char *what,
                                       uint32_t ms)
 {
     g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
@@ -102,14 +102,14 @@ static void mux_switchover_start_step(MuxOutgoing *m, const char *what,
     mux_session_set_deadline(m->session, ms, why);
 }
 
-static void mux_switchover_end_step(MuxOutgoing *m)
+static void mux_switchover_end_step(MuxSource *m)
 {
     mux_session_set_deadline(m->session, 0, NULL);
 }
 
 /* --- before RAM --- */
 
-static void mux_switchover_limit_setup(MuxOutgoing *m)
+static void mux_switchover_limit_setup(MuxSource *m)
 {
     mux_switchover_start_step(m, "room for the first bytes of 'main'",
                               migration_mux_setup_ms());
@@ -117,7 +117,7 @@ static void mux_switchover_limit_setup(MuxOutgoing *m)
 
 void migration_mux_begin_setup(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
 
     if (m) {
         qio_channel_mux_hold_back(m->main);
@@ -127,7 +127,7 @@ void migration_mux_begin_setup(MigrationState *s)
 
 void migration_mux_end_setup(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     Error *err = NULL;
 
     if (!m) {
@@ -175,12 +175,12 @@ uint32_t migration_mux_guest_waits_ms(void)
 }
 
 /* The guest, or its writes, wait for the destination. */
-static void mux_switchover_limit_silence(MuxOutgoing *m)
+static void mux_switchover_limit_silence(MuxSource *m)
 {
     mux_session_set_silence(m->session, migration_mux_guest_waits_ms());
 }
 
-static void mux_switchover_usual_silence(MuxOutgoing *m)
+static void mux_switchover_usual_silence(MuxSource *m)
 {
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
 }
@@ -188,10 +188,10 @@ static void mux_switchover_usual_silence(MuxOutgoing *m)
 /* The targets of the mirrors are flushed by mux_converge_start(). */
 static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
     for (guint i = 0; i < m->disks->len; i++) {
-        if (disk_copy_target(g_ptr_array_index(m->disks, i)) == bs) {
+        if (disk_mirror_target(g_ptr_array_index(m->disks, i)) == bs) {
             return true;
         }
     }
@@ -200,45 +200,45 @@ static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
 
 static void mux_switchover_flush_round_done(const Error *err, void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
     if (err) {
         g_autoptr(Error) cause = error_copy(err);
 
         error_prepend(&cause, "all streams: ");
-        mux_outgoing_fail(m, cause);
+        mux_source_fail(m, cause);
     }
     mux_converge_wake(m->switchover.converge);
 }
 
 static void mux_switchover_flush_stopped(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    mux_outgoing_continue_cleanup(m);
-    mux_outgoing_unref(m);
+    mux_source_continue_cleanup(m);
+    mux_source_unref(m);
 }
 
 static void mux_switchover_flush_source_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (!mux_outgoing_over(m)) {
+    if (!mux_source_over(m)) {
         qatomic_set(&m->switchover.flush,
                     source_flush_new(
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
                         mux_switchover_skips_flush,
                         mux_switchover_flush_round_done,
-                        mux_switchover_flush_stopped, mux_outgoing_ref(m)));
+                        mux_switchover_flush_stopped, mux_source_ref(m)));
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
 /*
  * Begin to flush the source's nodes, unless that was done before.  Returns true
  * when there is little left to be flushed.  Migration thread.
  */
-static bool mux_switchover_flush_source(MuxOutgoing *m)
+static bool mux_switchover_flush_source(MuxSource *m)
 {
     SourceFlush *flush = qatomic_read(&m->switchover.flush);
 
@@ -246,41 +246,41 @@ static bool mux_switchover_flush_source(MuxOutgoing *m)
         m->switchover.flushing = true;
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_flush_source_bh,
-                                mux_outgoing_ref(m));
+                                mux_source_ref(m));
     }
     return flush && source_flush_done(flush);
 }
 
 static void mux_switchover_converge_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (!mux_outgoing_over(m)) {
+    if (!mux_source_over(m)) {
         mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
         mux_converge_start(m->switchover.converge, m->disks);
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
-void mux_switchover_disk_flushed(MuxOutgoing *m, DiskCopy *d)
+void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d)
 {
     mux_converge_flushed(m->switchover.converge, d);
 }
 
 /* Returns the bytes that the disks lack; @converged: no more can be done. */
-static uint64_t mux_switchover_disks_pending(MuxOutgoing *m, bool *converged)
+static uint64_t mux_switchover_disks_pending(MuxSource *m, bool *converged)
 {
     uint64_t remaining, total, pending = 0;
 
     *converged = true;
     QEMU_LOCK_GUARD(&m->lock);
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskCopy *d = g_ptr_array_index(m->disks, i);
+        DiskMirror *d = g_ptr_array_index(m->disks, i);
 
-        *converged &= disk_copy_converged(d);
-        disk_copy_progress(d, &remaining, &total);
+        *converged &= disk_mirror_converged(d);
+        disk_mirror_progress(d, &remaining, &total);
         pending += remaining;
     }
     return pending;
@@ -290,7 +290,7 @@ static uint64_t mux_switchover_disks_pending(MuxOutgoing *m, bool *converged)
  * Right after a reply to a flush, the least data is in flight.  An iteration
  * without a new reply only rescans the dirty bitmap and sends hot pages again.
  */
-static void mux_switchover_wait(MuxOutgoing *m)
+static void mux_switchover_wait(MuxSource *m)
 {
     mux_converge_wait(m->switchover.converge,
                       CLAMP(migrate_downtime_limit() / 10, 1, 10));
@@ -298,7 +298,7 @@ static void mux_switchover_wait(MuxOutgoing *m)
 
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     uint64_t pending;
     bool converged;
 
@@ -312,10 +312,10 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
             mux_switchover_wait(m);
             return false;
         }
-        mux_outgoing_set_phase(m, MIGRATION_PHASE_CONVERGE);
+        mux_source_set_phase(m, MIGRATION_PHASE_CONVERGE);
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_converge_bh,
-                                mux_outgoing_ref(m));
+                                mux_source_ref(m));
         return false;
     }
     pending = mux_switchover_disks_pending(m, &converged);
@@ -343,7 +343,7 @@ static uint32_t mux_switchover_stop_ms(uint64_t sending_ms)
 void migration_mux_stopping(MigrationState *s)
 {
     if (s->mux) {
-        mux_outgoing_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
+        mux_source_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
         /* The limits of the steps say what was awaited */
         mux_switchover_usual_silence(s->mux);
         mux_switchover_start_step(s->mux, "the end and the flush of the "
@@ -353,15 +353,15 @@ void migration_mux_stopping(MigrationState *s)
 
 static void mux_switchover_complete_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (!mux_outgoing_over(m)) {
-        g_ptr_array_foreach(m->disks, (GFunc)disk_copy_complete, NULL);
+    if (!mux_source_over(m)) {
+        g_ptr_array_foreach(m->disks, (GFunc)disk_mirror_complete, NULL);
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
-void mux_switchover_disk_completed(MuxOutgoing *m)
+void mux_switchover_disk_completed(MuxSource *m)
 {
     if (!--m->switchover.pending) {
         qemu_sem_post(&m->switchover.completed);
@@ -369,21 +369,21 @@ void mux_switchover_disk_completed(MuxOutgoing *m)
 }
 
 /* Without the BQL */
-static void mux_switchover_fail_late_disk(MuxOutgoing *m, uint32_t ms)
+static void mux_switchover_fail_late_disk(MuxSource *m, uint32_t ms)
 {
     g_autoptr(Error) err = NULL;
 
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {
-            disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, &err);
+            disk_mirror_in_time(g_ptr_array_index(m->disks, i), ms, &err);
         }
     }
     if (err) {
-        mux_outgoing_fail(m, err);
+        mux_source_fail(m, err);
     }
 }
 
-static void mux_switchover_wait_disks(MuxOutgoing *m)
+static void mux_switchover_wait_disks(MuxSource *m)
 {
     int ms = MIN(migrate_channel_mux_stop_timeout(), INT_MAX);
 
@@ -399,7 +399,7 @@ static void mux_switchover_wait_disks(MuxOutgoing *m)
 
 bool migration_mux_complete_disks(MigrationState *s, Error **errp)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
 
     if (!m) {
         return true;
@@ -407,17 +407,17 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
     mux_switchover_end_step(m);
     /* Further flushes would only hold up those of the mirrors */
     mux_switchover_stop(m);
-    if (m->disks->len && !mux_outgoing_cause(m)) {
+    if (m->disks->len && !mux_source_cause(m)) {
         m->switchover.pending = m->disks->len;
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,
-                                mux_outgoing_ref(m));
+                                mux_source_ref(m));
         bql_unlock();
         mux_switchover_wait_disks(m);
         bql_lock();
     }
-    if (mux_outgoing_cause(m)) {
-        error_propagate(errp, error_copy(mux_outgoing_cause(m)));
+    if (mux_source_cause(m)) {
+        error_propagate(errp, error_copy(mux_source_cause(m)));
         return false;
     }
     /* In pre-switchover */
@@ -425,18 +425,18 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
     return true;
 }
 
-bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
+bool migration_mux_disks_unmodified(MigrationState *s, Error **errp)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     Error *err = NULL;
 
-    if (m && mux_outgoing_cause(m)) {
-        error_propagate(errp, error_copy(mux_outgoing_cause(m)));
+    if (m && mux_source_cause(m)) {
+        error_propagate(errp, error_copy(mux_source_cause(m)));
         return false;
     }
     for (guint i = 0; m && i < m->disks->len; i++) {
-        if (!disk_copy_untouched(g_ptr_array_index(m->disks, i), &err)) {
-            mux_outgoing_fail(m, err);
+        if (!disk_mirror_unmodified(g_ptr_array_index(m->disks, i), &err)) {
+            mux_source_fail(m, err);
             error_propagate(errp, err);
             return false;
         }
@@ -453,14 +453,14 @@ bool migration_mux_disks_untouched(MigrationState *s, Error **errp)
 
 /* --- whose is the guest --- */
 
-void mux_switchover_loaded(MuxOutgoing *m)
+void mux_switchover_loaded(MuxSource *m)
 {
     qemu_event_set(&m->switchover.loaded);
 }
 
-bool migration_mux_guest_loaded(MigrationState *s)
+bool migration_mux_handover_commit(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     g_autoptr(Error) err = NULL;
 
     if (!m) {
@@ -472,18 +472,18 @@ bool migration_mux_guest_loaded(MigrationState *s)
     mux_switchover_end_step(m);
 
     BQL_LOCK_GUARD();
-    m->committed = !mux_outgoing_cause(m) && qio_channel_mux_fin_ok(m->main);
+    m->committed = !mux_source_cause(m) && qio_channel_mux_fin_ok(m->main);
     if (!m->committed) {
         /* The main loop may not have heard of it: the time may be over, too */
         err = qio_channel_mux_get_error(m->main);
-        mux_outgoing_ended(m, err);
+        mux_source_ended(m, err);
     }
     return m->committed;
 }
 
 void migration_mux_find_cause(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     g_autoptr(Error) err = NULL;
 
     if (!m) {
@@ -492,9 +492,9 @@ void migration_mux_find_cause(MigrationState *s)
     err = qio_channel_mux_get_error(m->main);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {
-            DiskCopy *d = g_ptr_array_index(m->disks, i);
+            DiskMirror *d = g_ptr_array_index(m->disks, i);
 
-            err = qio_channel_mux_get_error(disk_copy_stream(d));
+            err = qio_channel_mux_get_error(disk_mirror_stream(d));
         }
     }
     if (err) {

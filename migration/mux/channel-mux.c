@@ -2,7 +2,7 @@
  * Migration multiplexer: a stream as a QIOChannel
  *
  * Owns what a caller sees of one stream: reading, writing, shutdown, errors.
- * Never touches the transport; sending is pump.c's.
+ * Never touches the transport; sending is session-io.c's.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -2,7 +2,7 @@
  * Migration multiplexer: what the parts of the session layer share
  *
  *   session.c     the session: life, callbacks, the end
- *   pump.c        the threads and the sender's role
+ *   session-io.c        the threads and the sender's role
  *   channel-mux.c QIOChannelMux: reading, writing, shutdown
  *   watch.c       waiting for a QIOChannelMux in an event loop
  *   transport.c   the connection beneath
@@ -138,7 +138,7 @@ void mux_session_hurry(MuxSession *s, int64_t deadline);
 /* The connection is of no use any more, @text says why. */
 void mux_session_cut(MuxSession *s, const char *text);
 
-/* --- pump.c; all with the lock held --- */
+/* --- session-io.c; all with the lock held --- */
 
 void *mux_session_receive_thread(void *opaque);
 void *mux_session_send_thread(void *opaque);

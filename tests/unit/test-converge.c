@@ -20,26 +20,26 @@
 #define FOREVER_MS 600000       /* only ends a hang */
 #define DISKS 2
 
-/* Stands in for disk-copy.c. */
-struct DiskCopy {
+/* Stands in for disk-mirror.c. */
+struct DiskMirror {
     unsigned asked;             /* flushes */
 };
 
 typedef struct Test {
     MuxConverge *c;
-    DiskCopy disk[DISKS];
+    DiskMirror disk[DISKS];
 } Test;
 
-const char *disk_copy_name(DiskCopy *d)
+const char *disk_mirror_name(DiskMirror *d)
 {
     return "fake";
 }
 
-void disk_copy_converge(DiskCopy *d)
+void disk_mirror_converge(DiskMirror *d)
 {
 }
 
-void disk_copy_flush(DiskCopy *d)
+void disk_mirror_flush(DiskMirror *d)
 {
     d->asked++;
 }

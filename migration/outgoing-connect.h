@@ -12,28 +12,28 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef MIGRATION_CONNECTING_H
-#define MIGRATION_CONNECTING_H
+#ifndef MIGRATION_OUTGOING_CONNECT_H
+#define MIGRATION_OUTGOING_CONNECT_H
 
 #include "io/channel.h"
 
 typedef struct MigrationState MigrationState;
 
 /* Wait for @ioc, which somebody else keeps alive until then. */
-void migration_connecting_begin(MigrationState *s, QIOChannel *ioc);
+void outgoing_connect_begin(MigrationState *s, QIOChannel *ioc);
 
 /*
  * @ioc is connected, or failed.
  *
  * Returns: false if nobody waits for it any more
  */
-bool migration_connecting_end(MigrationState *s, QIOChannel *ioc);
+bool outgoing_connect_end(MigrationState *s, QIOChannel *ioc);
 
 /*
  * Wait no longer: the migration, which is being cancelled, ends now.
  *
  * Returns: false if no connection is being waited for
  */
-bool migration_connecting_cancel(MigrationState *s);
+bool outgoing_connect_cancel(MigrationState *s);
 
 #endif

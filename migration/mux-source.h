@@ -1,18 +1,18 @@
 /*
  * Migration over a multiplexed connection: the source's two halves
  *
- * mux-outgoing.c has what the main loop drives, mux-switchover.c what the
+ * mux-source.c has what the main loop drives, mux-switchover.c what the
  * migration thread asks for.  Nobody else includes this.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef MIGRATION_MUX_OUTGOING_H
-#define MIGRATION_MUX_OUTGOING_H
+#ifndef MIGRATION_MUX_SOURCE_H
+#define MIGRATION_MUX_SOURCE_H
 
 #include "qemu/thread.h"
 #include "qemu/timer.h"
-#include "disk-copy.h"
+#include "disk-mirror.h"
 #include "migration.h"
 #include "mux-converge.h"
 #include "source-flush.h"
@@ -30,7 +30,7 @@ typedef struct MuxSwitchover {
     QemuEvent loaded;           /* the destination has, or as above */
 } MuxSwitchover;
 
-typedef struct MuxOutgoing {
+typedef struct MuxSource {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
@@ -43,7 +43,7 @@ typedef struct MuxOutgoing {
     QemuMutex lock;
     Error *cause;               /* why it failed; set once */
     bool ended;                 /* well, or with @cause */
-    GPtrArray *disks;           /* DiskCopy *; changed with the BQL held, too */
+    GPtrArray *disks;           /* DiskMirror *; BQL held for changes, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     unsigned pending;           /* disks not connected, then not ready yet */
     MuxSwitchover switchover;
@@ -56,65 +56,65 @@ typedef struct MuxOutgoing {
     int64_t heard;              /* the last byte from the peer before it */
     int64_t resumed;            /* the last interruption of either side ended */
     int64_t responsive;         /* the main loop last ran */
-} MuxOutgoing;
+} MuxSource;
 
 /*
- * --- mux-outgoing.c ---
+ * --- mux-source.c ---
  */
 
-MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m);
-void mux_outgoing_unref(MuxOutgoing *m);
+MuxSource *mux_source_ref(MuxSource *m);
+void mux_source_unref(MuxSource *m);
 
 /* Has it failed or ended, so that what comes is late?  Any thread. */
-bool mux_outgoing_over(MuxOutgoing *m);
+bool mux_source_over(MuxSource *m);
 
 /* Why has it failed, NULL: it has not.  Stays valid.  Any thread. */
-const Error *mux_outgoing_cause(MuxOutgoing *m);
+const Error *mux_source_cause(MuxSource *m);
 
-void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase);
+void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 
 /*
  * The migration has failed because of @err, which the destination is told;
  * nothing happens if it has failed before, or cannot fail any more.  Any
  * thread.
  */
-void mux_outgoing_fail(MuxOutgoing *m, const Error *err);
+void mux_source_fail(MuxSource *m, const Error *err);
 
 /* The same, because the connection has ended; @err: why, NULL: no error */
-void mux_outgoing_ended(MuxOutgoing *m, const Error *err);
+void mux_source_ended(MuxSource *m, const Error *err);
 
 /*
  * A mirror or a source flush may have become idle: check whether the clean-up
  * can proceed.  Main loop.
  */
-void mux_outgoing_continue_cleanup(MuxOutgoing *m);
+void mux_source_continue_cleanup(MuxSource *m);
 
 /*
  * --- mux-switchover.c ---
  */
 
-void mux_switchover_init(MuxOutgoing *m);
-void mux_switchover_destroy(MuxOutgoing *m);
+void mux_switchover_init(MuxSource *m);
+void mux_switchover_destroy(MuxSource *m);
 
-/* A DiskCopy's ops->flushed() was called.  Main loop. */
-void mux_switchover_disk_flushed(MuxOutgoing *m, DiskCopy *d);
+/* A DiskMirror's ops->flushed() was called.  Main loop. */
+void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d);
 
 /* The same of ops->completed(). */
-void mux_switchover_disk_completed(MuxOutgoing *m);
+void mux_switchover_disk_completed(MuxSource *m);
 
 /* The destination has loaded all there is. */
-void mux_switchover_loaded(MuxOutgoing *m);
+void mux_switchover_loaded(MuxSource *m);
 
 /* The migration has failed: no use in waiting.  Any thread. */
-void mux_switchover_wake(MuxOutgoing *m);
+void mux_switchover_wake(MuxSource *m);
 
 /* Stop the periodic flushes; idempotent.  With the BQL. */
-void mux_switchover_stop(MuxOutgoing *m);
+void mux_switchover_stop(MuxSource *m);
 
 /*
  * Is no flush of the source's disks in flight?  After mux_switchover_stop(),
- * with the BQL; mux_outgoing_continue_cleanup() is called when it becomes true.
+ * with the BQL; mux_source_continue_cleanup() is called when it becomes true.
  */
-bool mux_switchover_quiescent(MuxOutgoing *m);
+bool mux_switchover_quiescent(MuxSource *m);
 
 #endif

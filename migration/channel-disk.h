@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef QEMU_MIGRATION_DISK_CHANNEL_H
-#define QEMU_MIGRATION_DISK_CHANNEL_H
+#ifndef QEMU_MIGRATION_CHANNEL_DISK_H
+#define QEMU_MIGRATION_CHANNEL_DISK_H
 
 #include "qapi/qapi-types-migration.h"
 

@@ -9,32 +9,32 @@
 #include "qemu/timer.h"
 #include "io/channel-tls.h"
 #include "channel.h"
-#include "connecting.h"
+#include "outgoing-connect.h"
 #include "migration.h"
 #include "mux-migration.h"
 #include "trace.h"
 #include "yank_functions.h"
 
-static bool migration_connecting_is_tls(QIOChannel *ioc)
+static bool outgoing_connect_is_tls(QIOChannel *ioc)
 {
     return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
 }
 
-static QIOChannel *migration_connecting_take(MigrationState *s)
+static QIOChannel *outgoing_connect_take(MigrationState *s)
 {
     QIOChannel *ioc = g_steal_pointer(&s->connecting);
 
     g_clear_pointer(&s->connecting_timer, timer_free);
-    if (ioc && migration_connecting_is_tls(ioc)) {
+    if (ioc && outgoing_connect_is_tls(ioc)) {
         migration_ioc_unregister_yank(ioc);
     }
     return ioc;
 }
 
-static void migration_connecting_timeout(void *opaque)
+static void outgoing_connect_timeout(void *opaque)
 {
     MigrationState *s = opaque;
-    QIOChannel *ioc = migration_connecting_take(s);
+    QIOChannel *ioc = outgoing_connect_take(s);
     Error *err = NULL;
 
     error_setg(&err, "all streams: the TLS handshake was not complete within "
@@ -43,42 +43,42 @@ static void migration_connecting_timeout(void *opaque)
     migration_channel_connect(s, ioc, NULL, err);
 }
 
-void migration_connecting_begin(MigrationState *s, QIOChannel *ioc)
+void outgoing_connect_begin(MigrationState *s, QIOChannel *ioc)
 {
     s->connecting = ioc;
-    if (!migration_connecting_is_tls(ioc)) {
+    if (!outgoing_connect_is_tls(ioc)) {
         /* The kernel limits how long it tries to connect */
         return;
     }
     migration_ioc_register_yank(ioc);
-    if (migration_mux_outgoing(s)) {
+    if (migration_mux_source(s)) {
         s->connecting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
-                                           migration_connecting_timeout, s);
+                                           outgoing_connect_timeout, s);
         timer_mod(s->connecting_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                   migration_mux_setup_ms());
     }
 }
 
-bool migration_connecting_end(MigrationState *s, QIOChannel *ioc)
+bool outgoing_connect_end(MigrationState *s, QIOChannel *ioc)
 {
     if (s->connecting != ioc) {
-        trace_migration_connecting_dropped(ioc);
+        trace_outgoing_connect_dropped(ioc);
         return false;
     }
-    migration_connecting_take(s);
+    outgoing_connect_take(s);
     return true;
 }
 
-bool migration_connecting_cancel(MigrationState *s)
+bool outgoing_connect_cancel(MigrationState *s)
 {
-    QIOChannel *ioc = migration_connecting_take(s);
+    QIOChannel *ioc = outgoing_connect_take(s);
 
     if (!ioc) {
         return false;
     }
     /* A socket that is not connected yet cannot be shut down */
-    if (migration_connecting_is_tls(ioc)) {
+    if (outgoing_connect_is_tls(ioc)) {
         qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     }
     migration_cleanup(s);

@@ -20,8 +20,8 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "qemu/yank.h"
-#include "channel-list.h"
-#include "disk-receive.h"
+#include "channel-args.h"
+#include "disk-export.h"
 #include "migration.h"
 #include "multifd.h"
 #include "mux-handshakes.h"
@@ -36,23 +36,23 @@
  * 500 MB/s of a slow loader this much is 34 ms, a tenth of the default limit;
  * and RAM has the whole of a 10 Gb/s link up to a round trip of 7 ms.
  */
-#define MUX_INCOMING_RAM_WINDOW     (16 * MiB)
+#define MUX_DESTINATION_RAM_WINDOW     (16 * MiB)
 
-typedef struct MuxIncoming MuxIncoming;
+typedef struct MuxDestination MuxDestination;
 
 /* A stream that migration_ioc_process_incoming() takes once it has data */
-typedef struct MuxIncomingChannel {
-    MuxIncoming *m;
+typedef struct MuxDestinationChannel {
+    MuxDestination *m;
     QIOChannelMux *ioc;
     guint watch;                /* 0: it was taken */
-} MuxIncomingChannel;
+} MuxDestinationChannel;
 
-struct MuxIncoming {
+struct MuxDestination {
     MigrationIncomingState *mis;
     MuxSession *session;
     QIOChannelMux *main;        /* NULL until the source opened it */
-    GPtrArray *channels;        /* MuxIncomingChannel *, `main` among them */
-    GPtrArray *disks;           /* DiskReceive *, as migrate-incoming listed */
+    GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
+    GPtrArray *disks;           /* DiskExport *, as migrate-incoming listed */
     Error *err;                 /* the first failure */
     bool over;                  /* the connection is */
     bool event_held;            /* the clean-up sends FAILED */
@@ -64,17 +64,17 @@ bool migration_mux_expected(MigrationIncomingState *mis)
     return mis->channels && mis->channels->mux;
 }
 
-static bool mux_incoming_disks_done(MuxIncoming *m)
+static bool mux_destination_disks_done(MuxDestination *m)
 {
     for (guint i = 0; i < m->disks->len; i++) {
-        if (!disk_receive_done(g_ptr_array_index(m->disks, i))) {
+        if (!disk_export_done(g_ptr_array_index(m->disks, i))) {
             return false;
         }
     }
     return m->disks->len;
 }
 
-static MigrationPhase mux_incoming_phase(MuxIncoming *m)
+static MigrationPhase mux_destination_phase(MuxDestination *m)
 {
     if (!qatomic_read(&m->main)) {
         return MIGRATION_PHASE_CONNECT;
@@ -82,15 +82,15 @@ static MigrationPhase mux_incoming_phase(MuxIncoming *m)
     if (!m->mis->from_src_file) {
         return MIGRATION_PHASE_DISKS;
     }
-    return mux_incoming_disks_done(m) ? MIGRATION_PHASE_SWITCHOVER :
+    return mux_destination_disks_done(m) ? MIGRATION_PHASE_SWITCHOVER :
                                         MIGRATION_PHASE_PRECOPY;
 }
 
-bool migration_mux_incoming_phase(MigrationIncomingState *mis,
-                                  MigrationPhase *phase)
+bool migration_mux_destination_phase(MigrationIncomingState *mis,
+                                     MigrationPhase *phase)
 {
     if (mis->mux) {
-        *phase = mux_incoming_phase(mis->mux);
+        *phase = mux_destination_phase(mis->mux);
     }
     return mis->mux;
 }
@@ -106,12 +106,12 @@ bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
  * Is the incoming migration's coroutine in charge?  With multifd it starts when
  * all channels are there, some time after `main`.
  */
-static bool mux_incoming_loading(MuxIncoming *m)
+static bool mux_destination_loading(MuxDestination *m)
 {
     return m->mis->state != MIGRATION_STATUS_SETUP;
 }
 
-bool migration_mux_incoming_hold_failed(const MigrationStatus *status)
+bool migration_mux_destination_hold_failed(const MigrationStatus *status)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
@@ -126,7 +126,7 @@ bool migration_mux_incoming_hold_failed(const MigrationStatus *status)
  * Tell the source why.  The main loop does not wait for a source that does not
  * read that, unless the process is about to exit.
  */
-static void mux_incoming_close(MuxIncoming *m, const Error *why)
+static void mux_destination_close(MuxDestination *m, const Error *why)
 {
     if (m->mis->exit_on_error) {
         mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
@@ -136,14 +136,14 @@ static void mux_incoming_close(MuxIncoming *m, const Error *why)
 }
 
 /* Nothing was loaded yet: finish the incoming migration here. */
-static void mux_incoming_give_up(MuxIncoming *m)
+static void mux_destination_give_up(MuxDestination *m)
 {
     MigrationIncomingState *mis = m->mis;
 
     migrate_set_error(migrate_get_current(), m->err);
     error_report_err(migration_mux_explain(m->err));
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
-    mux_incoming_close(m, m->err);
+    mux_destination_close(m, m->err);
     if (mis->exit_on_error) {
         exit(EXIT_FAILURE);
     }
@@ -153,60 +153,60 @@ static void mux_incoming_give_up(MuxIncoming *m)
 }
 
 /* Has the source said that it gave the guest up, or will it not any more? */
-static bool mux_incoming_decided(MuxIncoming *m)
+static bool mux_destination_decided(MuxDestination *m)
 {
     return m->err || m->over || qio_channel_mux_fin_acked(m->main);
 }
 
-static void mux_incoming_wake(MuxIncoming *m)
+static void mux_destination_wake(MuxDestination *m)
 {
-    if (m->taking_over && mux_incoming_decided(m)) {
+    if (m->taking_over && mux_destination_decided(m)) {
         aio_co_schedule(qemu_get_aio_context(),
                         g_steal_pointer(&m->taking_over));
     }
 }
 
-static void mux_incoming_fail(MuxIncoming *m, const Error *err)
+static void mux_destination_fail(MuxDestination *m, const Error *err)
 {
     if (m->err) {
         return;
     }
     m->err = error_copy(err);
-    if (mux_incoming_loading(m)) {
+    if (mux_destination_loading(m)) {
         /* Ends the loading, which reports m->err. */
         qio_channel_mux_abort(m->main, err);
-        mux_incoming_wake(m);
+        mux_destination_wake(m);
     } else {
-        mux_incoming_give_up(m);
+        mux_destination_give_up(m);
     }
 }
 
-static void mux_incoming_disk_failed(DiskReceive *d, const Error *err,
-                                     void *opaque)
+static void mux_destination_disk_failed(DiskExport *d, const Error *err,
+                                        void *opaque)
 {
-    mux_incoming_fail(opaque, err);
+    mux_destination_fail(opaque, err);
 }
 
 /* --- main --- */
 
-static bool mux_incoming_disks_opened(MuxIncoming *m, Error **errp)
+static bool mux_destination_disks_opened(MuxDestination *m, Error **errp)
 {
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskReceive *d = g_ptr_array_index(m->disks, i);
+        DiskExport *d = g_ptr_array_index(m->disks, i);
 
-        if (!disk_receive_stream(d)) {
+        if (!disk_export_stream(d)) {
             error_setg(errp, "stream '%s': listed in the destination's "
                        "migrate-incoming, but not opened by the source",
-                       disk_receive_def(d)->stream);
+                       disk_export_def(d)->stream);
             return false;
         }
     }
     return true;
 }
 
-static void mux_incoming_channel_free(gpointer opaque)
+static void mux_destination_channel_free(gpointer opaque)
 {
-    MuxIncomingChannel *c = opaque;
+    MuxDestinationChannel *c = opaque;
 
     if (c->watch) {
         g_source_remove(c->watch);
@@ -215,33 +215,33 @@ static void mux_incoming_channel_free(gpointer opaque)
     g_free(c);
 }
 
-static gboolean mux_incoming_channel_readable(QIOChannel *ioc,
-                                              GIOCondition cond,
-                                              gpointer opaque)
+static gboolean mux_destination_channel_readable(QIOChannel *ioc,
+                                                 GIOCondition cond,
+                                                 gpointer opaque)
 {
-    MuxIncomingChannel *c = opaque;
-    MuxIncoming *m = c->m;
+    MuxDestinationChannel *c = opaque;
+    MuxDestination *m = c->m;
     Error *err = qio_channel_mux_get_error(c->ioc);
 
     c->watch = 0;
     qio_channel_mux_set_read_least(c->ioc, 1);
-    if (!err && (c->ioc != m->main || mux_incoming_disks_opened(m, &err))) {
+    if (!err && (c->ioc != m->main || mux_destination_disks_opened(m, &err))) {
         migration_ioc_process_incoming(ioc, &err);
         if (err) {
             error_prepend(&err, "stream '%s': ", qio_channel_mux_name(c->ioc));
         }
     }
     if (err) {
-        mux_incoming_fail(m, err);
+        mux_destination_fail(m, err);
         error_free(err);
     }
     return G_SOURCE_REMOVE;
 }
 
-static bool mux_incoming_is_open(MuxIncoming *m, const char *name)
+static bool mux_destination_is_open(MuxDestination *m, const char *name)
 {
     for (guint i = 0; i < m->channels->len; i++) {
-        MuxIncomingChannel *c = g_ptr_array_index(m->channels, i);
+        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
 
         if (g_str_equal(qio_channel_mux_name(c->ioc), name)) {
             return true;
@@ -251,32 +251,32 @@ static bool mux_incoming_is_open(MuxIncoming *m, const char *name)
 }
 
 /* @least: bytes that the code that takes it over reads at once */
-static bool mux_incoming_add_channel(MuxIncoming *m, QIOChannelMux *ioc,
-                                     size_t least, Error **errp)
+static bool mux_destination_add_channel(MuxDestination *m, QIOChannelMux *ioc,
+                                        size_t least, Error **errp)
 {
-    MuxIncomingChannel *c;
+    MuxDestinationChannel *c;
 
-    if (mux_incoming_is_open(m, qio_channel_mux_name(ioc))) {
+    if (mux_destination_is_open(m, qio_channel_mux_name(ioc))) {
         error_setg(errp, "it is open already");
         return false;
     }
-    c = g_new0(MuxIncomingChannel, 1);
+    c = g_new0(MuxDestinationChannel, 1);
     c->m = m;
     c->ioc = ioc;
     object_ref(OBJECT(ioc));
     qio_channel_mux_set_read_least(ioc, least);
     c->watch = qio_channel_add_watch(QIO_CHANNEL(ioc), G_IO_IN,
-                                     mux_incoming_channel_readable, c, NULL);
+                                     mux_destination_channel_readable, c, NULL);
     g_ptr_array_add(m->channels, c);
-    qio_channel_mux_set_window_max(ioc, MUX_INCOMING_RAM_WINDOW);
+    qio_channel_mux_set_window_max(ioc, MUX_DESTINATION_RAM_WINDOW);
     qio_channel_mux_accept(ioc);
     return true;
 }
 
-static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
-                                   Error **errp)
+static bool mux_destination_open_main(MuxDestination *m, QIOChannelMux *ioc,
+                                      Error **errp)
 {
-    if (!mux_incoming_add_channel(m, ioc, 1, errp)) {
+    if (!mux_destination_add_channel(m, ioc, 1, errp)) {
         return false;
     }
     m->main = ioc;
@@ -284,7 +284,7 @@ static bool mux_incoming_open_main(MuxIncoming *m, QIOChannelMux *ioc,
 }
 
 /* Is it multifd-0, or one of those that follow? */
-static bool mux_incoming_is_multifd(const char *name)
+static bool mux_destination_is_multifd(const char *name)
 {
     for (int i = 0; i < migrate_multifd_channels(); i++) {
         g_autofree char *expected = g_strdup_printf("multifd-%d", i);
@@ -296,75 +296,75 @@ static bool mux_incoming_is_multifd(const char *name)
     return false;
 }
 
-static bool mux_incoming_open_multifd(MuxIncoming *m, QIOChannelMux *ioc,
-                                      Error **errp)
+static bool mux_destination_open_multifd(MuxDestination *m, QIOChannelMux *ioc,
+                                         Error **errp)
 {
     if (!migrate_multifd()) {
         error_setg(errp, "the destination lacks the capability 'multifd'");
         return false;
     }
-    if (!mux_incoming_is_multifd(qio_channel_mux_name(ioc))) {
+    if (!mux_destination_is_multifd(qio_channel_mux_name(ioc))) {
         error_setg(errp, "the destination has %d multifd channels",
                    migrate_multifd_channels());
         return false;
     }
-    return mux_incoming_add_channel(m, ioc, MULTIFD_INIT_SIZE, errp);
+    return mux_destination_add_channel(m, ioc, MULTIFD_INIT_SIZE, errp);
 }
 
 /* --- the session --- */
 
-static bool mux_incoming_open_disk(MuxIncoming *m, QIOChannelMux *ioc,
-                                   Error **errp)
+static bool mux_destination_open_disk(MuxDestination *m, QIOChannelMux *ioc,
+                                      Error **errp)
 {
     const char *name = qio_channel_mux_name(ioc);
 
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskReceive *d = g_ptr_array_index(m->disks, i);
+        DiskExport *d = g_ptr_array_index(m->disks, i);
 
-        if (g_str_equal(disk_receive_def(d)->stream, name)) {
-            return disk_receive_accept(d, ioc, errp);
+        if (g_str_equal(disk_export_def(d)->stream, name)) {
+            return disk_export_accept(d, ioc, errp);
         }
     }
     error_setg(errp, "not listed in the destination's migrate-incoming");
     return false;
 }
 
-static void mux_incoming_opened(MuxSession *session, QIOChannelMux *ioc,
-                                void *opaque)
+static void mux_destination_opened(MuxSession *session, QIOChannelMux *ioc,
+                                   void *opaque)
 {
-    MuxIncoming *m = opaque;
+    MuxDestination *m = opaque;
     const char *name = qio_channel_mux_name(ioc);
     g_autoptr(Error) err = NULL;
     bool ok;
 
     if (g_str_equal(name, "main")) {
-        ok = mux_incoming_open_main(m, ioc, &err);
+        ok = mux_destination_open_main(m, ioc, &err);
     } else if (g_str_has_prefix(name, "multifd-")) {
-        ok = mux_incoming_open_multifd(m, ioc, &err);
+        ok = mux_destination_open_multifd(m, ioc, &err);
     } else {
-        ok = mux_incoming_open_disk(m, ioc, &err);
+        ok = mux_destination_open_disk(m, ioc, &err);
     }
     if (!ok) {
-        trace_migration_mux_incoming_refused(name, error_get_pretty(err));
+        trace_migration_mux_destination_refused(name, error_get_pretty(err));
         qio_channel_mux_abort(ioc, err);
     }
 }
 
-static void mux_incoming_disk_ends(MuxIncoming *m, QIOChannelMux *ioc)
+static void mux_destination_disk_ends(MuxDestination *m, QIOChannelMux *ioc)
 {
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskReceive *d = g_ptr_array_index(m->disks, i);
+        DiskExport *d = g_ptr_array_index(m->disks, i);
 
-        if (disk_receive_stream(d) == ioc) {
-            disk_receive_end(d, migrate_channel_mux_stop_timeout() / 2);
+        if (disk_export_stream(d) == ioc) {
+            disk_export_end(d, migrate_channel_mux_stop_timeout() / 2);
         }
     }
 }
 
-static void mux_incoming_changed(MuxSession *session, QIOChannelMux *ioc,
-                                 void *opaque)
+static void mux_destination_changed(MuxSession *session, QIOChannelMux *ioc,
+                                    void *opaque)
 {
-    MuxIncoming *m = opaque;
+    MuxDestination *m = opaque;
     g_autoptr(Error) err = NULL;
 
     switch (qio_channel_mux_state(ioc)) {
@@ -372,42 +372,42 @@ static void mux_incoming_changed(MuxSession *session, QIOChannelMux *ioc,
         /* The source's reason comes with the stream that it resets first. */
         err = qio_channel_mux_get_error(ioc);
         if (err) {
-            mux_incoming_fail(m, err);
+            mux_destination_fail(m, err);
         }
         break;
     case MUX_STREAM_FINISHING:
-        mux_incoming_disk_ends(m, ioc);
-        mux_incoming_wake(m);
+        mux_destination_disk_ends(m, ioc);
+        mux_destination_wake(m);
         break;
     default:
-        mux_incoming_wake(m);
+        mux_destination_wake(m);
         break;
     }
 }
 
-static void mux_incoming_ended(MuxSession *session, const Error *err,
-                               void *opaque)
+static void mux_destination_ended(MuxSession *session, const Error *err,
+                                  void *opaque)
 {
-    MuxIncoming *m = opaque;
+    MuxDestination *m = opaque;
     g_autoptr(Error) early = NULL;
 
     /* What `main` has received is loaded before it sees the end. */
-    if (mux_incoming_loading(m)) {
+    if (mux_destination_loading(m)) {
         m->over = true;
-        mux_incoming_wake(m);
+        mux_destination_wake(m);
         return;
     }
     if (!err) {
         error_setg(&early, "all streams: the source ended the connection "
                    "early");
     }
-    mux_incoming_fail(m, err ?: early);
+    mux_destination_fail(m, err ?: early);
 }
 
-static const MuxSessionOps mux_incoming_ops = {
-    .opened = mux_incoming_opened,
-    .changed = mux_incoming_changed,
-    .ended = mux_incoming_ended,
+static const MuxSessionOps mux_destination_ops = {
+    .opened = mux_destination_opened,
+    .changed = mux_destination_changed,
+    .ended = mux_destination_ended,
 };
 
 bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc)
@@ -432,20 +432,20 @@ bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc)
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
 {
     GPtrArray *defs = mis->channels->disks;
-    MuxIncoming *m;
+    MuxDestination *m;
 
     mux_handshakes_shut_down();
-    m = mis->mux = g_new0(MuxIncoming, 1);
+    m = mis->mux = g_new0(MuxDestination, 1);
     m->mis = mis;
-    m->channels = g_ptr_array_new_with_free_func(mux_incoming_channel_free);
+    m->channels = g_ptr_array_new_with_free_func(mux_destination_channel_free);
     m->disks = g_ptr_array_new();
     for (guint i = 0; i < defs->len; i++) {
         g_ptr_array_add(m->disks,
-                        disk_receive_new(g_ptr_array_index(defs, i),
-                                         mux_incoming_disk_failed, m));
+                        disk_export_new(g_ptr_array_index(defs, i),
+                                        mux_destination_disk_failed, m));
     }
     m->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
-                                 &mux_incoming_ops, m);
+                                 &mux_destination_ops, m);
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                            m->session);
@@ -455,24 +455,24 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
 
 bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp)
 {
-    MuxIncoming *m = mis->mux;
+    MuxDestination *m = mis->mux;
 
     for (guint i = 0; m && i < m->disks->len; i++) {
-        DiskReceive *d = g_ptr_array_index(m->disks, i);
+        DiskExport *d = g_ptr_array_index(m->disks, i);
 
-        if (!disk_receive_done(d)) {
+        if (!disk_export_done(d)) {
             error_setg(errp, "stream '%s': the device state arrived before "
-                       "the disk was complete", disk_receive_def(d)->stream);
+                       "the disk was complete", disk_export_def(d)->stream);
             return false;
         }
     }
     return true;
 }
 
-bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
-                                          Error **errp)
+bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
+                                                Error **errp)
 {
-    MuxIncoming *m = mis->mux;
+    MuxDestination *m = mis->mux;
     g_autoptr(Error) cause = NULL;
     Error *err = NULL;
 
@@ -488,7 +488,7 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
     qio_channel_mux_fin_ok(m->main);
     qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
                          NULL);
-    while (!mux_incoming_decided(m)) {
+    while (!mux_destination_decided(m)) {
         m->taking_over = qemu_coroutine_self();
         qemu_coroutine_yield();
     }
@@ -508,7 +508,7 @@ bool coroutine_fn migration_mux_take_over(MigrationIncomingState *mis,
 
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
 {
-    MuxIncoming *m = mis->mux;
+    MuxDestination *m = mis->mux;
     Error *cause = NULL;
 
     if (!m) {
@@ -523,23 +523,23 @@ void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
         error_free(*errp);
         *errp = cause;
     }
-    mux_incoming_close(m, *errp);
+    mux_destination_close(m, *errp);
 }
 
 /* --- query --- */
 
-static MigrationStreamInfoList *mux_incoming_streams(MuxIncoming *m)
+static MigrationStreamInfoList *mux_destination_streams(MuxDestination *m)
 {
     MigrationStreamInfoList *list = NULL, **tail = &list;
 
     for (guint i = 0; i < m->channels->len; i++) {
-        MuxIncomingChannel *c = g_ptr_array_index(m->channels, i);
+        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
 
         QAPI_LIST_APPEND(tail, mux_stream_info_new(c->ioc));
     }
     for (guint i = 0; i < m->disks->len; i++) {
         QIOChannelMux *ioc =
-            disk_receive_stream(g_ptr_array_index(m->disks, i));
+            disk_export_stream(g_ptr_array_index(m->disks, i));
 
         if (ioc) {
             QAPI_LIST_APPEND(tail, mux_stream_info_new(ioc));
@@ -548,12 +548,12 @@ static MigrationStreamInfoList *mux_incoming_streams(MuxIncoming *m)
     return list;
 }
 
-void migration_mux_incoming_info(MigrationIncomingState *mis,
-                                 MigrationInfo *info)
+void migration_mux_destination_info(MigrationIncomingState *mis,
+                                    MigrationInfo *info)
 {
     if (mis->mux) {
-        mux_stream_info_report(info, mux_incoming_phase(mis->mux),
-                               mux_incoming_streams(mis->mux));
+        mux_stream_info_report(info, mux_destination_phase(mis->mux),
+                               mux_destination_streams(mis->mux));
     } else {
         mux_stream_info_report_done(info, mis->mux_streams);
     }
@@ -561,10 +561,10 @@ void migration_mux_incoming_info(MigrationIncomingState *mis,
 
 /* --- the end --- */
 
-void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
+void migration_mux_destination_shutdown(MigrationIncomingState *mis)
 {
     MuxSession *closing = g_steal_pointer(&mis->mux_closing);
-    MuxIncoming *m = mis->mux;
+    MuxDestination *m = mis->mux;
     g_autoptr(Error) why = NULL;
 
     if (closing) {
@@ -581,25 +581,25 @@ void migration_mux_incoming_shutdown(MigrationIncomingState *mis)
     mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
     mux_session_detach(m->session);
     while (m->disks->len) {
-        disk_receive_free(g_ptr_array_remove_index(m->disks,
-                                                   m->disks->len - 1), why);
+        disk_export_free(g_ptr_array_remove_index(m->disks,
+                                                  m->disks->len - 1), why);
     }
     mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
 }
 
-void migration_mux_incoming_cleanup(MigrationIncomingState *mis)
+void migration_mux_destination_cleanup(MigrationIncomingState *mis)
 {
-    MuxIncoming *m = g_steal_pointer(&mis->mux);
+    MuxDestination *m = g_steal_pointer(&mis->mux);
     g_autoptr(Error) unknown = NULL;
 
     if (!m) {
         return;
     }
-    mis->mux_streams = mux_incoming_streams(m);
+    mis->mux_streams = mux_destination_streams(m);
     mux_session_detach(m->session);
     error_setg(&unknown, "the migration failed at the destination");
     for (guint i = 0; i < m->disks->len; i++) {
-        disk_receive_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);
+        disk_export_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);
     }
     g_ptr_array_unref(m->disks);
     g_ptr_array_unref(m->channels);

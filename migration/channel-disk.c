@@ -11,7 +11,7 @@
 #include "qapi/error.h"
 #include "qemu/id.h"
 #include "system/block-backend.h"
-#include "disk-channel.h"
+#include "channel-disk.h"
 
 static bool check_disk_name(const char *disk, Error **errp)
 {

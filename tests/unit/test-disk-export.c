@@ -7,7 +7,7 @@
 #include "qemu/osdep.h"
 #include "block/block.h"
 #include "block/nbd-channel.h"
-#include "migration/disk-receive.h"
+#include "migration/disk-export.h"
 #include "mux-session-helpers.h"
 #include "qapi/error.h"
 #include "qemu/module.h"
@@ -23,7 +23,7 @@ typedef struct Disk {
     MigrationDiskChannel def;
     BlockDriverState *bs;       /* raw on blkdebug on nothing */
     QIOChannelMux *stream;      /* the source's end */
-    DiskReceive *receive;
+    DiskExport *receive;
     NBDExportInfo info;
     bool negotiated;
     bool disc_sent;
@@ -40,7 +40,7 @@ static void disk_negotiated(void *opaque, const NBDExportInfo *info,
     disk->negotiated = true;
 }
 
-static void disk_failed(DiskReceive *d, const Error *err, void *opaque)
+static void disk_failed(DiskExport *d, const Error *err, void *opaque)
 {
     Disk *disk = opaque;
 
@@ -78,9 +78,9 @@ static void disk_start_on(Disk *disk, BlockDriverState *bs)
     disk->stream = mux_session_open(disk->pair->src.session, "nbd-disk",
                                     &error_abort);
     WAIT_FOR(disk->pair->dst.streams->len == 1);
-    disk->receive = disk_receive_new(&disk->def, disk_failed, disk);
-    disk_receive_accept(disk->receive, disk->pair->dst.streams->pdata[0],
-                        &error_abort);
+    disk->receive = disk_export_new(&disk->def, disk_failed, disk);
+    disk_export_accept(disk->receive, disk->pair->dst.streams->pdata[0],
+                       &error_abort);
     nbd_channel_negotiate(QIO_CHANNEL(disk->stream), "disk", disk_negotiated,
                           disk);
     WAIT_FOR(disk->negotiated);
@@ -125,13 +125,13 @@ static void disk_assert_lost(Disk *disk, const char *why)
     g_assert_cmpstr(disk->error, ==, here);
     WAIT_FOR((error = stream_error(QIO_CHANNEL(disk->stream))));
     g_assert_cmpstr(error, ==, there);
-    g_assert(!disk_receive_done(disk->receive));
+    g_assert(!disk_export_done(disk->receive));
 }
 
 /* Assert that the destination times out after LIMIT_MS, not earlier. */
 static void disk_assert_lost_in_time(Disk *disk, const char *why)
 {
-    disk_receive_end(disk->receive, LIMIT_MS);
+    disk_export_end(disk->receive, LIMIT_MS);
     clock_advance(LIMIT_MS - 1);
     let_threads_wait();
     g_assert_null(disk->error);
@@ -142,7 +142,7 @@ static void disk_assert_lost_in_time(Disk *disk, const char *why)
 static void disk_end(Disk *disk)
 {
     clock_run();
-    disk_receive_free(disk->receive, NULL);
+    disk_export_free(disk->receive, NULL);
     object_unref(OBJECT(disk->stream));
     bdrv_unref(disk->bs);
     WAIT_FOR(!bdrv_find_node("node"));
@@ -156,9 +156,9 @@ static void test_good_end(void)
 
     disk_start(&disk);
     disk_disconnect(&disk);
-    disk_receive_end(disk.receive, LIMIT_MS);
+    disk_export_end(disk.receive, LIMIT_MS);
     WAIT_FOR(qio_channel_mux_fin_acked(disk.stream));
-    g_assert(disk_receive_done(disk.receive));
+    g_assert(disk_export_done(disk.receive));
     g_assert_null(disk.error);
     disk_end(&disk);
 }
@@ -184,7 +184,7 @@ static void test_flush_fails(void)
     write_to(bs);
     disk_start_on(&disk, bs);
     disk_disconnect(&disk);
-    disk_receive_end(disk.receive, LIMIT_MS);
+    disk_export_end(disk.receive, LIMIT_MS);
     disk_assert_lost(&disk, why);
     disk_end(&disk);
 }
@@ -254,9 +254,9 @@ int main(int argc, char **argv)
     socket_init();
     bdrv_init();
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/disk-receive/good-end", test_good_end);
-    g_test_add_func("/disk-receive/flush-fails", test_flush_fails);
-    g_test_add_func("/disk-receive/flush-hangs", test_flush_hangs);
-    g_test_add_func("/disk-receive/request-hangs", test_request_hangs);
+    g_test_add_func("/disk-export/good-end", test_good_end);
+    g_test_add_func("/disk-export/flush-fails", test_flush_fails);
+    g_test_add_func("/disk-export/flush-hangs", test_flush_hangs);
+    g_test_add_func("/disk-export/request-hangs", test_request_hangs);
     return g_test_run();
 }

@@ -27,72 +27,72 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qemu/yank.h"
-#include "channel-list.h"
-#include "disk-copy.h"
+#include "channel-args.h"
+#include "disk-mirror.h"
 #include "migration.h"
 #include "mux-migration.h"
-#include "mux-outgoing.h"
+#include "mux-source.h"
 #include "mux-stream-info.h"
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
 
 /* How long the destination may take for each step of the set-up */
-#define MUX_OUTGOING_SETUP_MS 30000
+#define MUX_SOURCE_SETUP_MS 30000
 /*
  * A gap this long between ticks means that this process was stopped or starved;
  * one between received data, although PING is sent, that the peer or the
  * network was.
  */
-#define MUX_OUTGOING_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
+#define MUX_SOURCE_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
 /* The main loop has not responded for this time: it may wait for a disk */
-#define MUX_OUTGOING_BLOCKED_NS NANOSECONDS_PER_SECOND
+#define MUX_SOURCE_BLOCKED_NS NANOSECONDS_PER_SECOND
 
-bool migration_mux_outgoing(MigrationState *s)
+bool migration_mux_source(MigrationState *s)
 {
     return s->channels && s->channels->mux;
 }
 
-bool migration_mux_outgoing_phase(MigrationState *s, MigrationPhase *phase)
+bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase)
 {
-    if (!migration_mux_outgoing(s)) {
+    if (!migration_mux_source(s)) {
         return false;
     }
     *phase = s->mux ? qatomic_read(&s->mux->phase) : MIGRATION_PHASE_CONNECT;
     return true;
 }
 
-void mux_outgoing_set_phase(MuxOutgoing *m, MigrationPhase phase)
+void mux_source_set_phase(MuxSource *m, MigrationPhase phase)
 {
-    trace_migration_mux_outgoing_phase(MigrationPhase_str(m->phase),
-                                       MigrationPhase_str(phase));
+    trace_migration_mux_source_phase(MigrationPhase_str(m->phase),
+                                     MigrationPhase_str(phase));
     qatomic_set(&m->phase, phase);
 }
 
-const Error *mux_outgoing_cause(MuxOutgoing *m)
+const Error *mux_source_cause(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
     return m->cause;
 }
 
-bool mux_outgoing_over(MuxOutgoing *m)
+bool mux_source_over(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
     return m->ended || m->cause;
 }
 
-static bool mux_outgoing_has_thread(MuxOutgoing *m)
+static bool mux_source_has_thread(MuxSource *m)
 {
     return m->phase >= MIGRATION_PHASE_PRECOPY;
 }
 
-MuxOutgoing *mux_outgoing_ref(MuxOutgoing *m)
+MuxSource *mux_source_ref(MuxSource *m)
 {
     qatomic_inc(&m->refcount);
     return m;
 }
 
-void mux_outgoing_unref(MuxOutgoing *m)
+void mux_source_unref(MuxSource *m)
 {
     if (qatomic_fetch_dec(&m->refcount) > 1) {
         return;
@@ -108,7 +108,7 @@ void mux_outgoing_unref(MuxOutgoing *m)
 
 /* --- failure --- */
 
-static bool mux_outgoing_all_disks(MuxOutgoing *m, bool (*are)(DiskCopy *d))
+static bool mux_source_all_disks(MuxSource *m, bool (*are)(DiskMirror *d))
 {
     for (guint i = 0; i < m->disks->len; i++) {
         if (!are(g_ptr_array_index(m->disks, i))) {
@@ -118,68 +118,68 @@ static bool mux_outgoing_all_disks(MuxOutgoing *m, bool (*are)(DiskCopy *d))
     return true;
 }
 
-/* Must precede mux_outgoing_free_disks(): see disk_copy_abort(). */
-static void mux_outgoing_abort_disks(MuxOutgoing *m)
+/* Must precede mux_source_free_disks(): see disk_mirror_abort(). */
+static void mux_source_abort_disks(MuxSource *m)
 {
     g_autoptr(Error) unknown = NULL;
 
     error_setg(&unknown, "the migration failed at the source");
     mux_switchover_stop(m);
     for (guint i = 0; i < m->disks->len; i++) {
-        disk_copy_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
+        disk_mirror_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
     }
 }
 
-static void mux_outgoing_cancel_disks(MuxOutgoing *m)
+static void mux_source_cancel_disks(MuxSource *m)
 {
     for (guint i = 0; i < m->disks->len; i++) {
-        disk_copy_cancel(g_ptr_array_index(m->disks, i));
+        disk_mirror_cancel(g_ptr_array_index(m->disks, i));
     }
 }
 
-static void mux_outgoing_cleanup_bh(void *opaque)
+static void mux_source_cleanup_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
     if (!m->exiting && m->s->mux == m) {
-        mux_outgoing_abort_disks(m);
-        if (mux_outgoing_all_disks(m, disk_copy_quiescent) &&
+        mux_source_abort_disks(m);
+        if (mux_source_all_disks(m, disk_mirror_quiescent) &&
             mux_switchover_quiescent(m)) {
-            mux_outgoing_cancel_disks(m);
+            mux_source_cancel_disks(m);
         }
-        if (mux_outgoing_all_disks(m, disk_copy_ended)) {
+        if (mux_source_all_disks(m, disk_mirror_ended)) {
             migration_cleanup(m->s);
         }
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
 /*
  * Clean up once all mirrors have ended, which may have to wait for the source's
  * storage.  Not in a nested aio_poll(): this changes the block graph.
  */
-void mux_outgoing_continue_cleanup(MuxOutgoing *m)
+void mux_source_continue_cleanup(MuxSource *m)
 {
     if (m->ending) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_outgoing_cleanup_bh, mux_outgoing_ref(m));
+                                mux_source_cleanup_bh, mux_source_ref(m));
     }
 }
 
 bool migration_mux_defer_cleanup(MigrationState *s)
 {
-    if (!s->mux || mux_outgoing_all_disks(s->mux, disk_copy_ended)) {
+    if (!s->mux || mux_source_all_disks(s->mux, disk_mirror_ended)) {
         return false;
     }
     migration_mux_ending(s);
     s->mux->ending = true;
-    mux_outgoing_continue_cleanup(s->mux);
+    mux_source_continue_cleanup(s->mux);
     return true;
 }
 
-static void mux_outgoing_finish_bh(void *opaque)
+static void mux_source_finish_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
     MigrationState *s = m->s;
 
     if (!m->exiting && s->mux == m &&
@@ -187,7 +187,7 @@ static void mux_outgoing_finish_bh(void *opaque)
         migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
     }
     m->ending = true;
-    mux_outgoing_cleanup_bh(m);
+    mux_source_cleanup_bh(m);
 }
 
 bool migration_mux_hold_failed(const MigrationStatus *status,
@@ -216,7 +216,7 @@ MigrationStatus migration_mux_status(MigrationState *s)
  * Give up, because of @cause, which the destination is told.  Whoever is in
  * charge of the migration at this time finishes it.
  */
-static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
+static void mux_source_abort(MuxSource *m, const Error *cause)
 {
     bool has_thread;
 
@@ -228,15 +228,15 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
             return;
         }
         m->cause = error_copy(cause);
-        has_thread = mux_outgoing_has_thread(m);
+        has_thread = mux_source_has_thread(m);
     }
-    trace_migration_mux_outgoing_abort(MigrationPhase_str(m->phase),
-                                       error_get_pretty(cause));
+    trace_migration_mux_source_abort(MigrationPhase_str(m->phase),
+                                     error_get_pretty(cause));
     qio_channel_mux_abort(m->main, cause);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         /* Now, so that nobody has to wait for the peer any more */
         for (guint i = 0; i < m->disks->len; i++) {
-            disk_copy_reset(g_ptr_array_index(m->disks, i), cause);
+            disk_mirror_reset(g_ptr_array_index(m->disks, i), cause);
         }
         for (guint i = 0; i < m->channels->len; i++) {
             qio_channel_mux_abort(g_ptr_array_index(m->channels, i), cause);
@@ -246,26 +246,26 @@ static void mux_outgoing_abort(MuxOutgoing *m, const Error *cause)
     if (!has_thread) {
         /* Not in a nested aio_poll(): the finish changes the block graph */
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_outgoing_finish_bh, mux_outgoing_ref(m));
+                                mux_source_finish_bh, mux_source_ref(m));
     }
 }
 
-void mux_outgoing_fail(MuxOutgoing *m, const Error *err)
+void mux_source_fail(MuxSource *m, const Error *err)
 {
-    if (!m->committed && !mux_outgoing_over(m)) {
+    if (!m->committed && !mux_source_over(m)) {
         migrate_set_error(m->s, err);
     }
-    mux_outgoing_abort(m, err);
+    mux_source_abort(m, err);
 }
 
 void migration_mux_cancel(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     g_autoptr(Error) cause = NULL;
 
     if (m) {
         error_setg(&cause, "the migration was cancelled at the source");
-        mux_outgoing_abort(m, cause);
+        mux_source_abort(m, cause);
     }
 }
 
@@ -275,11 +275,11 @@ uint32_t migration_mux_setup_ms(void)
 {
     uint32_t silence = migrate_channel_mux_timeout();
 
-    return silence ? MIN(silence, MUX_OUTGOING_SETUP_MS)
-                   : MUX_OUTGOING_SETUP_MS;
+    return silence ? MIN(silence, MUX_SOURCE_SETUP_MS)
+                   : MUX_SOURCE_SETUP_MS;
 }
 
-static bool mux_outgoing_set_up_in_time(MuxOutgoing *m, Error **errp)
+static bool mux_source_set_up_in_time(MuxSource *m, Error **errp)
 {
     uint32_t ms = migration_mux_setup_ms();
 
@@ -289,25 +289,25 @@ static bool mux_outgoing_set_up_in_time(MuxOutgoing *m, Error **errp)
         return false;
     }
     for (guint i = 0; i < m->disks->len; i++) {
-        if (!disk_copy_in_time(g_ptr_array_index(m->disks, i), ms, errp)) {
+        if (!disk_mirror_in_time(g_ptr_array_index(m->disks, i), ms, errp)) {
             return false;
         }
     }
     return true;
 }
 
-static void mux_outgoing_setup_timeout(void *opaque)
+static void mux_source_setup_timeout(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
     g_autoptr(Error) err = NULL;
 
     if (m->phase <= MIGRATION_PHASE_DISKS &&
-        !mux_outgoing_set_up_in_time(m, &err)) {
-        mux_outgoing_fail(m, err);
+        !mux_source_set_up_in_time(m, &err)) {
+        mux_source_fail(m, err);
     }
 }
 
-static void mux_outgoing_start_setup_timer(MuxOutgoing *m)
+static void mux_source_start_setup_timer(MuxSource *m)
 {
     timer_mod(m->setup_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                               migration_mux_setup_ms());
@@ -316,108 +316,108 @@ static void mux_outgoing_start_setup_timer(MuxOutgoing *m)
 /* --- the disks --- */
 
 /* For what a BH does next, some time after it was scheduled */
-static bool mux_outgoing_goes_on(MuxOutgoing *m)
+static bool mux_source_goes_on(MuxSource *m)
 {
-    return !m->exiting && m->s->mux == m && !mux_outgoing_over(m);
+    return !m->exiting && m->s->mux == m && !mux_source_over(m);
 }
 
 /* Not in a nested aio_poll(), where each handshake may have come to its end */
-static void mux_outgoing_begin_disks_bh(void *opaque)
+static void mux_source_begin_disks_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (mux_outgoing_goes_on(m)) {
+    if (mux_source_goes_on(m)) {
         m->pending = m->disks->len;
         bdrv_drain_all_begin();
-        for (guint i = 0; i < m->disks->len && !mux_outgoing_over(m); i++) {
-            disk_copy_begin(g_ptr_array_index(m->disks, i));
+        for (guint i = 0; i < m->disks->len && !mux_source_over(m); i++) {
+            disk_mirror_begin(g_ptr_array_index(m->disks, i));
         }
         bdrv_drain_all_end();
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
-static void mux_outgoing_disk_connected(DiskCopy *d, void *opaque)
+static void mux_source_disk_connected(DiskMirror *d, void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (!mux_outgoing_over(m) && !--m->pending) {
+    if (!mux_source_over(m) && !--m->pending) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_outgoing_begin_disks_bh,
-                                mux_outgoing_ref(m));
+                                mux_source_begin_disks_bh,
+                                mux_source_ref(m));
     }
 }
 
 /* From now on, unless it has failed, the thread ends the migration. */
-static bool mux_outgoing_enter_precopy(MuxOutgoing *m)
+static bool mux_source_enter_precopy(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
     if (m->cause || m->ended) {
         return false;
     }
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_PRECOPY);
+    mux_source_set_phase(m, MIGRATION_PHASE_PRECOPY);
     return true;
 }
 
-static void mux_outgoing_precopy_bh(void *opaque)
+static void mux_source_precopy_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (mux_outgoing_goes_on(m) && mux_outgoing_enter_precopy(m)) {
+    if (mux_source_goes_on(m) && mux_source_enter_precopy(m)) {
         migration_connect(m->s, NULL);
     }
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
 /* All disks were copied once: start the migration thread */
-static void mux_outgoing_start_precopy(MuxOutgoing *m)
+static void mux_source_start_precopy(MuxSource *m)
 {
     /* Not in a nested aio_poll(), which may be where a mirror gets ready */
     aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                            mux_outgoing_precopy_bh, mux_outgoing_ref(m));
+                            mux_source_precopy_bh, mux_source_ref(m));
 }
 
-static void mux_outgoing_disk_ready(DiskCopy *d, void *opaque)
+static void mux_source_disk_ready(DiskMirror *d, void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (!mux_outgoing_over(m) && !--m->pending) {
-        mux_outgoing_start_precopy(m);
+    if (!mux_source_over(m) && !--m->pending) {
+        mux_source_start_precopy(m);
     }
 }
 
-static void mux_outgoing_disk_flushed(DiskCopy *d, void *opaque)
+static void mux_source_disk_flushed(DiskMirror *d, void *opaque)
 {
     mux_switchover_disk_flushed(opaque, d);
 }
 
-static void mux_outgoing_disk_completed(DiskCopy *d, void *opaque)
+static void mux_source_disk_completed(DiskMirror *d, void *opaque)
 {
     mux_switchover_disk_completed(opaque);
 }
 
-static void mux_outgoing_disk_failed(DiskCopy *d, const Error *err,
-                                     void *opaque)
+static void mux_source_disk_failed(DiskMirror *d, const Error *err,
+                                   void *opaque)
 {
-    mux_outgoing_fail(opaque, err);
+    mux_source_fail(opaque, err);
 }
 
-static void mux_outgoing_disk_ending(DiskCopy *d, void *opaque)
+static void mux_source_disk_ending(DiskMirror *d, void *opaque)
 {
-    mux_outgoing_continue_cleanup(opaque);
+    mux_source_continue_cleanup(opaque);
 }
 
-static const DiskCopyOps mux_outgoing_disk_ops = {
-    .connected = mux_outgoing_disk_connected,
-    .ready = mux_outgoing_disk_ready,
-    .flushed = mux_outgoing_disk_flushed,
-    .completed = mux_outgoing_disk_completed,
-    .failed = mux_outgoing_disk_failed,
-    .ending = mux_outgoing_disk_ending,
+static const DiskMirrorOps mux_source_disk_ops = {
+    .connected = mux_source_disk_connected,
+    .ready = mux_source_disk_ready,
+    .flushed = mux_source_disk_flushed,
+    .completed = mux_source_disk_completed,
+    .failed = mux_source_disk_failed,
+    .ending = mux_source_disk_ending,
 };
 
 /* The copies share the limit that the user set for the migration. */
-static int64_t mux_outgoing_disk_speed(MuxOutgoing *m)
+static int64_t mux_source_disk_speed(MuxSource *m)
 {
     uint64_t limit = migrate_max_bandwidth();
 
@@ -427,15 +427,15 @@ static int64_t mux_outgoing_disk_speed(MuxOutgoing *m)
 
 void migration_mux_bandwidth_changed(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
 
     for (guint i = 0; m && i < m->disks->len; i++) {
-        disk_copy_set_speed(g_ptr_array_index(m->disks, i),
-                            mux_outgoing_disk_speed(m));
+        disk_mirror_set_speed(g_ptr_array_index(m->disks, i),
+                              mux_source_disk_speed(m));
     }
 }
 
-static bool mux_outgoing_start_disks(MuxOutgoing *m, Error **errp)
+static bool mux_source_start_disks(MuxSource *m, Error **errp)
 {
     GPtrArray *defs = m->s->channels->disks;
 
@@ -443,83 +443,83 @@ static bool mux_outgoing_start_disks(MuxOutgoing *m, Error **errp)
     qio_channel_mux_set_weight(m->main, defs->len);
     for (guint i = 0; i < defs->len; i++) {
         MigrationDiskChannel *def = g_ptr_array_index(defs, i);
-        DiskCopy *d = disk_copy_new(def, mux_outgoing_disk_speed(m),
-                                    &mux_outgoing_disk_ops, m);
+        DiskMirror *d = disk_mirror_new(def, mux_source_disk_speed(m),
+                                        &mux_source_disk_ops, m);
 
         WITH_QEMU_LOCK_GUARD(&m->lock) {
             g_ptr_array_add(m->disks, d);
         }
-        if (!disk_copy_start(d, m->session, errp)) {
+        if (!disk_mirror_start(d, m->session, errp)) {
             return false;
         }
     }
     return true;
 }
 
-static void mux_outgoing_main_open(MuxOutgoing *m)
+static void mux_source_main_open(MuxSource *m)
 {
     g_autoptr(Error) err = NULL;
 
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_DISKS);
+    mux_source_set_phase(m, MIGRATION_PHASE_DISKS);
     m->pending = m->s->channels->disks->len;
     if (!m->pending) {
-        mux_outgoing_start_precopy(m);
+        mux_source_start_precopy(m);
         return;
     }
-    mux_outgoing_start_setup_timer(m);
-    if (!mux_outgoing_start_disks(m, &err)) {
-        mux_outgoing_fail(m, err);
+    mux_source_start_setup_timer(m);
+    if (!mux_source_start_disks(m, &err)) {
+        mux_source_fail(m, err);
     }
 }
 
 /* --- the session --- */
 
-static void mux_outgoing_main_changed(MuxOutgoing *m)
+static void mux_source_main_changed(MuxSource *m)
 {
     g_autoptr(Error) err = NULL;
 
     if (qio_channel_mux_state(m->main) == MUX_STREAM_RESET) {
         err = qio_channel_mux_get_error(m->main);
         if (err) {
-            mux_outgoing_fail(m, err);
+            mux_source_fail(m, err);
         }
-        /* Else the connection ended in good order: mux_outgoing_ended(). */
+        /* Else the connection ended in good order: mux_source_ended(). */
     } else if (m->phase == MIGRATION_PHASE_CONNECT &&
                qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
-        mux_outgoing_main_open(m);
+        mux_source_main_open(m);
     } else if (qio_channel_mux_fin_acked(m->main)) {
         mux_switchover_loaded(m);
     }
 }
 
-static void mux_outgoing_ready(MuxSession *session, void *opaque)
+static void mux_source_ready(MuxSession *session, void *opaque)
 {
-    mux_outgoing_start_setup_timer(opaque);
+    mux_source_start_setup_timer(opaque);
 }
 
-static void mux_outgoing_changed(MuxSession *session, QIOChannelMux *ioc,
-                                 void *opaque)
+static void mux_source_changed(MuxSession *session, QIOChannelMux *ioc,
+                               void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
-    if (mux_outgoing_over(m)) {
+    if (mux_source_over(m)) {
         return;
     }
     if (ioc == m->main) {
-        mux_outgoing_main_changed(m);
+        mux_source_main_changed(m);
         return;
     }
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskCopy *d = g_ptr_array_index(m->disks, i);
+        DiskMirror *d = g_ptr_array_index(m->disks, i);
 
-        if (disk_copy_stream(d) == ioc) {
-            disk_copy_stream_changed(d);
+        if (disk_mirror_stream(d) == ioc) {
+            disk_mirror_stream_changed(d);
             return;
         }
     }
 }
 
-void mux_outgoing_ended(MuxOutgoing *m, const Error *err)
+void mux_source_ended(MuxSource *m, const Error *err)
 {
     g_autoptr(Error) early = NULL;
 
@@ -527,16 +527,16 @@ void mux_outgoing_ended(MuxOutgoing *m, const Error *err)
         error_setg(&early, "all streams: the destination ended the "
                    "connection early");
     }
-    mux_outgoing_fail(m, err ?: early);
+    mux_source_fail(m, err ?: early);
 }
 
-static void mux_outgoing_session_ended(MuxSession *session, const Error *err,
-                                       void *opaque)
+static void mux_source_session_ended(MuxSession *session, const Error *err,
+                                     void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
     if (!m->committed) {
-        mux_outgoing_ended(m, err);
+        mux_source_ended(m, err);
     }
 }
 
@@ -546,9 +546,9 @@ static void mux_outgoing_session_ended(MuxSession *session, const Error *err,
  * does not wait for it.  An unread reply is the source's delay, not the
  * destination's.  The steps of the switchover have limits of their own.
  */
-static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
-                                     const DiskCopyWait *wait, uint32_t *ms,
-                                     uint32_t *flush_ms)
+static void mux_source_disk_limits(MuxSource *m, const DiskMirrorTime *t,
+                                   const DiskMirrorWait *wait, uint32_t *ms,
+                                   uint32_t *flush_ms)
 {
     if (wait->unread ||
         qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
@@ -565,33 +565,33 @@ static void mux_outgoing_disk_limits(MuxOutgoing *m, const DiskCopyTime *t,
  * How long does a request take?  While neither the guest nor the main loop
  * waits for it, replies to other requests show that the disk works.
  */
-static int64_t mux_outgoing_request_ns(MuxOutgoing *m, const DiskCopyTime *t,
-                                       const DiskCopyWait *wait)
+static int64_t mux_source_request_ns(MuxSource *m, const DiskMirrorTime *t,
+                                     const DiskMirrorWait *wait)
 {
     return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
            MIN(wait->destination, wait->silent) : wait->destination;
 }
 
-static bool mux_outgoing_exceeds(int64_t ns, uint32_t ms)
+static bool mux_source_exceeds(int64_t ns, uint32_t ms)
 {
     return ms && ns >= ms * (int64_t)SCALE_MS;
 }
 
-static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
-                                      const DiskCopyTime *t,
-                                      const DiskCopyWait *wait, Error **errp)
+static bool mux_source_disk_in_time(MuxSource *m, DiskMirror *d,
+                                    const DiskMirrorTime *t,
+                                    const DiskMirrorWait *wait, Error **errp)
 {
-    const char *name = disk_copy_stream_name(d);
+    const char *name = disk_mirror_stream_name(d);
     uint32_t ms, flush_ms;
 
-    mux_outgoing_disk_limits(m, t, wait, &ms, &flush_ms);
-    if (mux_outgoing_exceeds(mux_outgoing_request_ns(m, t, wait), ms)) {
+    mux_source_disk_limits(m, t, wait, &ms, &flush_ms);
+    if (mux_source_exceeds(mux_source_request_ns(m, t, wait), ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
                    "destination to complete a disk request", name,
                    ms / 1000.0);
         return false;
     }
-    if (mux_outgoing_exceeds(wait->flush, flush_ms)) {
+    if (mux_source_exceeds(wait->flush, flush_ms)) {
         error_setg(errp, "stream '%s': timed out after %g s waiting for the "
                    "destination to flush the disk", name, flush_ms / 1000.0);
         return false;
@@ -599,23 +599,23 @@ static bool mux_outgoing_disk_in_time(MuxOutgoing *m, DiskCopy *d,
     return true;
 }
 
-static void mux_outgoing_respond_bh(void *opaque)
+static void mux_source_respond_bh(void *opaque)
 {
-    MuxOutgoing *m = opaque;
+    MuxSource *m = opaque;
 
     qatomic_set(&m->asked, false);
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 
 /*
  * Returns: the end of the last interruption of the peer or of this process.
  * The times of requests restart then: an interruption is not a slow disk.
  */
-static int64_t mux_outgoing_resumed_at(MuxOutgoing *m, int64_t now,
-                                       int64_t heard)
+static int64_t mux_source_resumed_at(MuxSource *m, int64_t now,
+                                     int64_t heard)
 {
-    m->away = now - m->ticked >= MUX_OUTGOING_AWAY_NS;
-    if (m->away || heard - m->heard >= MUX_OUTGOING_AWAY_NS) {
+    m->away = now - m->ticked >= MUX_SOURCE_AWAY_NS;
+    if (m->away || heard - m->heard >= MUX_SOURCE_AWAY_NS) {
         m->resumed = now;
     }
     m->ticked = now;
@@ -627,60 +627,60 @@ static int64_t mux_outgoing_resumed_at(MuxOutgoing *m, int64_t now,
  * Returns: when the main loop last ran.  It does not while it waits in a nested
  * event loop, or for the BQL.  Thread of the session.
  */
-static int64_t mux_outgoing_responsive(MuxOutgoing *m, int64_t now)
+static int64_t mux_source_responsive(MuxSource *m, int64_t now)
 {
     if (m->away || !qatomic_read(&m->asked)) {
         m->responsive = now;
     }
     if (!qatomic_xchg(&m->asked, true)) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_outgoing_respond_bh, mux_outgoing_ref(m));
+                                mux_source_respond_bh, mux_source_ref(m));
     }
     return m->responsive;
 }
 
 /* Thread of the session */
-static void mux_outgoing_tick(MuxSession *session, int64_t now, int64_t heard,
-                              void *opaque)
+static void mux_source_tick(MuxSession *session, int64_t now, int64_t heard,
+                            void *opaque)
 {
-    MuxOutgoing *m = opaque;
-    DiskCopyTime t = { .now = now, .heard = heard };
+    MuxSource *m = opaque;
+    DiskMirrorTime t = { .now = now, .heard = heard };
     g_autoptr(Error) err = NULL;
     bool ping = false;
 
-    t.resumed = mux_outgoing_resumed_at(m, now, heard);
-    t.responsive = mux_outgoing_responsive(m, now);
-    t.blocked = now - t.responsive >= MUX_OUTGOING_BLOCKED_NS;
+    t.resumed = mux_source_resumed_at(m, now, heard);
+    t.responsive = mux_source_responsive(m, now);
+    t.blocked = now - t.responsive >= MUX_SOURCE_BLOCKED_NS;
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         for (guint i = 0; !err && i < m->disks->len; i++) {
-            DiskCopy *d = g_ptr_array_index(m->disks, i);
-            DiskCopyWait wait = disk_copy_watch(d, &t);
+            DiskMirror *d = g_ptr_array_index(m->disks, i);
+            DiskMirrorWait wait = disk_mirror_watch(d, &t);
 
-            if (disk_copy_check_mirror(d, &err)) {
-                mux_outgoing_disk_in_time(m, d, &t, &wait, &err);
+            if (disk_mirror_check_mirror(d, &err)) {
+                mux_source_disk_in_time(m, d, &t, &wait, &err);
             }
             ping |= wait.ping;
         }
     }
     if (err) {
-        mux_outgoing_fail(m, err);
+        mux_source_fail(m, err);
     } else if (ping) {
         mux_session_ping(session);
     }
 }
 
-static const MuxSessionOps mux_outgoing_ops = {
-    .ready = mux_outgoing_ready,
-    .changed = mux_outgoing_changed,
-    .ended = mux_outgoing_session_ended,
-    .tick = mux_outgoing_tick,
+static const MuxSessionOps mux_source_ops = {
+    .ready = mux_source_ready,
+    .changed = mux_source_changed,
+    .ended = mux_source_session_ended,
+    .tick = mux_source_tick,
 };
 
 /* Returns NULL with @errp set if the connection is lost already. */
-static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
-                                     Error **errp)
+static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
+                                 Error **errp)
 {
-    MuxOutgoing *m = g_new0(MuxOutgoing, 1);
+    MuxSource *m = g_new0(MuxSource, 1);
 
     m->s = s;
     m->refcount = 1;
@@ -689,15 +689,15 @@ static MuxOutgoing *mux_outgoing_new(MigrationState *s, QIOChannel *ioc,
     qemu_mutex_init(&m->lock);
     mux_switchover_init(m);
     m->setup_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
-                                  mux_outgoing_setup_timeout, m);
-    m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_outgoing_ops, m);
+                                  mux_source_setup_timeout, m);
+    m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
     m->main = mux_session_open(m->session, "main", errp);
     if (!m->main) {
         mux_session_detach(m->session);
         mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
         mux_session_unref(m->session);
-        mux_outgoing_unref(m);
+        mux_source_unref(m);
         return NULL;
     }
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
@@ -710,7 +710,7 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
     g_autoptr(Error) err = NULL;
     QEMUFile *f;
 
-    s->mux = mux_outgoing_new(s, ioc, &err);
+    s->mux = mux_source_new(s, ioc, &err);
     if (!s->mux) {
         migration_connect(s, err);
         return;
@@ -724,7 +724,7 @@ void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
 void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     Error *err = NULL;
     QIOChannelMux *ioc = mux_session_open(m->session, name, &err);
     QIOTask *task = qio_task_new(OBJECT(ioc), func, opaque, NULL);
@@ -744,8 +744,8 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 
 /* --- query --- */
 
-static void mux_outgoing_report_wait(MigrationStreamInfo *info,
-                                     DiskCopyWait wait)
+static void mux_source_report_wait(MigrationStreamInfo *info,
+                                   DiskMirrorWait wait)
 {
     int64_t destination = MAX(wait.destination, wait.flush);
     int64_t longest = MAX(destination, wait.source);
@@ -758,44 +758,44 @@ static void mux_outgoing_report_wait(MigrationStreamInfo *info,
     }
 }
 
-static void mux_outgoing_add_stream(MigrationStreamInfoList ***tail,
-                                    QIOChannelMux *ioc, DiskCopy *d)
+static void mux_source_add_stream(MigrationStreamInfoList ***tail,
+                                  QIOChannelMux *ioc, DiskMirror *d)
 {
     MigrationStreamInfo *info = mux_stream_info_new(ioc);
 
     if (d) {
-        disk_copy_progress(d, &info->remaining, &info->total);
+        disk_mirror_progress(d, &info->remaining, &info->total);
         info->has_total = info->has_remaining = info->total > 0;
-        mux_outgoing_report_wait(info, disk_copy_wait(d));
+        mux_source_report_wait(info, disk_mirror_wait(d));
     }
     QAPI_LIST_APPEND(*tail, info);
 }
 
-static MigrationStreamInfoList *mux_outgoing_streams(MuxOutgoing *m)
+static MigrationStreamInfoList *mux_source_streams(MuxSource *m)
 {
     MigrationStreamInfoList *list = NULL, **tail = &list;
 
-    mux_outgoing_add_stream(&tail, m->main, NULL);
+    mux_source_add_stream(&tail, m->main, NULL);
     for (guint i = 0; i < m->disks->len; i++) {
-        DiskCopy *d = g_ptr_array_index(m->disks, i);
+        DiskMirror *d = g_ptr_array_index(m->disks, i);
 
-        if (disk_copy_stream(d)) {
-            mux_outgoing_add_stream(&tail, disk_copy_stream(d), d);
+        if (disk_mirror_stream(d)) {
+            mux_source_add_stream(&tail, disk_mirror_stream(d), d);
         }
     }
     QEMU_LOCK_GUARD(&m->lock);
     for (guint i = 0; i < m->channels->len; i++) {
-        mux_outgoing_add_stream(&tail, g_ptr_array_index(m->channels, i), NULL);
+        mux_source_add_stream(&tail, g_ptr_array_index(m->channels, i), NULL);
     }
     return list;
 }
 
-void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
+void migration_mux_source_info(MigrationState *s, MigrationInfo *info)
 {
     if (s->mux) {
         mux_stream_info_report(info, qatomic_read(&s->mux->phase),
-                               mux_outgoing_streams(s->mux));
-    } else if (migration_mux_outgoing(s) && migration_is_running()) {
+                               mux_source_streams(s->mux));
+    } else if (migration_mux_source(s) && migration_is_running()) {
         mux_stream_info_report(info, MIGRATION_PHASE_CONNECT, NULL);
     } else {
         mux_stream_info_report_done(info, s->mux_streams);
@@ -804,15 +804,15 @@ void migration_mux_outgoing_info(MigrationState *s, MigrationInfo *info)
 
 /* --- the end --- */
 
-static void mux_outgoing_free_disks(MuxOutgoing *m)
+static void mux_source_free_disks(MuxSource *m)
 {
     while (m->disks->len) {
-        DiskCopy *d;
+        DiskMirror *d;
 
         WITH_QEMU_LOCK_GUARD(&m->lock) {
             d = g_ptr_array_remove_index(m->disks, m->disks->len - 1);
         }
-        disk_copy_free(d);
+        disk_mirror_free(d);
     }
 }
 
@@ -829,25 +829,25 @@ void migration_mux_ending(MigrationState *s)
     if (!cause) {
         error_setg(&cause, "the migration failed at the source");
     }
-    mux_outgoing_abort(s->mux, cause);
+    mux_source_abort(s->mux, cause);
 }
 
 void migration_mux_cleanup(MigrationState *s)
 {
-    MuxOutgoing *m = g_steal_pointer(&s->mux);
+    MuxSource *m = g_steal_pointer(&s->mux);
 
     if (!m) {
         return;
     }
-    mux_outgoing_set_phase(m, MIGRATION_PHASE_DONE);
+    mux_source_set_phase(m, MIGRATION_PHASE_DONE);
     /* What the disks may tell while the polls below wait for them is late */
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         m->ended = true;
     }
     mux_session_detach(m->session);
-    mux_outgoing_abort_disks(m);
-    s->mux_streams = mux_outgoing_streams(m);
-    mux_outgoing_free_disks(m);
+    mux_source_abort_disks(m);
+    s->mux_streams = mux_source_streams(m);
+    mux_source_free_disks(m);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
@@ -858,7 +858,7 @@ void migration_mux_cleanup(MigrationState *s)
     }
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
     if (s->state == MIGRATION_STATUS_FAILED) {
         migrate_generate_event(s->state);
     }
@@ -866,7 +866,7 @@ void migration_mux_cleanup(MigrationState *s)
 
 void migration_mux_shutdown(MigrationState *s)
 {
-    MuxOutgoing *m = s->mux;
+    MuxSource *m = s->mux;
     MuxSession *session = g_steal_pointer(&s->mux_closing);
 
     if (session) {
@@ -880,21 +880,21 @@ void migration_mux_shutdown(MigrationState *s)
      * The main loop runs no more: let go of what the block layer holds.  To
      * wait for the jobs may run migration_cleanup().
      */
-    mux_outgoing_ref(m);
+    mux_source_ref(m);
     session = mux_session_ref(m->session);
     mux_session_detach(session);
-    mux_outgoing_abort_disks(m);
-    mux_outgoing_cancel_disks(m);
-    mux_outgoing_free_disks(m);
+    mux_source_abort_disks(m);
+    mux_source_cancel_disks(m);
+    mux_source_free_disks(m);
     mux_session_close_wait(session, m->cause,
                            m->committed ? MIGRATION_MUX_DONE_MS :
                                           MIGRATION_MUX_LINGER_MS);
     mux_session_unref(session);
-    if (s->mux == m && (m->ending || !mux_outgoing_has_thread(m))) {
+    if (s->mux == m && (m->ending || !mux_source_has_thread(m))) {
         /* The clean-up that is scheduled will not run. */
         migration_cleanup(s);
     }
     m->exiting = true;
-    mux_outgoing_unref(m);
+    mux_source_unref(m);
 }
 

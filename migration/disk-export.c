@@ -13,16 +13,16 @@
 #include "block/nbd-channel.h"
 #include "qemu/main-loop.h"
 #include "system/block-backend.h"
-#include "disk-receive.h"
+#include "disk-export.h"
 #include "trace.h"
 
-struct DiskReceive {
+struct DiskExport {
     unsigned refcount;          /* the owner's, the export's, the flush's */
     bool freed;                 /* the owner let go: no callback any more */
     bool done;
     bool lost;                  /* @failed was called */
     const MigrationDiskChannel *def;
-    DiskReceiveFailed *failed;
+    DiskExportFailed *failed;
     void *opaque;
     QIOChannelMux *ioc;
     NBDPrivateExport *export;   /* NULL again when it is gone */
@@ -32,7 +32,7 @@ struct DiskReceive {
     uint32_t end_ms;
 };
 
-static void disk_receive_unref(DiskReceive *d)
+static void disk_export_unref(DiskExport *d)
 {
     if (!--d->refcount) {
         timer_free(d->end_timer);
@@ -40,10 +40,10 @@ static void disk_receive_unref(DiskReceive *d)
     }
 }
 
-DiskReceive *disk_receive_new(const MigrationDiskChannel *def,
-                              DiskReceiveFailed *failed, void *opaque)
+DiskExport *disk_export_new(const MigrationDiskChannel *def,
+                            DiskExportFailed *failed, void *opaque)
 {
-    DiskReceive *d = g_new0(DiskReceive, 1);
+    DiskExport *d = g_new0(DiskExport, 1);
 
     d->refcount = 1;
     d->def = def;
@@ -52,23 +52,23 @@ DiskReceive *disk_receive_new(const MigrationDiskChannel *def,
     return d;
 }
 
-const MigrationDiskChannel *disk_receive_def(DiskReceive *d)
+const MigrationDiskChannel *disk_export_def(DiskExport *d)
 {
     return d->def;
 }
 
-QIOChannelMux *disk_receive_stream(DiskReceive *d)
+QIOChannelMux *disk_export_stream(DiskExport *d)
 {
     return d->ioc;
 }
 
-bool disk_receive_done(DiskReceive *d)
+bool disk_export_done(DiskExport *d)
 {
     return d->done;
 }
 
 /* Takes @err, what was seen of the failure; the stream may know the cause. */
-static void disk_receive_fail(DiskReceive *d, Error *err)
+static void disk_export_fail(DiskExport *d, Error *err)
 {
     g_autoptr(Error) own = err;
     g_autoptr(Error) cause = NULL;
@@ -87,36 +87,36 @@ static void disk_receive_fail(DiskReceive *d, Error *err)
 
 /* --- the end: export closed, node flushed, FIN answered --- */
 
-static void disk_receive_flushed_bh(void *opaque)
+static void disk_export_flushed_bh(void *opaque)
 {
-    DiskReceive *d = opaque;
+    DiskExport *d = opaque;
     Error *err = NULL;
 
     blk_unref(g_steal_pointer(&d->blk));
     if (d->flush_ret < 0) {
         error_setg_errno(&err, -d->flush_ret, "cannot flush node '%s'",
                          d->def->node_name);
-        disk_receive_fail(d, err);
+        disk_export_fail(d, err);
     } else if (!d->freed && !d->lost) {
-        trace_migration_disk_receive_done(d->def->disk);
+        trace_migration_disk_export_done(d->def->disk);
         d->done = true;
         if (d->end_timer) {
             timer_del(d->end_timer);
         }
         qio_channel_mux_fin_ok(d->ioc);
     }
-    disk_receive_unref(d);
+    disk_export_unref(d);
 }
 
-static void coroutine_fn disk_receive_flush_co(void *opaque)
+static void coroutine_fn disk_export_flush_co(void *opaque)
 {
-    DiskReceive *d = opaque;
+    DiskExport *d = opaque;
 
     d->flush_ret = blk_co_flush(d->blk);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_receive_flushed_bh, d);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_export_flushed_bh, d);
 }
 
-static void disk_receive_flush(DiskReceive *d)
+static void disk_export_flush(DiskExport *d)
 {
     const char *node_name = d->def->node_name;
     BlockDriverState *bs;
@@ -129,32 +129,32 @@ static void disk_receive_flush(DiskReceive *d)
         d->blk = blk_new_with_bs(bs, BLK_PERM_WRITE, BLK_PERM_ALL, &err);
     }
     if (!d->blk) {
-        disk_receive_fail(d, err);
+        disk_export_fail(d, err);
         return;
     }
     d->refcount++;
-    co = qemu_coroutine_create(disk_receive_flush_co, d);
+    co = qemu_coroutine_create(disk_export_flush_co, d);
     aio_co_enter(bdrv_get_aio_context(bs), co);
 }
 
-static void disk_receive_export_closed(void *opaque, const Error *why)
+static void disk_export_closed(void *opaque, const Error *why)
 {
-    DiskReceive *d = opaque;
+    DiskExport *d = opaque;
     const char *text = why ? error_get_pretty(why) : "";
 
-    trace_migration_disk_receive_export_closed(d->def->disk, text);
+    trace_migration_disk_export_closed(d->def->disk, text);
     d->export = NULL;
     if (why) {
-        disk_receive_fail(d, error_copy(why));
+        disk_export_fail(d, error_copy(why));
     } else if (!d->freed && !d->lost) {
-        disk_receive_flush(d);
+        disk_export_flush(d);
     }
-    disk_receive_unref(d);
+    disk_export_unref(d);
 }
 
-static void disk_receive_end_timeout(void *opaque)
+static void disk_export_end_timeout(void *opaque)
 {
-    DiskReceive *d = opaque;
+    DiskExport *d = opaque;
     double seconds = d->end_ms / 1000.0;
     Error *err = NULL;
 
@@ -165,10 +165,10 @@ static void disk_receive_end_timeout(void *opaque)
         error_setg(&err, "the last flush of node '%s' was not over within "
                    "%g s", d->def->node_name, seconds);
     }
-    disk_receive_fail(d, err);
+    disk_export_fail(d, err);
 }
 
-void disk_receive_end(DiskReceive *d, uint32_t ms)
+void disk_export_end(DiskExport *d, uint32_t ms)
 {
     if (d->done || d->lost || d->end_timer || !ms) {
         return;
@@ -176,13 +176,13 @@ void disk_receive_end(DiskReceive *d, uint32_t ms)
     d->end_ms = ms;
     /* In the AioContext: the main loop may be waiting for a hanging request */
     d->end_timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
-                                 SCALE_MS, disk_receive_end_timeout, d);
+                                 SCALE_MS, disk_export_end_timeout, d);
     timer_mod(d->end_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
 }
 
 /* --- the beginning --- */
 
-bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp)
+bool disk_export_accept(DiskExport *d, QIOChannelMux *ioc, Error **errp)
 {
     if (d->ioc) {
         error_setg(errp, "the disk is sent twice");
@@ -191,9 +191,9 @@ bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp)
     d->refcount++;
     d->export = nbd_export_private(d->def->node_name, d->def->disk,
                                    QIO_CHANNEL(ioc),
-                                   disk_receive_export_closed, d, errp);
+                                   disk_export_closed, d, errp);
     if (!d->export) {
-        disk_receive_unref(d);
+        disk_export_unref(d);
         return false;
     }
     if (d->freed) {
@@ -208,7 +208,7 @@ bool disk_receive_accept(DiskReceive *d, QIOChannelMux *ioc, Error **errp)
     return true;
 }
 
-void disk_receive_free(DiskReceive *d, const Error *why)
+void disk_export_free(DiskExport *d, const Error *why)
 {
     d->freed = true;
     if (d->end_timer) {
@@ -223,5 +223,5 @@ void disk_receive_free(DiskReceive *d, const Error *why)
     if (d->ioc) {
         object_unref(OBJECT(d->ioc));
     }
-    disk_receive_unref(d);
+    disk_export_unref(d);
 }

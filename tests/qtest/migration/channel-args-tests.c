@@ -385,14 +385,14 @@ static void test_command_line_refused(void)
                                "called 'none'");
 }
 
-void migration_test_add_channel_list(MigrationTestEnv *env)
+void migration_test_add_channel_args(MigrationTestEnv *env)
 {
     tmpfs = env->tmpfs;
 
-    migration_test_add("/migration/channel-list/outgoing", test_outgoing);
-    migration_test_add("/migration/channel-list/incoming", test_incoming);
-    migration_test_add("/migration/channel-list/command-line",
+    migration_test_add("/migration/channel-args/outgoing", test_outgoing);
+    migration_test_add("/migration/channel-args/incoming", test_incoming);
+    migration_test_add("/migration/channel-args/command-line",
                        test_command_line);
-    migration_test_add("/migration/channel-list/command-line-refused",
+    migration_test_add("/migration/channel-args/command-line-refused",
                        test_command_line_refused);
 }

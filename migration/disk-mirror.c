@@ -20,37 +20,37 @@
 #include "qemu/job.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
-#include "disk-copy.h"
+#include "disk-mirror.h"
 #include "trace.h"
 
-#define DISK_COPY_LOOK_MS 100
+#define DISK_MIRROR_LOOK_MS 100
 /* Looks that a mirror has to become ready once it has been through the disk */
-#define DISK_COPY_LOOKS 10
+#define DISK_MIRROR_POLLS 10
 /* A request that is unanswered for this time has PING sent */
-#define DISK_COPY_PING_NS NANOSECONDS_PER_SECOND
+#define DISK_MIRROR_PING_NS NANOSECONDS_PER_SECOND
 
-typedef enum DiskCopyState {
-    DISK_COPY_NEW,          /* nothing exists yet */
-    DISK_COPY_HANDSHAKE,    /* stream open, NBD is being negotiated */
-    DISK_COPY_CONNECTED,    /* there is an NBD node */
-    DISK_COPY_FIRST_PASS,   /* the mirror runs, the destination is behind */
-    DISK_COPY_IN_STEP,      /* the mirror copies what the guest writes */
-    DISK_COPY_COMPLETING,   /* guest stopped, the mirror is being ended */
-    DISK_COPY_DISCONNECTING, /* mirror over, NBD is being closed */
-    DISK_COPY_CLOSING,      /* NBD disconnected, waiting for FIN_OK */
-    DISK_COPY_COMPLETED,    /* the destination has everything, on disk */
-    DISK_COPY_FAILED,       /* ops->failed() was called; nothing else comes */
-} DiskCopyState;
+typedef enum DiskMirrorState {
+    DISK_MIRROR_NEW,          /* nothing exists yet */
+    DISK_MIRROR_HANDSHAKE,    /* stream open, NBD is being negotiated */
+    DISK_MIRROR_CONNECTED,    /* there is an NBD node */
+    DISK_MIRROR_FIRST_PASS,   /* the mirror runs, the destination is behind */
+    DISK_MIRROR_SYNCED,      /* the mirror copies what the guest writes */
+    DISK_MIRROR_COMPLETING,   /* guest stopped, the mirror is being ended */
+    DISK_MIRROR_DISCONNECTING, /* mirror over, NBD is being closed */
+    DISK_MIRROR_CLOSING,      /* NBD disconnected, waiting for FIN_OK */
+    DISK_MIRROR_COMPLETED,    /* the destination has everything, on disk */
+    DISK_MIRROR_FAILED,       /* ops->failed() was called; nothing else comes */
+} DiskMirrorState;
 
-struct DiskCopy {
+struct DiskMirror {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
     bool aborted;           /* ops->ending() is the only callback now */
-    bool cancelled;         /* disk_copy_cancel() was called */
-    DiskCopyState state;    /* atomic: read by other threads */
+    bool cancelled;         /* disk_mirror_cancel() was called */
+    DiskMirrorState state;    /* atomic: read by other threads */
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
     int64_t speed;
-    const DiskCopyOps *ops;             /* NULL: the owner is gone */
+    const DiskMirrorOps *ops;             /* NULL: the owner is gone */
     void *opaque;
 
     QIOChannelMux *ioc;
@@ -58,18 +58,18 @@ struct DiskCopy {
     BlockDriverState *target;       /* the NBD node; changed with @lock held */
     NBDMode mode;                   /* what was negotiated for it */
     bool disconnecting;             /* the node is being closed */
-    BdrvDirtyBitmap *bitmap;        /* writes since disk_copy_complete() */
-    QEMUTimer *look;                /* runs in the first pass */
+    BdrvDirtyBitmap *bitmap;        /* writes since disk_mirror_complete() */
+    QEMUTimer *ready_timer;         /* runs in the first pass */
     uint64_t first_pass;            /* bytes it had to copy; 0: not known */
-    unsigned looks;                 /* since it has copied them */
+    unsigned polls;                 /* since it has copied them */
     bool converged;                 /* atomic */
-    int flush_ret;                  /* of the last disk_copy_flush() */
+    int flush_ret;                  /* of the last disk_mirror_flush() */
 
     QemuMutex lock;                 /* protects @target, @job and @wait */
     Job *job;                       /* holds a reference */
-    bool paused;                    /* disk_copy_reset() paused @job */
-    DiskCopyWait wait;
-    /* Used by disk_copy_watch(), under @lock; get_clock() times */
+    bool paused;                    /* disk_mirror_reset() paused @job */
+    DiskMirrorWait wait;
+    /* Used by disk_mirror_watch(), under @lock; get_clock() times */
     uint64_t sent;                  /* bytes sent on the stream */
     int64_t sent_at;                /* @sent changed, or nothing was unsent */
     uint64_t received;              /* bytes */
@@ -84,26 +84,26 @@ struct DiskCopy {
     Notifier on_cancelled;
 };
 
-static DiskCopy *disk_copy_ref(DiskCopy *d)
+static DiskMirror *disk_mirror_ref(DiskMirror *d)
 {
     qatomic_inc(&d->refcount);
     return d;
 }
 
-static void disk_copy_unref(DiskCopy *d)
+static void disk_mirror_unref(DiskMirror *d)
 {
     if (qatomic_fetch_dec(&d->refcount) > 1) {
         return;
     }
-    timer_free(d->look);
+    timer_free(d->ready_timer);
     qemu_mutex_destroy(&d->lock);
     g_free(d);
 }
 
-DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
-                        const DiskCopyOps *ops, void *opaque)
+DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
+                            const DiskMirrorOps *ops, void *opaque)
 {
-    DiskCopy *d = g_new0(DiskCopy, 1);
+    DiskMirror *d = g_new0(DiskMirror, 1);
 
     d->refcount = 1;
     d->def = def;
@@ -114,42 +114,42 @@ DiskCopy *disk_copy_new(const MigrationDiskChannel *def, int64_t speed,
     return d;
 }
 
-const char *disk_copy_name(DiskCopy *d)
+const char *disk_mirror_name(DiskMirror *d)
 {
     return d->def->disk;
 }
 
-const char *disk_copy_stream_name(DiskCopy *d)
+const char *disk_mirror_stream_name(DiskMirror *d)
 {
     return d->def->stream;
 }
 
-BlockDriverState *disk_copy_target(DiskCopy *d)
+BlockDriverState *disk_mirror_target(DiskMirror *d)
 {
     return d->target;
 }
 
-QIOChannelMux *disk_copy_stream(DiskCopy *d)
+QIOChannelMux *disk_mirror_stream(DiskMirror *d)
 {
     return d->ioc;
 }
 
-static void disk_copy_set_state(DiskCopy *d, DiskCopyState state)
+static void disk_mirror_set_state(DiskMirror *d, DiskMirrorState state)
 {
-    trace_migration_disk_copy_state(d->def->disk, d->state, state);
+    trace_migration_disk_mirror_state(d->def->disk, d->state, state);
     qatomic_set(&d->state, state);
 }
 
 /* Takes @err, what was seen of the failure; the stream may know the cause. */
-static void disk_copy_fail(DiskCopy *d, Error *err)
+static void disk_mirror_fail(DiskMirror *d, Error *err)
 {
     g_autoptr(Error) own = err;
     g_autoptr(Error) cause = NULL;
 
-    if (d->aborted || d->state == DISK_COPY_FAILED) {
+    if (d->aborted || d->state == DISK_MIRROR_FAILED) {
         return;
     }
-    disk_copy_set_state(d, DISK_COPY_FAILED);
+    disk_mirror_set_state(d, DISK_MIRROR_FAILED);
     cause = qio_channel_mux_get_error(d->ioc);
     if (!cause) {
         error_prepend(&own, "stream '%s': ", d->def->stream);
@@ -157,17 +157,17 @@ static void disk_copy_fail(DiskCopy *d, Error *err)
     d->ops->failed(d, cause ?: own, d->opaque);
 }
 
-static void disk_copy_flush_failed(DiskCopy *d, int ret)
+static void disk_mirror_flush_failed(DiskMirror *d, int ret)
 {
     Error *err = NULL;
 
     error_setg_errno(&err, -ret, "cannot flush the destination's disk");
-    disk_copy_fail(d, err);
+    disk_mirror_fail(d, err);
 }
 
 /* --- the mirror job --- */
 
-static void disk_copy_release_job(DiskCopy *d)
+static void disk_mirror_release_job(DiskMirror *d)
 {
     Job *job = d->job;
 
@@ -186,13 +186,13 @@ static void disk_copy_release_job(DiskCopy *d)
     }
 }
 
-bool disk_copy_ended(DiskCopy *d)
+bool disk_mirror_ended(DiskMirror *d)
 {
     return !d->job && !d->disconnecting;
 }
 
 /* The owner may have seen the end by itself, and be gone. */
-static void disk_copy_report_ending(DiskCopy *d)
+static void disk_mirror_report_ending(DiskMirror *d)
 {
     if (d->aborted && d->ops) {
         d->ops->ending(d, d->opaque);
@@ -200,31 +200,32 @@ static void disk_copy_report_ending(DiskCopy *d)
 }
 
 /* The mirror ended with a flush of the target; a FIN is in flight. */
-static void disk_copy_disconnected(void *opaque)
+static void disk_mirror_disconnected(void *opaque)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
 
     d->disconnecting = false;
-    if (d->state == DISK_COPY_DISCONNECTING) {
-        disk_copy_set_state(d, DISK_COPY_CLOSING);
-        disk_copy_stream_changed(d);
+    if (d->state == DISK_MIRROR_DISCONNECTING) {
+        disk_mirror_set_state(d, DISK_MIRROR_CLOSING);
+        disk_mirror_stream_changed(d);
     }
-    disk_copy_report_ending(d);
-    disk_copy_unref(d);
+    disk_mirror_report_ending(d);
+    disk_mirror_unref(d);
 }
 
-static BlockDriverState *disk_copy_take_target(DiskCopy *d)
+static BlockDriverState *disk_mirror_take_target(DiskMirror *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     return g_steal_pointer(&d->target);
 }
 
-static void disk_copy_disconnect(DiskCopy *d)
+static void disk_mirror_disconnect(DiskMirror *d)
 {
-    disk_copy_set_state(d, DISK_COPY_DISCONNECTING);
+    disk_mirror_set_state(d, DISK_MIRROR_DISCONNECTING);
     d->disconnecting = true;
-    nbd_channel_close_node(disk_copy_take_target(d), QIO_CHANNEL(d->ioc),
-                           d->mode, disk_copy_disconnected, disk_copy_ref(d));
+    nbd_channel_close_node(disk_mirror_take_target(d), QIO_CHANNEL(d->ioc),
+                           d->mode, disk_mirror_disconnected,
+                           disk_mirror_ref(d));
 }
 
 /*
@@ -232,19 +233,19 @@ static void disk_copy_disconnect(DiskCopy *d)
  * halfway through its finalization (which polls), and must be left alone; its
  * last event follows.
  */
-static bool disk_copy_job_over(DiskCopy *d)
+static bool disk_mirror_job_over(DiskMirror *d)
 {
     JOB_LOCK_GUARD();
     return !d->job || job_is_completed_locked(d->job);
 }
 
 /* Let go of all that @d holds.  Events may run meanwhile. */
-static void disk_copy_release(DiskCopy *d)
+static void disk_mirror_release(DiskMirror *d)
 {
-    disk_copy_cancel(d);
+    disk_mirror_cancel(d);
     /* With the stream reset this does not wait for the peer */
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_copy_ended(d));
-    bdrv_unref(disk_copy_take_target(d));
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_mirror_ended(d));
+    bdrv_unref(disk_mirror_take_target(d));
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
     }
@@ -257,14 +258,15 @@ static void disk_copy_release(DiskCopy *d)
 }
 
 /* Why has the job ended?  Returns NULL if it was asked to, and succeeded. */
-static Error *disk_copy_job_error(DiskCopy *d)
+static Error *disk_mirror_job_error(DiskMirror *d)
 {
     Error *err = NULL;
 
     JOB_LOCK_GUARD();
     /* A READY mirror that is cancelled without force succeeds */
     if (job_is_cancelled_locked(d->job) ||
-        (d->job->ret == 0 && qatomic_read(&d->state) != DISK_COPY_COMPLETING)) {
+        (d->job->ret == 0 &&
+         qatomic_read(&d->state) != DISK_MIRROR_COMPLETING)) {
         error_setg(&err, "job '%s' was ended by someone other than the "
                    "migration", d->def->stream);
     } else if (d->job->ret < 0) {
@@ -276,30 +278,30 @@ static Error *disk_copy_job_error(DiskCopy *d)
 }
 
 /* Such a job waits to be cancelled */
-static bool disk_copy_job_failed(DiskCopy *d)
+static bool disk_mirror_job_failed(DiskMirror *d)
 {
     JOB_LOCK_GUARD();
     return d->job->ret < 0;
 }
 
-static void disk_copy_job_ended(DiskCopy *d)
+static void disk_mirror_job_ended(DiskMirror *d)
 {
-    Error *err = disk_copy_job_error(d);
+    Error *err = disk_mirror_job_error(d);
 
-    disk_copy_release_job(d);
+    disk_mirror_release_job(d);
 
     if (d->aborted) {
         error_free(err);
     } else if (err) {
-        disk_copy_fail(d, err);
+        disk_mirror_fail(d, err);
     } else {
-        disk_copy_disconnect(d);
+        disk_mirror_disconnect(d);
     }
 }
 
-static void disk_copy_in_step(DiskCopy *d)
+static void disk_mirror_synced(DiskMirror *d)
 {
-    disk_copy_set_state(d, DISK_COPY_IN_STEP);
+    disk_mirror_set_state(d, DISK_MIRROR_SYNCED);
     d->ops->ready(d, d->opaque);
 }
 
@@ -309,91 +311,91 @@ static void disk_copy_in_step(DiskCopy *d)
  * has copied as much as there was at first, it has been through the whole disk:
  * then it gets a little more time, and has to do as it is.
  */
-static void disk_copy_look(void *opaque)
+static void disk_mirror_poll_ready(void *opaque)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
     uint64_t remaining, total;
 
-    if (d->aborted || d->state != DISK_COPY_FIRST_PASS) {
+    if (d->aborted || d->state != DISK_MIRROR_FIRST_PASS) {
         return;
     }
-    disk_copy_progress(d, &remaining, &total);
+    disk_mirror_progress(d, &remaining, &total);
     if (!d->first_pass || total < d->first_pass) {
         /* The mirror has begun to copy, maybe after it wrote zeroes */
         d->first_pass = total;
     } else if (total - remaining >= d->first_pass) {
-        if (d->looks++ == DISK_COPY_LOOKS) {
-            disk_copy_in_step(d);
+        if (d->polls++ == DISK_MIRROR_POLLS) {
+            disk_mirror_synced(d);
             return;
         }
     }
-    timer_mod(d->look, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                       DISK_COPY_LOOK_MS);
+    timer_mod(d->ready_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                       DISK_MIRROR_LOOK_MS);
 }
 
 /* Deals with what the notifiers below have seen, outside the job lock. */
-static void disk_copy_job_event_bh(void *opaque)
+static void disk_mirror_job_event_bh(void *opaque)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
 
     if (d->job && d->job_ended) {
-        disk_copy_job_ended(d);
-    } else if (d->job && disk_copy_job_failed(d)) {
-        disk_copy_fail(d, disk_copy_job_error(d));
-    } else if (d->job && !d->aborted && d->state == DISK_COPY_FIRST_PASS &&
+        disk_mirror_job_ended(d);
+    } else if (d->job && disk_mirror_job_failed(d)) {
+        disk_mirror_fail(d, disk_mirror_job_error(d));
+    } else if (d->job && !d->aborted && d->state == DISK_MIRROR_FIRST_PASS &&
                job_is_ready(d->job)) {
-        disk_copy_in_step(d);
+        disk_mirror_synced(d);
     }
-    disk_copy_report_ending(d);
-    disk_copy_unref(d);
+    disk_mirror_report_ending(d);
+    disk_mirror_unref(d);
 }
 
-static void disk_copy_schedule_job_event(DiskCopy *d)
+static void disk_mirror_schedule_job_event(DiskMirror *d)
 {
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_copy_job_event_bh,
-                            disk_copy_ref(d));
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_mirror_job_event_bh,
+                            disk_mirror_ref(d));
 }
 
 /*
  * The notifiers are called with the job lock held, on_idle and on_ready in any
  * thread.
  */
-static void disk_copy_on_idle(Notifier *n, void *data)
+static void disk_mirror_on_idle(Notifier *n, void *data)
 {
     Job *job = data;
 
     if (job->paused || job->ret < 0) {
-        disk_copy_schedule_job_event(container_of(n, DiskCopy, on_idle));
+        disk_mirror_schedule_job_event(container_of(n, DiskMirror, on_idle));
     }
 }
 
-static void disk_copy_on_ready(Notifier *n, void *data)
+static void disk_mirror_on_ready(Notifier *n, void *data)
 {
-    disk_copy_schedule_job_event(container_of(n, DiskCopy, on_ready));
+    disk_mirror_schedule_job_event(container_of(n, DiskMirror, on_ready));
 }
 
-static void disk_copy_on_completed(Notifier *n, void *data)
+static void disk_mirror_on_completed(Notifier *n, void *data)
 {
-    DiskCopy *d = container_of(n, DiskCopy, on_completed);
+    DiskMirror *d = container_of(n, DiskMirror, on_completed);
 
     d->job_ended = true;
-    disk_copy_schedule_job_event(d);
+    disk_mirror_schedule_job_event(d);
 }
 
-static void disk_copy_on_cancelled(Notifier *n, void *data)
+static void disk_mirror_on_cancelled(Notifier *n, void *data)
 {
-    DiskCopy *d = container_of(n, DiskCopy, on_cancelled);
+    DiskMirror *d = container_of(n, DiskMirror, on_cancelled);
 
     d->job_ended = true;
-    disk_copy_schedule_job_event(d);
+    disk_mirror_schedule_job_event(d);
 }
 
-static void disk_copy_adopt_job(DiskCopy *d, Job *job)
+static void disk_mirror_adopt_job(DiskMirror *d, Job *job)
 {
-    d->on_idle.notify = disk_copy_on_idle;
-    d->on_ready.notify = disk_copy_on_ready;
-    d->on_completed.notify = disk_copy_on_completed;
-    d->on_cancelled.notify = disk_copy_on_cancelled;
+    d->on_idle.notify = disk_mirror_on_idle;
+    d->on_ready.notify = disk_mirror_on_ready;
+    d->on_completed.notify = disk_mirror_on_completed;
+    d->on_cancelled.notify = disk_mirror_on_cancelled;
 
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         d->job = job;
@@ -408,12 +410,12 @@ static void disk_copy_adopt_job(DiskCopy *d, Job *job)
         notifier_list_add(&job->on_finalize_completed, &d->on_completed);
         notifier_list_add(&job->on_finalize_cancelled, &d->on_cancelled);
         if (job_is_ready_locked(job)) {
-            disk_copy_schedule_job_event(d);
+            disk_mirror_schedule_job_event(d);
         }
     }
 }
 
-static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
+static bool disk_mirror_start_mirror(DiskMirror *d, Error **errp)
 {
     ERRP_GUARD();
     BlockJob *job;
@@ -435,16 +437,17 @@ static bool disk_copy_start_mirror(DiskCopy *d, Error **errp)
         error_setg(errp, "mirror ended at once");
         return false;
     }
-    disk_copy_adopt_job(d, &job->job);
-    d->look = timer_new_ms(QEMU_CLOCK_REALTIME, disk_copy_look, d);
-    disk_copy_look(d);
+    disk_mirror_adopt_job(d, &job->job);
+    d->ready_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                  disk_mirror_poll_ready, d);
+    disk_mirror_poll_ready(d);
     return true;
 }
 
-void disk_copy_set_speed(DiskCopy *d, int64_t speed)
+void disk_mirror_set_speed(DiskMirror *d, int64_t speed)
 {
     d->speed = speed;
-    if (!disk_copy_job_over(d)) {
+    if (!disk_mirror_job_over(d)) {
         WITH_JOB_LOCK_GUARD() {
             block_job_set_speed_locked(container_of(d->job, BlockJob, job),
                                        speed, &error_abort);
@@ -454,8 +457,8 @@ void disk_copy_set_speed(DiskCopy *d, int64_t speed)
 
 /* --- the connection --- */
 
-static bool disk_copy_check_export(DiskCopy *d, const NBDExportInfo *info,
-                                   Error **errp)
+static bool disk_mirror_check_export(DiskMirror *d, const NBDExportInfo *info,
+                                     Error **errp)
 {
     int64_t size = bdrv_getlength(d->bs);
 
@@ -482,8 +485,8 @@ static bool disk_copy_check_export(DiskCopy *d, const NBDExportInfo *info,
     return true;
 }
 
-static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
-                                  Error **errp)
+static bool disk_mirror_open_target(DiskMirror *d, const NBDExportInfo *info,
+                                    Error **errp)
 {
     BlockDriverState *target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info,
                                                      NULL, errp);
@@ -495,47 +498,47 @@ static bool disk_copy_open_target(DiskCopy *d, const NBDExportInfo *info,
     return target;
 }
 
-static void disk_copy_negotiated(void *opaque, const NBDExportInfo *info,
-                                 const Error *err)
+static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
+                                   const Error *err)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
     Error *local_err = NULL;
 
-    if (d->aborted || d->state != DISK_COPY_HANDSHAKE) {
+    if (d->aborted || d->state != DISK_MIRROR_HANDSHAKE) {
         goto out;
     }
     if (err) {
         error_setg(&local_err, "NBD handshake failed: %s",
                    error_get_pretty(err));
-        disk_copy_fail(d, local_err);
+        disk_mirror_fail(d, local_err);
         goto out;
     }
-    if (!disk_copy_check_export(d, info, &local_err) ||
-        !disk_copy_open_target(d, info, &local_err)) {
-        disk_copy_fail(d, local_err);
-    } else if (d->state == DISK_COPY_HANDSHAKE) {
+    if (!disk_mirror_check_export(d, info, &local_err) ||
+        !disk_mirror_open_target(d, info, &local_err)) {
+        disk_mirror_fail(d, local_err);
+    } else if (d->state == DISK_MIRROR_HANDSHAKE) {
         /* To open the node polls: the stream might have failed meanwhile */
-        disk_copy_set_state(d, DISK_COPY_CONNECTED);
+        disk_mirror_set_state(d, DISK_MIRROR_CONNECTED);
         d->ops->connected(d, d->opaque);
     }
 out:
-    disk_copy_unref(d);
+    disk_mirror_unref(d);
 }
 
-void disk_copy_begin(DiskCopy *d)
+void disk_mirror_begin(DiskMirror *d)
 {
     Error *err = NULL;
 
-    if (d->state != DISK_COPY_CONNECTED) {
+    if (d->state != DISK_MIRROR_CONNECTED) {
         return;
     }
-    disk_copy_set_state(d, DISK_COPY_FIRST_PASS);
-    if (!disk_copy_start_mirror(d, &err)) {
-        disk_copy_fail(d, err);
+    disk_mirror_set_state(d, DISK_MIRROR_FIRST_PASS);
+    if (!disk_mirror_start_mirror(d, &err)) {
+        disk_mirror_fail(d, err);
     }
 }
 
-bool disk_copy_start(DiskCopy *d, MuxSession *session, Error **errp)
+bool disk_mirror_start(DiskMirror *d, MuxSession *session, Error **errp)
 {
     d->bs = bdrv_lookup_bs(d->def->node_name, d->def->node_name, errp);
     if (!d->bs) {
@@ -547,34 +550,34 @@ bool disk_copy_start(DiskCopy *d, MuxSession *session, Error **errp)
     if (!d->ioc) {
         return false;
     }
-    disk_copy_set_state(d, DISK_COPY_HANDSHAKE);
+    disk_mirror_set_state(d, DISK_MIRROR_HANDSHAKE);
     nbd_channel_negotiate(QIO_CHANNEL(d->ioc), d->def->disk,
-                          disk_copy_negotiated, disk_copy_ref(d));
+                          disk_mirror_negotiated, disk_mirror_ref(d));
     return true;
 }
 
-void disk_copy_stream_changed(DiskCopy *d)
+void disk_mirror_stream_changed(DiskMirror *d)
 {
     Error *err = NULL;
 
     if (d->aborted) {
         return;
     }
-    if (d->state == DISK_COPY_CLOSING &&
+    if (d->state == DISK_MIRROR_CLOSING &&
         qio_channel_mux_fin_acked(d->ioc)) {
-        disk_copy_set_state(d, DISK_COPY_COMPLETED);
+        disk_mirror_set_state(d, DISK_MIRROR_COMPLETED);
         qio_channel_mux_fin_ok(d->ioc);
         d->ops->completed(d, d->opaque);
-    } else if (d->state != DISK_COPY_COMPLETED &&
+    } else if (d->state != DISK_MIRROR_COMPLETED &&
                qio_channel_mux_state(d->ioc) == MUX_STREAM_RESET) {
         error_setg(&err, "the connection was closed");
-        disk_copy_fail(d, err);
+        disk_mirror_fail(d, err);
     }
 }
 
 /* --- convergence --- */
 
-void disk_copy_converge(DiskCopy *d)
+void disk_mirror_converge(DiskMirror *d)
 {
     BlockJobChangeOptions opts = {
         .id = d->def->stream,
@@ -582,7 +585,7 @@ void disk_copy_converge(DiskCopy *d)
         .u.mirror.copy_mode = MIRROR_COPY_MODE_WRITE_BLOCKING,
     };
 
-    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
+    if (d->state != DISK_MIRROR_SYNCED || disk_mirror_job_over(d)) {
         return;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -595,11 +598,11 @@ void disk_copy_converge(DiskCopy *d)
  * The mirror finds out by and by what was written before writes began to wait;
  * until then its progress says nothing.
  */
-static bool disk_copy_actively_synced(DiskCopy *d)
+static bool disk_mirror_actively_synced(DiskMirror *d)
 {
     g_autoptr(BlockJobInfo) info = NULL;
 
-    if (disk_copy_job_over(d)) {
+    if (disk_mirror_job_over(d)) {
         return false;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -609,47 +612,47 @@ static bool disk_copy_actively_synced(DiskCopy *d)
     return info && info->u.mirror.actively_synced;
 }
 
-bool disk_copy_converged(DiskCopy *d)
+bool disk_mirror_converged(DiskMirror *d)
 {
     return qatomic_read(&d->converged);
 }
 
-static void disk_copy_flushed_bh(void *opaque)
+static void disk_mirror_flushed_bh(void *opaque)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
 
     if (d->flush_ret < 0) {
-        disk_copy_flush_failed(d, d->flush_ret);
-    } else if (!d->aborted && d->state == DISK_COPY_IN_STEP) {
-        qatomic_set(&d->converged, disk_copy_actively_synced(d));
+        disk_mirror_flush_failed(d, d->flush_ret);
+    } else if (!d->aborted && d->state == DISK_MIRROR_SYNCED) {
+        qatomic_set(&d->converged, disk_mirror_actively_synced(d));
         d->ops->flushed(d, d->opaque);
     }
-    disk_copy_unref(d);
+    disk_mirror_unref(d);
 }
 
-static void coroutine_fn disk_copy_flush_co(void *opaque)
+static void coroutine_fn disk_mirror_flush_co(void *opaque)
 {
-    DiskCopy *d = opaque;
+    DiskMirror *d = opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
         d->flush_ret = bdrv_co_flush(d->target);
     }
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_copy_flushed_bh, d);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_mirror_flushed_bh, d);
 }
 
-void disk_copy_flush(DiskCopy *d)
+void disk_mirror_flush(DiskMirror *d)
 {
     Coroutine *co;
 
-    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
+    if (d->state != DISK_MIRROR_SYNCED || disk_mirror_job_over(d)) {
         return;
     }
-    co = qemu_coroutine_create(disk_copy_flush_co, disk_copy_ref(d));
+    co = qemu_coroutine_create(disk_mirror_flush_co, disk_mirror_ref(d));
     /* Here, not in the node's AioContext, so that @target is in use at once */
     qemu_coroutine_enter(co);
 }
 
-void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
+void disk_mirror_progress(DiskMirror *d, uint64_t *remaining, uint64_t *total)
 {
     uint64_t current = 0;
 
@@ -665,7 +668,7 @@ void disk_copy_progress(DiskCopy *d, uint64_t *remaining, uint64_t *total)
 /* --- requests without progress --- */
 
 /* How long has a request from @since been waited for? */
-static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
+static int64_t disk_mirror_waited(int64_t since, const DiskMirrorTime *t)
 {
     if (since == INT64_MAX) {
         return 0;
@@ -678,7 +681,7 @@ static int64_t disk_copy_waited(int64_t since, const DiskCopyTime *t)
 }
 
 /* With d->lock held */
-static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
+static void disk_mirror_watch_target(DiskMirror *d, const DiskMirrorTime *t)
 {
     NBDChannelRequests requests;
     uint64_t sent, received;
@@ -701,17 +704,17 @@ static void disk_copy_watch_target(DiskCopy *d, const DiskCopyTime *t)
         d->sent_at = t->now;
     }
     oldest = MIN(requests.oldest, requests.sending ? d->sent_at : INT64_MAX);
-    d->wait.destination = disk_copy_waited(oldest, t);
-    d->wait.flush = disk_copy_waited(requests.oldest_flush, t);
+    d->wait.destination = disk_mirror_waited(oldest, t);
+    d->wait.flush = disk_mirror_waited(requests.oldest_flush, t);
     d->wait.silent = t->now - d->received_at;
     d->wait.ping = t->now - MIN(MIN(oldest, requests.oldest_flush), t->now) >=
-                   DISK_COPY_PING_NS;
+                   DISK_MIRROR_PING_NS;
 }
 
 /* With d->lock held */
-static void disk_copy_watch_source(DiskCopy *d, int64_t now)
+static void disk_mirror_watch_source(DiskMirror *d, int64_t now)
 {
-    if (!d->job || qatomic_read(&d->state) != DISK_COPY_FIRST_PASS ||
+    if (!d->job || qatomic_read(&d->state) != DISK_MIRROR_FIRST_PASS ||
         !qatomic_read(&d->bs->in_flight) ||
         qatomic_read(&d->target->in_flight)) {
         d->idle_since = now;
@@ -719,31 +722,31 @@ static void disk_copy_watch_source(DiskCopy *d, int64_t now)
     d->wait.source = now - d->idle_since;
 }
 
-DiskCopyWait disk_copy_watch(DiskCopy *d, const DiskCopyTime *t)
+DiskMirrorWait disk_mirror_watch(DiskMirror *d, const DiskMirrorTime *t)
 {
     QEMU_LOCK_GUARD(&d->lock);
-    d->wait = (DiskCopyWait) {};
+    d->wait = (DiskMirrorWait) {};
     if (d->target) {
-        disk_copy_watch_target(d, t);
-        disk_copy_watch_source(d, t->now);
+        disk_mirror_watch_target(d, t);
+        disk_mirror_watch_source(d, t->now);
     }
     return d->wait;
 }
 
-static bool disk_copy_job_is_ending(DiskCopy *d)
+static bool disk_mirror_job_is_ending(DiskMirror *d)
 {
     JOB_LOCK_GUARD();
     return d->job->ret < 0 || d->job->deferred_to_main_loop ||
            job_is_cancelled_locked(d->job);
 }
 
-bool disk_copy_check_mirror(DiskCopy *d, Error **errp)
+bool disk_mirror_check_mirror(DiskMirror *d, Error **errp)
 {
     Error *err = NULL;
 
     QEMU_LOCK_GUARD(&d->lock);
-    if (d->job && disk_copy_job_is_ending(d)) {
-        err = disk_copy_job_error(d);
+    if (d->job && disk_mirror_job_is_ending(d)) {
+        err = disk_mirror_job_error(d);
     }
     if (err) {
         error_prepend(&err, "stream '%s': ", d->def->stream);
@@ -753,7 +756,7 @@ bool disk_copy_check_mirror(DiskCopy *d, Error **errp)
     return true;
 }
 
-DiskCopyWait disk_copy_wait(DiskCopy *d)
+DiskMirrorWait disk_mirror_wait(DiskMirror *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     return d->wait;
@@ -761,18 +764,18 @@ DiskCopyWait disk_copy_wait(DiskCopy *d)
 
 /* --- the end --- */
 
-void disk_copy_complete(DiskCopy *d)
+void disk_mirror_complete(DiskMirror *d)
 {
     Error *err = NULL;
 
-    if (d->state != DISK_COPY_IN_STEP || disk_copy_job_over(d)) {
+    if (d->state != DISK_MIRROR_SYNCED || disk_mirror_job_over(d)) {
         return;
     }
-    disk_copy_set_state(d, DISK_COPY_COMPLETING);
+    disk_mirror_set_state(d, DISK_MIRROR_COMPLETING);
     d->bitmap = bdrv_create_dirty_bitmap(d->bs, BDRV_SECTOR_SIZE * 128, NULL,
                                          &err);
     if (!d->bitmap) {
-        disk_copy_fail(d, err);
+        disk_mirror_fail(d, err);
         return;
     }
     WITH_JOB_LOCK_GUARD() {
@@ -782,24 +785,24 @@ void disk_copy_complete(DiskCopy *d)
 }
 
 /* What @d waits for that is the peer's business, NULL: nothing */
-static const char *disk_copy_awaited(DiskCopy *d)
+static const char *disk_mirror_awaited(DiskMirror *d)
 {
     switch (qatomic_read(&d->state)) {
-    case DISK_COPY_HANDSHAKE:
+    case DISK_MIRROR_HANDSHAKE:
         return "the NBD handshake";
-    case DISK_COPY_COMPLETING:
+    case DISK_MIRROR_COMPLETING:
         return "the end of the mirror job";
-    case DISK_COPY_DISCONNECTING:
-    case DISK_COPY_CLOSING:
+    case DISK_MIRROR_DISCONNECTING:
+    case DISK_MIRROR_CLOSING:
         return "the destination's confirmation";
     default:
         return NULL;
     }
 }
 
-bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp)
+bool disk_mirror_in_time(DiskMirror *d, uint32_t ms, Error **errp)
 {
-    const char *awaited = disk_copy_awaited(d);
+    const char *awaited = disk_mirror_awaited(d);
 
     if (awaited) {
         error_setg(errp, "stream '%s': %s did not come within %g s",
@@ -808,7 +811,7 @@ bool disk_copy_in_time(DiskCopy *d, uint32_t ms, Error **errp)
     return !awaited;
 }
 
-bool disk_copy_untouched(DiskCopy *d, Error **errp)
+bool disk_mirror_unmodified(DiskMirror *d, Error **errp)
 {
     if (d->bitmap && bdrv_get_dirty_count(d->bitmap)) {
         error_setg(errp, "stream '%s': node '%s' was written to after its copy "
@@ -818,7 +821,7 @@ bool disk_copy_untouched(DiskCopy *d, Error **errp)
     return true;
 }
 
-static void disk_copy_pause(DiskCopy *d)
+static void disk_mirror_pause(DiskMirror *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     if (d->job && !d->paused) {
@@ -829,22 +832,22 @@ static void disk_copy_pause(DiskCopy *d)
     }
 }
 
-void disk_copy_reset(DiskCopy *d, const Error *why)
+void disk_mirror_reset(DiskMirror *d, const Error *why)
 {
-    if (d->ioc && qatomic_read(&d->state) != DISK_COPY_COMPLETED) {
+    if (d->ioc && qatomic_read(&d->state) != DISK_MIRROR_COMPLETED) {
         /* First, so that the reset does not make the mirror fail */
-        disk_copy_pause(d);
+        disk_mirror_pause(d);
         qio_channel_mux_abort(d->ioc, why);
     }
 }
 
-void disk_copy_abort(DiskCopy *d, const Error *why)
+void disk_mirror_abort(DiskMirror *d, const Error *why)
 {
     d->aborted = true;
-    disk_copy_reset(d, why);
+    disk_mirror_reset(d, why);
 }
 
-bool disk_copy_quiescent(DiskCopy *d)
+bool disk_mirror_quiescent(DiskMirror *d)
 {
     JOB_LOCK_GUARD();
     /* A paused job that is busy has been resumed, but has not run yet */
@@ -852,9 +855,9 @@ bool disk_copy_quiescent(DiskCopy *d)
            job_is_completed_locked(d->job);
 }
 
-void disk_copy_cancel(DiskCopy *d)
+void disk_mirror_cancel(DiskMirror *d)
 {
-    if (d->cancelled || disk_copy_job_over(d)) {
+    if (d->cancelled || disk_mirror_job_over(d)) {
         return;
     }
     d->cancelled = true;
@@ -866,9 +869,9 @@ void disk_copy_cancel(DiskCopy *d)
     }
 }
 
-void disk_copy_free(DiskCopy *d)
+void disk_mirror_free(DiskMirror *d)
 {
-    disk_copy_release(d);
+    disk_mirror_release(d);
     d->ops = NULL;
-    disk_copy_unref(d);
+    disk_mirror_unref(d);
 }

@@ -4,11 +4,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef QEMU_MIGRATION_CHANNEL_LIST_H
-#define QEMU_MIGRATION_CHANNEL_LIST_H
+#ifndef QEMU_MIGRATION_CHANNEL_ARGS_H
+#define QEMU_MIGRATION_CHANNEL_ARGS_H
 
 #include "qapi/qapi-types-migration.h"
-#include "disk-channel.h"
+#include "channel-disk.h"
 
 /**
  * MigrationChannelsUse:

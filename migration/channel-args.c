@@ -16,7 +16,7 @@
 #include "qapi/qapi-visit-migration.h"
 #include "qapi/qobject-output-visitor.h"
 #include "qobject/qobject.h"
-#include "channel-list.h"
+#include "channel-args.h"
 #include "migration.h"
 #include "options.h"
 
