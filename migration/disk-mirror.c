@@ -21,6 +21,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "disk-mirror.h"
+#include "mux/frame.h"
 #include "trace.h"
 
 #define DISK_MIRROR_LOOK_MS 100
@@ -508,8 +509,12 @@ static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
         goto out;
     }
     if (err) {
-        error_setg(&local_err, "NBD handshake failed: %s",
-                   error_get_pretty(err));
+        /* Some texts quote the server */
+        g_autofree char *text =
+            mux_text_sanitize((const uint8_t *)error_get_pretty(err),
+                              strlen(error_get_pretty(err)));
+
+        error_setg(&local_err, "NBD handshake failed: %s", text);
         disk_mirror_fail(d, local_err);
         goto out;
     }

@@ -89,6 +89,22 @@ class EndlessErrors(Endless):
         return False
 
 
+class OtherContext(nbd.Server):
+    """Names another metadata context than the one that was asked for."""
+
+    def _option(self) -> bool:
+        magic, option, length = nbd.OPTION.unpack(
+            self.stream.read(nbd.OPTION.size))
+        self.stream.read(length)
+        if option == nbd.OPT_SET_META_CONTEXT:
+            self._answer(option, nbd.REP_META_CONTEXT,
+                         struct.pack('>I', 1) + b'\x1b[2J\x89')
+        self._answer(option, nbd.REP_ACK if option in
+                     (nbd.OPT_STRUCTURED_REPLY, nbd.OPT_SET_META_CONTEXT)
+                     else nbd.REP_ERR_UNSUP)
+        return True
+
+
 class Mute(nbd.Server):
     """Answers requests until `silenced` is set."""
 
@@ -196,6 +212,11 @@ class Exports(Source):
         self.scene.connection.engine.grant = lambda *_: None
         self.serve(flags=nbd.SERVED | nbd.READ_ONLY)
         self.assert_fails("the destination's export is read-only")
+
+    def test_text_of_the_peer(self):
+        """What is not printable does not get into messages."""
+        self.serve(OtherContext)
+        self.assert_fails("answered with different context '?[2J?'")
 
     def test_no_credit_for_requests(self):
         self.limit('channel-mux-stop-timeout')
@@ -457,6 +478,16 @@ class Destination(QEMUTest):
         self.assertEqual(kind, nbd.CHUNK_ERROR)
         error = struct.unpack_from('>I', client.stream.read(length))[0]
         self.assertEqual(error, nbd.EINVAL)
+
+    def test_lengths_in_the_configuration(self):
+        for length in 1025, 0x7fffffff, 0xffffffff:
+            with self.subTest(length=length):
+                scene = self.opened()
+                scene.stream.write(struct.pack('>4sIBI', b'QEVM', 3, 7,
+                                               length) + bytes(2000))
+                self.assertIn('load of migration failed',
+                              goaway(scene.answers())[1])
+                self.assertEqual(scene.qemu.wait_end()['status'], 'failed')
 
     def test_part_of_a_multifd_packet(self):
         """QMP answers while the rest is awaited."""
