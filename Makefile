@@ -65,11 +65,11 @@ campaign: configure ## random faults (ROUNDS=n SEED=n); TABLE=1: all of them (T=
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TABLE),--table) $(if $(STORAGE),--storage $(STORAGE)) $(only)
 
-random-peers: configure ## peers that err at random (ROLE=source, ROUNDS=n, SEED=n)
+random-peers: configure ## migrate with faulty peers (ROLE=source|destination, ROUNDS=n, SEED=n, ROUND=n)
 	@scripts/build $(firstword $(GUEST))
 	@cd tests/interop && python3 random_peers.py --build ../../$(BUILD)/qemu \
 		--role $(or $(ROLE),source) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-		$(if $(SEED),--seed $(SEED))
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 downtime: configure ## check how long the guest is stopped (needs root)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay

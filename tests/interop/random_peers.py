@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Migrations of a real QEMU with a peer that does something wrong at random.
+Migrations of a real QEMU with a peer that injects random faults.
 
-The peer speaks the multiplexer's protocol, and on it NBD and the migration's
-stream, mostly as it should.  After each round QEMU has to be there, to answer
-QMP, to have reported the failure, and to hold no more than before; the guest
-of a source runs on.  Prints TAP, and a comment when QMP took longer than a
-second.  The seed and the number of a round determine what it does, apart from
-the order of threads.
+The peer speaks the multiplexer's protocol, and NBD and the migration stream on
+top of it, mostly correctly.  After each round QEMU must still run and respond
+to QMP, must have reported how the migration ended, and must have no additional
+file descriptors or block jobs; the guest of a source must continue to run.
+
+Prints TAP, with QEMU's output after a failure, and a comment when QMP took
+longer than a second.  Exits with 1 if a round failed.  Seed and number of a
+round determine the faults, apart from the order of threads; to repeat a round,
+pass both.  A source runs for 50 rounds, so a fault may need those before.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import threading
 import time
 from pathlib import Path
 
-from muxpeer import connection, frames, nbd
+from muxpeer import connection, nbd
 from muxpeer.connection import Connection, MuxError
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Role
@@ -30,33 +33,33 @@ from vm import (DISK_SIZE, DISKS, ENDS, QEMU, QMPError, make_images,
                 wait_until, work_folder)
 
 LIMIT_MS = 1000                 # QEMU's, for a peer that makes no progress
-BADNESS = (0, 0.002, 0.02, 0.1, 0.4)
+RATES = (0, 0.002, 0.02, 0.1, 0.4)
 OPT_LIST, OPT_STARTTLS, OPT_INFO = 3, 5, 6
 DONE = 1
 SETTLE = 30                     # seconds until resources are released
 LIFE = 50                       # rounds of one source
 
 
-class Enough(Exception):
+class PeerDone(Exception):
     """The peer ends its part here."""
 
 
-class Whim:
+class FaultChooser:
     """Decides what goes wrong, and when."""
 
     def __init__(self, seed: str):
         self.rng = random.Random(seed)
-        self.badness = self.rng.choice(BADNESS)
-        self.deeds: list[str] = []
+        self.rate = self.rng.choice(RATES)
+        self.chosen: list[str] = []
 
-    def strikes(self) -> bool:
-        return self.rng.random() < self.badness
+    def happens(self) -> bool:
+        return self.rng.random() < self.rate
 
-    def one_of(self, *deeds):
+    def one_of(self, *chosen):
         """Choose a function, note its name, and call it."""
-        deed = self.rng.choice(deeds)
-        self.deeds.append(deed.__name__)
-        return deed()
+        fault = self.rng.choice(chosen)
+        self.chosen.append(fault.__name__)
+        return fault()
 
     def bytes(self, most: int = 200) -> bytes:
         return self.rng.randbytes(self.rng.randrange(1, most))
@@ -70,14 +73,14 @@ class Whim:
 
 
 class RandomServer:
-    """Serves a disk that is not there."""
+    """Simulates an NBD server without storage."""
 
-    def __init__(self, stream: connection.Stream, whim: Whim):
+    def __init__(self, stream: connection.Stream, faults: FaultChooser):
         self.stream = stream
-        self.whim = whim
+        self.faults = faults
         self.structured = self.extended = False
-        self.may_structure = whim.rng.random() < 0.7
-        self.may_extend = self.may_structure and whim.rng.random() < 0.7
+        self.may_structure = faults.rng.random() < 0.7
+        self.may_extend = self.may_structure and faults.rng.random() < 0.7
         self.late: list[bytes] = []     # replies out of order
 
     def serve(self) -> None:
@@ -87,24 +90,26 @@ class RandomServer:
             pass
         while self.request():
             pass
+        self.stream.settle()
+        self.stream.finish()
 
     def write(self, data: bytes) -> None:
         """Say that, or something else."""
-        if not self.whim.strikes():
+        if not self.faults.happens():
             self.stream.write(data)
             return
 
         def garbage():
-            self.stream.write(self.whim.bytes())
+            self.stream.write(self.faults.bytes())
 
         def flip():
-            place = self.whim.rng.randrange(len(data))
+            place = self.faults.rng.randrange(len(data))
             self.stream.write(data[:place] + bytes(
-                [data[place] ^ 1 << self.whim.rng.randrange(8)])
+                [data[place] ^ 1 << self.faults.rng.randrange(8)])
                 + data[place + 1:])
 
         def truncate():
-            self.stream.write(data[:self.whim.rng.randrange(len(data))])
+            self.stream.write(data[:self.faults.rng.randrange(len(data))])
 
         def twice():
             self.stream.write(data * 2)
@@ -115,19 +120,19 @@ class RandomServer:
         def for_long():
             self.stream.write(data * (1 + (1 << 20) // len(data)))
 
-        self.whim.one_of(garbage, flip, truncate, twice, nothing, for_long,
+        self.faults.one_of(garbage, flip, truncate, twice, nothing, for_long,
                          self.finish, self.abort, self.fall_silent)
 
     def finish(self) -> None:
         self.stream.finish()
-        raise Enough
+        raise PeerDone
 
     def abort(self) -> None:
-        self.stream.abort(self.whim.rng.randrange(1, 9), 'no more')
-        raise Enough
+        self.stream.abort(self.faults.rng.randrange(1, 9), 'no more')
+        raise PeerDone
 
     def fall_silent(self) -> None:
-        raise Enough
+        raise PeerDone
 
     def option(self) -> bool:
         magic, option, length = nbd.OPTION.unpack(
@@ -142,7 +147,7 @@ class RandomServer:
                   nbd.OPT_EXTENDED_HEADERS: self.may_extend}.get(option, False)
         if option == nbd.OPT_SET_META_CONTEXT and self.structured:
             wanted = True
-            if self.whim.rng.random() < 0.5:
+            if self.faults.rng.random() < 0.5:
                 self.answer(option, nbd.REP_META_CONTEXT, struct.pack('>I', 1)
                             + b'base:allocation')
         self.structured |= wanted
@@ -152,16 +157,16 @@ class RandomServer:
 
     def answer_go(self) -> None:
         size, flags = DISK_SIZE, nbd.SERVED
-        if self.whim.strikes():
-            size = self.whim.number(64)
-        if self.whim.strikes():
-            flags = self.whim.number(16)
+        if self.faults.happens():
+            size = self.faults.number(64)
+        if self.faults.happens():
+            flags = self.faults.number(16)
         self.answer(nbd.OPT_GO, nbd.REP_INFO, struct.pack(
             '>HQH', nbd.INFO_EXPORT, size, flags))
-        if self.whim.rng.random() < 0.5:
-            sizes = [1 << self.whim.rng.randrange(17), 1 << 17, 1 << 25]
-            if self.whim.strikes():
-                sizes = [self.whim.number(32) for _ in range(3)]
+        if self.faults.rng.random() < 0.5:
+            sizes = [1 << self.faults.rng.randrange(17), 1 << 17, 1 << 25]
+            if self.faults.happens():
+                sizes = [self.faults.number(32) for _ in range(3)]
             self.answer(nbd.OPT_GO, nbd.REP_INFO, struct.pack(
                 '>HIII', nbd.INFO_BLOCK_SIZE, *sizes))
         self.answer(nbd.OPT_GO, nbd.REP_ACK)
@@ -181,30 +186,33 @@ class RandomServer:
             return False
         if kind == nbd.CMD_WRITE:
             self.stream.read(length)
-        if self.whim.strikes():
-            cookie = self.whim.number(64)
+        if self.faults.happens():
+            cookie = self.faults.number(64)
         self.late.append(self.reply(cookie))
-        while self.late and (not self.whim.badness or
-                             self.whim.rng.random() < 0.9):
-            self.write(self.late.pop(self.whim.rng.randrange(len(self.late))))
+        while self.late and (not self.faults.rate or
+                             self.faults.rng.random() < 0.9):
+            number = self.faults.rng.randrange(len(self.late))
+            self.write(self.late.pop(number))
         return True
 
     def reply(self, cookie: int) -> bytes:
         error, kind, payload = 0, 0, b''
-        if self.whim.strikes():
-            error = self.whim.rng.choice((1, 5, 12, 22, 28, 75, 95, 108,
-                                          self.whim.number(32)))
+        if self.faults.happens():
+            error = self.faults.rng.choice((1, 5, 12, 22, 28, 75, 95, 108,
+                                          self.faults.number(32)))
         if not self.structured:
             return nbd.REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
         if error:
             kind = nbd.CHUNK_ERROR
             payload = struct.pack('>IH', error, 3) + b'why'
-        if self.whim.strikes():
-            kind = self.whim.rng.choice((0, 1, 2, 3, 4, 5, 6, 0x8001, 0x8002,
-                                         self.whim.number(16)))
-            payload = self.whim.bytes(64)
-        length = self.whim.number(32) if self.whim.strikes() else len(payload)
-        flags = self.whim.number(16) if self.whim.strikes() else DONE
+        if self.faults.happens():
+            kind = self.faults.rng.choice((0, 1, 2, 3, 4, 5, 6, 0x8001, 0x8002,
+                                         self.faults.number(16)))
+            payload = self.faults.bytes(64)
+        length = len(payload)
+        if self.faults.happens():
+            length = self.faults.number(32)
+        flags = self.faults.number(16) if self.faults.happens() else DONE
         if self.extended:
             return nbd.EXTENDED_CHUNK.pack(
                 nbd.EXTENDED_CHUNK_MAGIC, flags, kind, cookie, 0,
@@ -216,19 +224,20 @@ class RandomServer:
 class RandomClient(RandomServer):
     """Negotiates with a server, and asks it for all kinds of things."""
 
-    def __init__(self, stream: connection.Stream, whim: Whim, name: str):
-        super().__init__(stream, whim)
+    def __init__(self, stream: connection.Stream, faults: FaultChooser,
+                 name: str):
+        super().__init__(stream, faults)
         self.name = name
 
     def serve(self) -> None:
         self.stream.read(18)
         self.write(struct.pack('>I', 3))
         threading.Thread(target=self.hear, daemon=True).start()
-        for _ in range(self.whim.rng.randrange(4)):
-            self.write(self.ask(self.whim.rng.choice(
+        for _ in range(self.faults.rng.randrange(4)):
+            self.write(self.ask(self.faults.rng.choice(
                 (OPT_LIST, OPT_STARTTLS, OPT_INFO, nbd.OPT_STRUCTURED_REPLY,
-                 nbd.OPT_SET_META_CONTEXT, self.whim.number(32))),
-                self.whim.bytes()))
+                 nbd.OPT_SET_META_CONTEXT, self.faults.number(32))),
+                self.faults.bytes()))
         if self.may_extend:
             self.write(self.ask(nbd.OPT_EXTENDED_HEADERS))
             self.extended = True
@@ -237,9 +246,9 @@ class RandomClient(RandomServer):
         name = self.name.encode()
         self.write(self.ask(nbd.OPT_GO, struct.pack('>I', len(name)) + name
                             + b'\0\0'))
-        for number in range(self.whim.rng.randrange(200)):
+        for number in range(self.faults.rng.randrange(200)):
             self.write(self.one(number))
-        if self.whim.rng.random() < 0.5:
+        if self.faults.rng.random() < 0.5:
             self.write(self.header(nbd.CMD_DISC, 0, 0, 0))
             self.finish()
 
@@ -258,21 +267,21 @@ class RandomClient(RandomServer):
 
     def one(self, cookie: int) -> bytes:
         """A request."""
-        rng = self.whim.rng
+        rng = self.faults.rng
         kind = rng.choice((nbd.CMD_WRITE, nbd.CMD_WRITE, nbd.CMD_FLUSH,
                            nbd.CMD_READ, nbd.CMD_WRITE_ZEROES, 4, 5, 7))
         offset = rng.randrange(DISK_SIZE // 4096) * 4096
         length = min(rng.randrange(1, 16) * 4096, DISK_SIZE - offset)
         flags = 0
-        if self.whim.strikes():
-            kind = self.whim.number(16)
-        if self.whim.strikes():
-            offset = self.whim.number(64)
-        if self.whim.strikes():
-            length = self.whim.number(32)
-        if self.whim.strikes():
-            flags = self.whim.number(16)
-        if kind == nbd.CMD_FLUSH and not self.whim.strikes():
+        if self.faults.happens():
+            kind = self.faults.number(16)
+        if self.faults.happens():
+            offset = self.faults.number(64)
+        if self.faults.happens():
+            length = self.faults.number(32)
+        if self.faults.happens():
+            flags = self.faults.number(16)
+        if kind == nbd.CMD_FLUSH and not self.faults.happens():
             offset = length = 0
         data = bytes(min(length, 1 << 20)) if kind == nbd.CMD_WRITE else b''
         return self.header(kind, cookie, offset, length, flags) + data
@@ -280,7 +289,7 @@ class RandomClient(RandomServer):
     def hear(self) -> None:
         with contextlib.suppress(Exception):
             while self.stream.read_some():
-                if self.whim.badness > 0.3:
+                if self.faults.rate > 0.3:
                     return
 
 
@@ -288,7 +297,7 @@ class Round:
     """One migration."""
 
     def __init__(self, seed: int, number: int):
-        self.whim = Whim(f'{seed}-{number}')
+        self.faults = FaultChooser(f'{seed}-{number}')
         self.threads: list[threading.Thread] = []
         self.slow = False
         self.qmp_time = 0.0             # seconds, of the slowest command
@@ -304,7 +313,7 @@ class Round:
 
     def start(self, work) -> None:
         def run():
-            with contextlib.suppress(Enough, MuxError, NBDError, OSError,
+            with contextlib.suppress(PeerDone, MuxError, NBDError, OSError,
                                      struct.error):
                 work()
         thread = threading.Thread(target=run, daemon=True)
@@ -319,7 +328,7 @@ class Round:
 
     def end(self, conn: Connection, qemu: QEMU) -> None:
         """Let it run for a while, and leave in one of several ways."""
-        deadline = time.monotonic() + self.whim.rng.choice((0.2, 1, 4))
+        deadline = time.monotonic() + self.faults.rng.choice((0.2, 1, 4))
         while time.monotonic() < deadline and \
                 not (conn.over or conn.error or self.is_done()):
             self.ask(qemu, 'query-migrate')
@@ -333,12 +342,12 @@ class Round:
 
         def leave():
             conn.do(lambda engine: engine.gone or
-                    engine.leave(self.whim.rng.choice((0, 1, 3)), 'enough'))
+                    engine.leave(self.faults.rng.choice((0, 1, 3)), 'enough'))
 
         def stay():
             pass
         # A slow peer that goes on is no failure, and may take for ever
-        self.whim.one_of(drop, leave, *([] if self.slow else [stay]))
+        self.faults.one_of(drop, leave, *([] if self.slow else [stay]))
 
     def wait_end(self, qemu: QEMU) -> dict:
         """Returns what query-migrate says then."""
@@ -349,22 +358,22 @@ class Round:
 
     def accept(self, conn: Connection, stream: connection.Stream) -> None:
         """A stream of a source."""
-        rng = self.whim.rng
-        if self.whim.strikes():
+        rng = self.faults.rng
+        if self.faults.happens():
             stream.abort(Code.REFUSED, 'not this one')
             return
-        if self.whim.strikes():
+        if self.faults.happens():
             self.slow = True
             conn.engine.window = rng.choice((0, 1, 64, 400, 5000))
         conn.accept(stream)
         if stream.name == 'main':
             self.start(lambda: self.take(stream))
         else:
-            self.start(RandomServer(stream, self.whim).serve)
+            self.start(RandomServer(stream, self.faults).serve)
 
     def take(self, stream: connection.Stream) -> None:
         def garbage_on_main():
-            stream.write(self.whim.bytes())
+            stream.write(self.faults.bytes())
 
         def hand_over():
             stream.settle()
@@ -377,10 +386,10 @@ class Round:
             stream.finish()
 
         while stream.read_some():
-            if self.whim.strikes():
-                self.whim.one_of(stream.finish, stream.settle,
+            if self.faults.happens():
+                self.faults.one_of(stream.finish, stream.settle,
                                  garbage_on_main)
-        self.whim.one_of(hand_over, only_settle, only_finish)
+        self.faults.one_of(hand_over, only_settle, only_finish)
 
     def be_destination(self, sock: socket.socket) -> Connection:
         conn = Connection(sock, Engine(Role.DESTINATION),
@@ -393,13 +402,13 @@ class Round:
         def work():
             main = conn.open('main')
             for disk in DISKS:
-                if self.whim.strikes():
+                if self.faults.happens():
                     continue
                 stream = conn.open(f'nbd-{disk}')
-                self.start(RandomClient(stream, self.whim, disk).serve)
-            if self.whim.rng.random() < 0.2:
-                main.write(b'QEVM\0\0\0\3' + self.whim.bytes(5000))
-            if self.whim.strikes():
+                self.start(RandomClient(stream, self.faults, disk).serve)
+            if self.faults.rng.random() < 0.2:
+                main.write(b'QEVM\0\0\0\3' + self.faults.bytes(5000))
+            if self.faults.happens():
                 main.finish()
         self.start(work)
         return conn
@@ -521,9 +530,9 @@ def main() -> int:
             stage.close()
             output = stage.last.output() if stage.last else ''
             stage = type(stage)(args.build)
-        deeds = ', '.join(play.whim.deeds[:5]) or 'nothing'
+        chosen = ', '.join(play.faults.chosen[:5]) or 'nothing'
         print(f'{word} {count} - round {number}, seed {args.seed}: '
-              f'badness {play.whim.badness}, {deeds}: {detail}', flush=True)
+              f'rate {play.faults.rate}, {chosen}: {detail}', flush=True)
         for line in output.splitlines()[-30:]:
             print(f'# {line}', flush=True)
         if play.qmp_time > 1:

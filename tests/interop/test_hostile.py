@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Peers that keep to the multiplexer's protocol, and do harm with what they say
-over it: NBD, the migration's own stream, and the end of the connection.  A
-source reports the failure, and its guest runs on; either side answers QMP
-while the peer goes on.
+Malicious, broken and slow peers that follow the multiplexer's protocol, but
+send harmful NBD messages or migration data over it, or end the connection at
+the wrong time.  A source reports the failure, and its guest continues to run;
+QEMU responds to QMP in either role while the peer misbehaves.
 """
 
 import contextlib
@@ -300,7 +300,7 @@ class Silence(Source):
 
 
 class Misers(Source):
-    """The peer serves the disks, and has little or no credit for main."""
+    """The peer serves the disks, and grants little or no credit on main."""
 
     def check(self, credit: int, *capabilities: str) -> None:
         for name in capabilities:
@@ -354,7 +354,7 @@ class Misers(Source):
 
 
 class Floods(Source):
-    """The peer never stops to talk."""
+    """The peer never stops sending."""
 
     def test_endless_negotiation(self):
         self.limit('channel-mux-timeout')
@@ -373,7 +373,7 @@ class Floods(Source):
         self.cancel()
 
     def test_endless_errors_stop(self):
-        """It waits for the request, and so is a limit for the destination."""
+        """'stop' waits for the request, so the time limit applies."""
         self.limit('channel-mux-stop-timeout')
         self.serve(EndlessErrors)
         self.assert_flooded(EndlessErrors)
@@ -442,7 +442,7 @@ class Destination(QEMUTest):
         return scene
 
     def test_postcopy(self):
-        """Nor with dirty-bitmaps, which permit it to others."""
+        """Rejected even with dirty-bitmaps, which allows it otherwise."""
         with work_folder() as folder:
             record(Path(folder))
             begin = beginning((Path(folder) / 'main').read_bytes())
