@@ -73,7 +73,7 @@ static bool check_copyable(const char *disk, BlockDriverState *bs,
         return false;
     }
     if (!bdrv_is_root_node(bs)) {
-        error_setg(errp, "Disk '%s': node '%s' is a part of another node",
+        error_setg(errp, "Disk '%s': node '%s' is not a root node",
                    disk, bdrv_get_node_name(bs));
         return false;
     }

@@ -155,16 +155,12 @@ static void disk_export_closed(void *opaque, const Error *why)
 static void disk_export_end_timeout(void *opaque)
 {
     DiskExport *d = opaque;
-    double seconds = d->end_ms / 1000.0;
+    g_autofree char *text = mux_timeout_text(d->end_ms, d->export ?
+                                             "the source's requests in flight" :
+                                             "the last flush of the disk");
     Error *err = NULL;
 
-    if (d->export) {
-        error_setg(&err, "requests of the source were still in flight %g s "
-                   "after its end", seconds);
-    } else {
-        error_setg(&err, "the last flush of node '%s' was not over within "
-                   "%g s", d->def->node_name, seconds);
-    }
+    error_setg(&err, "%s", text);
     disk_export_fail(d, err);
 }
 
@@ -185,7 +181,7 @@ void disk_export_end(DiskExport *d, uint32_t ms)
 bool disk_export_accept(DiskExport *d, QIOChannelMux *ioc, Error **errp)
 {
     if (d->ioc) {
-        error_setg(errp, "the disk is sent twice");
+        error_setg(errp, "stream is already open");
         return false;
     }
     d->refcount++;

@@ -403,7 +403,7 @@ static void disk_mirror_adopt_job(DiskMirror *d, Job *job)
     }
     WITH_JOB_LOCK_GUARD() {
         job_ref_locked(job);
-        job->complete_refusal = "the migration that started it will end it";
+        job->complete_refusal = "it is controlled by the running migration";
         /* To end, the first one would wait for the requests of the others */
         job->hold_failed = true;
         notifier_list_add(&job->on_idle, &d->on_idle);
@@ -796,10 +796,10 @@ static const char *disk_mirror_awaited(DiskMirror *d)
     case DISK_MIRROR_HANDSHAKE:
         return "the NBD handshake";
     case DISK_MIRROR_COMPLETING:
-        return "the end of the mirror job";
+        return "the mirror job to end";
     case DISK_MIRROR_DISCONNECTING:
     case DISK_MIRROR_CLOSING:
-        return "the destination's confirmation";
+        return "the destination to complete the disk";
     default:
         return NULL;
     }
@@ -810,8 +810,7 @@ bool disk_mirror_in_time(DiskMirror *d, uint32_t ms, Error **errp)
     const char *awaited = disk_mirror_awaited(d);
 
     if (awaited) {
-        error_setg(errp, "stream '%s': %s did not come within %g s",
-                   d->def->stream, awaited, ms / 1000.0);
+        mux_stream_timed_out(d->def->stream, ms, awaited, errp);
     }
     return !awaited;
 }

@@ -257,7 +257,7 @@ static bool mux_destination_add_channel(MuxDestination *m, QIOChannelMux *ioc,
     MuxDestinationChannel *c;
 
     if (mux_destination_is_open(m, qio_channel_mux_name(ioc))) {
-        error_setg(errp, "it is open already");
+        error_setg(errp, "stream is already open");
         return false;
     }
     c = g_new0(MuxDestinationChannel, 1);

@@ -284,8 +284,7 @@ static bool mux_source_set_up_in_time(MuxSource *m, Error **errp)
     uint32_t ms = migration_mux_setup_ms();
 
     if (m->phase == MIGRATION_PHASE_CONNECT) {
-        error_setg(errp, "stream 'main': the destination did not accept it "
-                   "within %g s", ms / 1000.0);
+        mux_stream_timed_out("main", ms, "the destination to accept it", errp);
         return false;
     }
     for (guint i = 0; i < m->disks->len; i++) {
@@ -586,14 +585,13 @@ static bool mux_source_disk_in_time(MuxSource *m, DiskMirror *d,
 
     mux_source_disk_limits(m, t, wait, &ms, &flush_ms);
     if (mux_source_exceeds(mux_source_request_ns(m, t, wait), ms)) {
-        error_setg(errp, "stream '%s': timed out after %g s waiting for the "
-                   "destination to complete a disk request", name,
-                   ms / 1000.0);
+        mux_stream_timed_out(name, ms, "the destination to complete a disk "
+                             "request", errp);
         return false;
     }
     if (mux_source_exceeds(wait->flush, flush_ms)) {
-        error_setg(errp, "stream '%s': timed out after %g s waiting for the "
-                   "destination to flush the disk", name, flush_ms / 1000.0);
+        mux_stream_timed_out(name, flush_ms, "the destination to flush the "
+                             "disk", errp);
         return false;
     }
     return true;

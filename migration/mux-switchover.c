@@ -92,16 +92,6 @@ bool mux_switchover_quiescent(MuxSource *m)
 
 /* --- steps that end in time, although the BQL is held meanwhile --- */
 
-/* Whatever comes next has to be over in @ms, 0: no limit. */
-static void mux_switchover_start_step(MuxSource *m, const char *what,
-                                      uint32_t ms)
-{
-    g_autofree char *why = g_strdup_printf("%s did not come within %g s", what,
-                                           ms / 1000.0);
-
-    mux_session_set_deadline(m->session, ms, why);
-}
-
 static void mux_switchover_end_step(MuxSource *m)
 {
     mux_session_set_deadline(m->session, 0, NULL);
@@ -111,8 +101,8 @@ static void mux_switchover_end_step(MuxSource *m)
 
 static void mux_switchover_limit_setup(MuxSource *m)
 {
-    mux_switchover_start_step(m, "room for the first bytes of 'main'",
-                              migration_mux_setup_ms());
+    mux_session_set_deadline(m->session, migration_mux_setup_ms(),
+                             "the destination to accept data on 'main'");
 }
 
 void migration_mux_begin_setup(MigrationState *s)
@@ -346,8 +336,8 @@ void migration_mux_stopping(MigrationState *s)
         mux_source_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
         /* The limits of the steps say what was awaited */
         mux_switchover_usual_silence(s->mux);
-        mux_switchover_start_step(s->mux, "the end and the flush of the "
-                                  "guest's writes", mux_switchover_stop_ms(0));
+        mux_session_set_deadline(s->mux->session, mux_switchover_stop_ms(0),
+                                 "the guest's writes in flight");
     }
 }
 
@@ -444,9 +434,9 @@ bool migration_mux_disks_unmodified(MigrationState *s, Error **errp)
     if (m) {
         /* The rest of RAM goes with it */
         mux_switchover_usual_silence(m);
-        mux_switchover_start_step(
-            m, "the confirmation of the device state",
-            mux_switchover_stop_ms(migrate_downtime_limit()));
+        mux_session_set_deadline(
+            m->session, mux_switchover_stop_ms(migrate_downtime_limit()),
+            "the destination to load the device state");
     }
     return true;
 }

@@ -12,6 +12,7 @@
 #include "outgoing-connect.h"
 #include "migration.h"
 #include "mux-migration.h"
+#include "mux/channel-mux.h"
 #include "trace.h"
 #include "yank_functions.h"
 
@@ -35,10 +36,11 @@ static void outgoing_connect_timeout(void *opaque)
 {
     MigrationState *s = opaque;
     QIOChannel *ioc = outgoing_connect_take(s);
+    g_autofree char *text = mux_timeout_text(migration_mux_setup_ms(),
+                                             "the TLS handshake");
     Error *err = NULL;
 
-    error_setg(&err, "all streams: the TLS handshake was not complete within "
-               "%g s", migration_mux_setup_ms() / 1000.0);
+    error_setg(&err, "all streams: %s", text);
     qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     migration_channel_connect(s, ioc, NULL, err);
 }

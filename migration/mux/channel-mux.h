@@ -106,12 +106,20 @@ void mux_session_set_silence(MuxSession *session, uint32_t timeout_ms);
 void mux_session_ping(MuxSession *session);
 
 /*
- * End the connection after @timeout_ms, with @why as the reason for both sides,
- * unless this is called again before that; 0: never.  A thread of the session
- * sees to it, whatever the main loop, the BQL and the peer do.
+ * A time limit for a step: unless this is called again before that, end the
+ * connection after @timeout_ms (0: no limit), with mux_timeout_text() of
+ * @awaited as the reason for both sides.  A thread of the session does it, even
+ * if the main loop is blocked or the BQL is held.
  */
 void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
-                              const char *why);
+                              const char *awaited);
+
+/* Returns: "timed out after N s waiting for @awaited", to be freed */
+char *mux_timeout_text(uint32_t timeout_ms, const char *awaited);
+
+/* Set @errp to that text, with the name of the stream before it. */
+void mux_stream_timed_out(const char *stream, uint32_t timeout_ms,
+                          const char *awaited, Error **errp);
 
 /*
  * End in good order: what is queued is flushed, GOAWAY sent (@why nullable:

@@ -93,8 +93,9 @@ void mux_engine_set_silence(MuxEngine *e, int64_t ns, int64_t now)
 static void silent_for_a_part(MuxEngine *e, int64_t now)
 {
     if (++e->silent_parts == SILENT_PARTS) {
-        mux_engine_fail(e, MUX_CODE_TIMEOUT, "no byte from the %s for %g s",
-                        mux_peer_name(e), (double)e->silence / NS_PER_S);
+        mux_engine_fail(e, MUX_CODE_TIMEOUT, "no data received from the %s "
+                        "for %g s", mux_peer_name(e),
+                        (double)e->silence / NS_PER_S);
         return;
     }
     e->silent_due = now + silent_part(e);

@@ -212,7 +212,7 @@ static bool open_allowed(MuxEngine *e)
     uint32_t parity = e->config.role == MUX_ROLE_SOURCE ? 0 : 1;
 
     if (id % 2 != parity) {
-        fail_frame(e, MUX_CODE_PROTOCOL, "which is not its to open");
+        fail_frame(e, MUX_CODE_PROTOCOL, "which the other side assigns");
     } else if (id <= e->last_id) {
         fail_frame(e, MUX_CODE_PROTOCOL,
                    "but ids only grow, and %u was used", e->last_id);

@@ -233,7 +233,7 @@ void *mux_session_send_thread(void *opaque)
 static void mux_session_check_time(MuxSession *s, int64_t now)
 {
     if (s->linger && now >= s->linger) {
-        mux_session_cut(s, s->tx_error ?: "it took too long to close");
+        mux_session_cut(s, s->tx_error ?: "timed out closing the connection");
     } else if (s->expiry && now >= s->expiry) {
         s->expiry = 0;
         mux_engine_goaway(s->engine, MUX_CODE_TIMEOUT, s->expiry_why);
@@ -340,7 +340,7 @@ static void mux_session_linger(MuxSession *s)
         if (left <= 0) {
             more = false;
             if (!s->flushed || s->sending) {
-                mux_session_cut(s, "it took too long to close");
+                mux_session_cut(s, "timed out closing the connection");
                 mux_session_settle(s);
                 qemu_cond_wait(&s->sender_moved, &s->lock);
             }

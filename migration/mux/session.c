@@ -233,7 +233,8 @@ void mux_session_call_opened(MuxSession *s, MuxStream *stream)
     QIOChannelMux *ioc;
 
     if (!s->ops || !s->ops->opened) {
-        mux_stream_reset(stream, MUX_CODE_REFUSED, "nobody takes streams here");
+        mux_stream_reset(stream, MUX_CODE_REFUSED,
+                         "this side does not accept streams");
         mux_stream_release(stream);
         return;
     }
@@ -309,13 +310,27 @@ void mux_session_ping(MuxSession *s)
     mux_session_settle(s);
 }
 
+char *mux_timeout_text(uint32_t timeout_ms, const char *awaited)
+{
+    return g_strdup_printf("timed out after %g s waiting for %s",
+                           timeout_ms / 1000.0, awaited);
+}
+
+void mux_stream_timed_out(const char *stream, uint32_t timeout_ms,
+                          const char *awaited, Error **errp)
+{
+    g_autofree char *text = mux_timeout_text(timeout_ms, awaited);
+
+    error_setg(errp, "stream '%s': %s", stream, text);
+}
+
 void mux_session_set_deadline(MuxSession *s, uint32_t timeout_ms,
-                              const char *why)
+                              const char *awaited)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    trace_mux_session_deadline(s, timeout_ms, why ?: "");
+    trace_mux_session_deadline(s, timeout_ms, awaited ?: "");
     g_free(s->expiry_why);
-    s->expiry_why = g_strdup(why);
+    s->expiry_why = timeout_ms ? mux_timeout_text(timeout_ms, awaited) : NULL;
     s->expiry = timeout_ms ? get_clock() + timeout_ms * (int64_t)SCALE_MS : 0;
     mux_session_settle(s);
 }

@@ -198,8 +198,8 @@ static void test_flush_hangs(void)
     disk_disconnect(&disk);
     /* The limit applies to the flush only, not to closing the export */
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "flush"));
-    disk_assert_lost_in_time(&disk, "the last flush of node 'node' was not "
-                             "over within 0.5 s");
+    disk_assert_lost_in_time(&disk, "timed out after 0.5 s waiting for the "
+                             "last flush of the disk");
     bdrv_debug_resume(disk.bs, "flush");
     disk_end(&disk);
 }
@@ -232,8 +232,8 @@ static void test_request_hangs(void)
     WAIT_FOR(bdrv_debug_is_suspended(disk.bs, "write"));
     disk_send_disc(&disk);
 
-    disk_assert_lost_in_time(&disk, "requests of the source were still in "
-                             "flight 0.5 s after its end");
+    disk_assert_lost_in_time(&disk, "timed out after 0.5 s waiting for the "
+                             "source's requests in flight");
     WAIT_FOR(done);
     bdrv_debug_resume(disk.bs, "write");
     blk_unref(blk);

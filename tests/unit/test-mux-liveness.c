@@ -136,7 +136,8 @@ static void test_silent_peer_is_asked_twice_then_dead(void)
     g_assert_false(mux_engine_ended(p.src));
     g_assert_cmpint(mux_engine_deadline(p.src), ==, start + SILENCE);
     mux_engine_timeout(p.src, start + SILENCE);
-    expect_silence_goaway(p.src, "no byte from the destination for 30 s");
+    expect_silence_goaway(p.src,
+                          "no data received from the destination for 30 s");
     mux_pair_cleanup(&p);
 }
 
@@ -153,7 +154,7 @@ static void test_silence_counts_before_hello(void)
         g_assert_false(mux_engine_ended(e));
         mux_engine_timeout(e, i * NS_PER_S);
     }
-    expect_silence_goaway(e, "no byte from the source for 3 s");
+    expect_silence_goaway(e, "no data received from the source for 3 s");
     mux_engine_free(e);
 }
 
@@ -306,7 +307,7 @@ static void test_slow_write_is_not_silence(void)
         g_assert_cmpint(now, <, 400 * NS_PER_S);
     }
     g_assert_cmpstr(mux_engine_error(p.src), ==,
-                    "no byte from the destination for 30 s");
+                    "no data received from the destination for 30 s");
     mux_pair_cleanup(&p);
 }
 

@@ -218,7 +218,7 @@ static const BadCase bad_case[] = {
       "1025 bytes" },
     /* OPEN */
     { "open-of-our-id", SOURCE_HELLO, 0, OPEN(ID2, "61"), MUX_CODE_PROTOCOL,
-      "source sent OPEN on stream id 2 which is not its to open" },
+      "source sent OPEN on stream id 2 which the other side assigns" },
     { "open-twice", SOURCE_HELLO OPEN1, ACCEPT, OPEN1, MUX_CODE_PROTOCOL,
       "source sent OPEN on stream 'a' (id 1) but ids only grow, "
       "and 1 was used" },

@@ -94,7 +94,7 @@ static const Refusal refused_by_migrate[] = {
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'sync': 'none'")),
       "Parameter 'sync' does not accept value 'none'" },
     { CHANNELS(MAIN ", " DISK("below0")),
-      "Disk 'below0': node 'below0' is a part of another node" },
+      "Disk 'below0': node 'below0' is not a root node" },
     { CHANNELS(MAIN ", " DISK("drive0")),
       "Disk 'drive0': Node 'drive0' is busy" },
     { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("disk0") " ] }",

@@ -235,7 +235,7 @@ static void complete_unready_job(MuxTest *t)
 static void complete_job(MuxTest *t)
 {
     assert_refused(t->from, "block-job-complete", "'device': 'nbd-disk0'",
-                   "the migration that started it will end it");
+                   "it is controlled by the running migration");
 }
 
 static void resize_disk(MuxTest *t)

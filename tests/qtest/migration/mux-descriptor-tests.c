@@ -54,7 +54,7 @@ static void assert_descriptors_missed(MuxTest *t, bool at_source,
     const char *const cause[] = { g_strerror(EMFILE), NULL };
     const char *const unheard[] = {
         g_strerror(EMFILE), "closed the connection before its HELLO",
-        "no byte from the destination for 5 s", NULL
+        "no data received from the destination for 5 s", NULL
     };
 
     g_free(mux_assert_has_one_of(t->from, at_source ? cause : unheard));

@@ -449,7 +449,7 @@ static void test_disks_job_complete_refused(void)
         "  'arguments': { 'device': 'nbd-disk0' } }");
     g_assert_cmpstr(qdict_get_str(err, "desc"), ==,
                     "Job 'nbd-disk0' cannot be completed: "
-                    "the migration that started it will end it");
+                    "it is controlled by the running migration");
     qobject_unref(err);
     mux_wait_jobs_ready(&t);
 

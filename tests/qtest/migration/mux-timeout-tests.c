@@ -76,7 +76,8 @@ static void test_no_hello_from_destination(void)
     mux_migrate(&t, MUX_BOTH_DISKS);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'connect': all "
-                     "streams: no byte from the destination for 0.3 s");
+                     "streams: no data received from the destination "
+                     "for 0.3 s");
     close(fd);
     migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     mux_end_after_failure(&t);
@@ -96,7 +97,7 @@ static void test_no_hello_from_source(void)
     fd = unix_connect(path, &error_abort);
     mux_wait_target_status(&t, "failed");
     mux_assert_error(t.to, "migration failed in phase 'connect': all streams: "
-                     "no byte from the source for 0.3 s");
+                     "no data received from the source for 0.3 s");
     close(fd);
     mux_end(&t, false);
 }
@@ -184,7 +185,8 @@ static void test_silence(void)
     kill(qtest_pid(stopped), SIGSTOP);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'switchover': all "
-                     "streams: no byte from the destination for 3 s");
+                     "streams: no data received from the destination "
+                     "for 3 s");
     kill(qtest_pid(stopped), SIGCONT);
     t.to = stopped;
     mux_relay_free(relay);
@@ -209,11 +211,11 @@ static void test_silence_of_source(void)
     kill(qtest_pid(t.from), SIGSTOP);
     mux_wait_target_status(&t, "failed");
     mux_assert_error(t.to, "migration failed in phase 'precopy': all streams: "
-                     "no byte from the source for 3 s");
+                     "no data received from the source for 3 s");
     kill(qtest_pid(t.from), SIGCONT);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "all streams: destination ended the connection: "
-                     "no byte from the source for 3 s");
+                     "no data received from the source for 3 s");
     mux_end_after_failure(&t);
 }
 
@@ -336,14 +338,14 @@ static void run_mock(Mock *mock, const char *error)
 static void test_main_not_accepted(void)
 {
     run_mock(&(Mock) {}, "migration failed in phase 'connect': stream 'main': "
-             "the destination did not accept it within 3 s");
+             "timed out after 3 s waiting for the destination to accept it");
 }
 
 static void test_no_nbd_handshake(void)
 {
     run_mock(&(Mock) { .accepts = true },
-             "migration failed in phase 'disks': stream 'nbd-disk0': the NBD "
-             "handshake did not come within 3 s");
+             "migration failed in phase 'disks': stream 'nbd-disk0': timed "
+             "out after 3 s waiting for the NBD handshake");
 }
 
 static void test_bad_nbd_handshake(void)
@@ -634,12 +636,12 @@ static void test_completion(void)
     migrate_without_end_of_disk0(&t, &relay);
     mux_wait_status(&t, "failed");
     mux_assert_error(t.from, "migration failed in phase 'switchover': stream "
-                     "'nbd-disk0': the destination's confirmation did not "
-                     "come within 3 s");
+                     "'nbd-disk0': timed out after 3 s waiting for the "
+                     "destination to complete the disk");
     mux_relay_add_fault(relay, "heal", &error_abort);
     mux_wait_target_status(&t, "failed");
     mux_assert_error(t.to, "stream 'nbd-disk0': ", "aborted by the source: ",
-                     "confirmation did not come within 3 s");
+                     "waiting for the destination to complete the disk");
     mux_relay_free(relay);
     mux_end_after_failure(&t);
 }
