@@ -204,15 +204,20 @@ bool disk_export_accept(DiskExport *d, QIOChannelMux *ioc, Error **errp)
     return true;
 }
 
+void disk_export_abort(DiskExport *d, const Error *why)
+{
+    if (d->ioc && !d->done) {
+        qio_channel_mux_abort(d->ioc, why);
+    }
+}
+
 void disk_export_free(DiskExport *d, const Error *why)
 {
     d->freed = true;
     if (d->end_timer) {
         timer_del(d->end_timer);
     }
-    if (d->ioc && !d->done) {
-        qio_channel_mux_abort(d->ioc, why);
-    }
+    disk_export_abort(d, why);
     if (d->export) {
         nbd_export_private_close(d->export);
     }

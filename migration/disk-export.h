@@ -45,7 +45,10 @@ void disk_export_end(DiskExport *d, uint32_t ms);
 /* Is the disk complete, on stable storage, and its node in nobody's use? */
 bool disk_export_done(DiskExport *d);
 
-/* Let go; the stream is reset, with @why as the reason, if @d is not done. */
+/* Reset the stream, with @why as the reason, if @d is not done. */
+void disk_export_abort(DiskExport *d, const Error *why);
+
+/* The same, and release @d. */
 void disk_export_free(DiskExport *d, const Error *why);
 
 #endif

@@ -523,6 +523,9 @@ void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
         error_free(*errp);
         *errp = cause;
     }
+    if (!m->err) {
+        m->err = error_copy(*errp);
+    }
     mux_destination_close(m, *errp);
 }
 
@@ -587,6 +590,19 @@ void migration_mux_destination_shutdown(MigrationIncomingState *mis)
     mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
 }
 
+/* While the GOAWAY waits for other data, the peer sees the cause by these. */
+static void mux_destination_abort_streams(MuxDestination *m)
+{
+    for (guint i = 0; i < m->channels->len; i++) {
+        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
+
+        qio_channel_mux_abort(c->ioc, m->err);
+    }
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_export_abort(g_ptr_array_index(m->disks, i), m->err);
+    }
+}
+
 void migration_mux_destination_cleanup(MigrationIncomingState *mis)
 {
     MuxDestination *m = g_steal_pointer(&mis->mux);
@@ -595,8 +611,11 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     if (!m) {
         return;
     }
-    mis->mux_streams = mux_destination_streams(m);
     mux_session_detach(m->session);
+    if (m->err) {
+        mux_destination_abort_streams(m);
+    }
+    mis->mux_streams = mux_destination_streams(m);
     error_setg(&unknown, "the migration failed at the destination");
     for (guint i = 0; i < m->disks->len; i++) {
         disk_export_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);

@@ -9,9 +9,10 @@ to QMP, must have reported how the migration ended, and must have no additional
 file descriptors or block jobs; the guest of a source must continue to run.
 
 Prints TAP, with QEMU's output after a failure, and a comment when QMP took
-longer than a second.  Exits with 1 if a round failed.  Seed and number of a
-round determine the faults, apart from the order of threads; to repeat a round,
-pass both.  A source runs for 50 rounds, so a fault may need those before.
+longer than a second.  QEMU is ended by 'quit', so that LeakSanitizer can
+report.  Exits with 1 if a round failed.  Seed and number of a round determine
+the faults, apart from the order of threads; to repeat a round, pass both.  A
+source runs for 50 rounds, so a fault may need those before.
 """
 
 import argparse
@@ -299,7 +300,7 @@ class Round:
     def __init__(self, seed: int, number: int):
         self.faults = FaultChooser(f'{seed}-{number}')
         self.threads: list[threading.Thread] = []
-        self.slow = False
+        self.slow = self.faults.happens()
         self.qmp_time = 0.0             # seconds, of the slowest command
         self.qmp_name = ''
 
@@ -362,8 +363,7 @@ class Round:
         if self.faults.happens():
             stream.abort(Code.REFUSED, 'not this one')
             return
-        if self.faults.happens():
-            self.slow = True
+        if self.slow:
             conn.engine.window = rng.choice((0, 1, 64, 400, 5000))
         conn.accept(stream)
         if stream.name == 'main':
@@ -437,8 +437,9 @@ class Sources:
 
     def end_life(self) -> None:
         if self.qemu:
-            self.life.close()
-            self.qemu = None
+            qemu, self.qemu = self.qemu, None
+            with self.life:
+                qemu.quit()
 
     def begin_life(self) -> None:
         self.life = contextlib.ExitStack()
@@ -501,6 +502,7 @@ class Destinations:
                     raise QMPError('the guest runs')
                 wait_until(lambda: qemu.descriptors() <= before,
                            'closed descriptors')
+                qemu.quit()
                 return f"{answer['status']}: {answer.get('error-desc')}"
 
 
@@ -527,7 +529,8 @@ def main() -> int:
         except Exception as err:        # whatever it is, it is a finding
             word, detail = 'not ok', f'{type(err).__name__}: {err}'
             failed += 1
-            stage.close()
+            with contextlib.suppress(QMPError):
+                stage.close()
             output = stage.last.output() if stage.last else ''
             stage = type(stage)(args.build)
         chosen = ', '.join(play.faults.chosen[:5]) or 'nothing'

@@ -8,6 +8,7 @@ QEMU responds to QMP in either role while the peer misbehaves.
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import threading
@@ -35,6 +36,7 @@ HANDSHAKES = 16                 # that may be under way
 MAIN = 1                        # id of the stream
 # Of the migration's stream: magic, version and type of section precede it
 CONFIGURATION = 9
+SUBSECTION = 5
 VM_COMMAND = 8
 COMMANDS = {'POSTCOPY_ADVISE': 3, 'POSTCOPY_LISTEN': 4, 'POSTCOPY_RUN': 5,
             'PACKAGED': 7}
@@ -106,15 +108,17 @@ class OtherContext(nbd.Server):
 
 
 class Mute(nbd.Server):
-    """Answers requests until `silenced` is set."""
+    """Answers requests until `silenced` is set; then `swallowed` is."""
 
     silenced = threading.Event()
+    swallowed = threading.Event()
     failing = ''                    # the disk whose requests fail then
 
     def _perform(self, kind: int, offset: int, length: int):
         if not self.silenced.is_set():
             return super()._perform(kind, offset, length)
         if self.name != self.failing:
+            self.swallowed.set()
             threading.Event().wait()
         if kind == nbd.CMD_WRITE:
             self.stream.read(length)
@@ -235,16 +239,17 @@ class Silence(Source):
     def setUp(self):
         super().setUp()
         Mute.silenced.clear()
+        Mute.swallowed.clear()
         Mute.failing = ''
 
-    def begin(self, phase: str, limit: bool = True) -> None:
-        """Silence in that phase."""
-        if limit:
-            self.limit('channel-mux-stop-timeout')
-        if phase == 'disks':
-            Mute.silenced.set()
-            self.serve(Mute)
-            return
+    def in_disks(self) -> None:
+        """Up to a request that is not answered."""
+        Mute.silenced.set()
+        self.serve(Mute)
+        wait_until(Mute.swallowed.is_set, 'a request')
+
+    def in_precopy(self) -> None:
+        """The next request is not answered."""
         self.set_parameter('max-bandwidth', SLOW)
         self.serve(Mute)
         wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
@@ -260,17 +265,19 @@ class Silence(Source):
                             force=True)
 
     def test_stop_in_disks(self):
-        self.begin('disks')
+        self.in_disks()
+        self.limit('channel-mux-stop-timeout')
         self.stop()
         self.assert_fails('to complete a disk request')
 
     def test_reset_in_disks(self):
-        self.begin('disks')
+        self.in_disks()
+        self.limit('channel-mux-stop-timeout')
         self.source.qmp.cmd('system_reset')
         self.assert_fails('to complete a disk request')
 
     def test_kill_job_in_disks(self):
-        self.begin('disks', limit=False)
+        self.in_disks()
         wait_until(lambda: len(self.source.qmp.cmd('query-block-jobs')) == 2,
                    'the jobs')
         self.kill_job()
@@ -278,23 +285,20 @@ class Silence(Source):
 
     def test_error_in_disks(self):
         Mute.failing = 'disk0'
-        self.begin('disks', limit=False)
+        self.in_disks()
         self.assert_fails("stream 'nbd-disk0': mirror failed: ")
 
     def test_stop_in_precopy(self):
-        self.begin('precopy')
+        self.in_precopy()
+        self.limit('channel-mux-timeout')
+        self.limit('channel-mux-stop-timeout')
         self.stop()
         self.assert_fails('waiting for the destination to flush the disk')
 
-    def test_kill_job_in_precopy(self):
-        self.begin('precopy', limit=False)
-        self.kill_job()
-        self.assert_fails("job 'nbd-disk1' was ended by someone other")
-
     def test_converge(self):
         """What converge asks for first is a flush."""
+        self.in_precopy()
         self.limit('channel-mux-timeout')
-        self.begin('precopy')
         self.set_parameter('max-bandwidth', 0)
         self.assert_fails('waiting for the destination to flush the disk')
 
@@ -480,12 +484,21 @@ class Destination(QEMUTest):
         self.assertEqual(error, nbd.EINVAL)
 
     def test_lengths_in_the_configuration(self):
-        for length in 1025, 0x7fffffff, 0xffffffff:
-            with self.subTest(length=length):
+        with work_folder() as folder:
+            record(Path(folder))
+            begin = beginning((Path(folder) / 'main').read_bytes())
+        name = b'configuration/capabilities'
+        caps = begin + struct.pack('>BB', SUBSECTION, len(name)) + name
+        for data, error in (
+                (struct.pack('>4sIBI', b'QEVM', 3, 7, 1024), errno.EINVAL),
+                (struct.pack('>4sIBI', b'QEVM', 3, 7, 1025), errno.EPERM),
+                (struct.pack('>4sIBI', b'QEVM', 3, 7, 1 << 31), errno.EPERM),
+                (caps + struct.pack('>II', 1, 1025), errno.EPERM),
+                (caps + struct.pack('>II', 1, 0xffffffff), errno.EPERM)):
+            with self.subTest(end=data[-8:]):
                 scene = self.opened()
-                scene.stream.write(struct.pack('>4sIBI', b'QEVM', 3, 7,
-                                               length) + bytes(2000))
-                self.assertIn('load of migration failed',
+                scene.stream.write(data + bytes(2000))
+                self.assertIn(os.strerror(error),
                               goaway(scene.answers())[1])
                 self.assertEqual(scene.qemu.wait_end()['status'], 'failed')
 

@@ -57,6 +57,16 @@ class QEMU:
     def __exit__(self, *_):
         self.qmp.kill()
 
+    def quit(self) -> None:
+        """
+        End it as a user would, so that a leak sanitizer reports.  Raises
+        QMPError if it ends badly.
+        """
+        self.qmp.cmd('quit')
+        code = self.qmp.wait_end(PATIENCE)
+        if code != 0:
+            raise QMPError(f'after quit: exit status {code}')
+
     def output(self) -> str:
         """What it has printed; only after its end."""
         return self.qmp.get_log() or ''
