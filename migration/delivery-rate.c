@@ -60,19 +60,3 @@ uint64_t delivery_rate_get(const DeliveryRate *r)
     return (double)(last->sent - first->sent) * NANOSECONDS_PER_SECOND /
            elapsed;
 }
-
-int64_t delivery_rate_time(const DeliveryRate *r, uint64_t bytes,
-                           uint64_t rate)
-{
-    double ns;
-
-    if (!bytes) {
-        return 0;
-    }
-    rate = rate ?: delivery_rate_get(r);
-    if (!rate) {
-        return INT64_MAX;
-    }
-    ns = (double)bytes * NANOSECONDS_PER_SECOND / rate;
-    return ns < INT64_MAX ? ns : INT64_MAX;
-}

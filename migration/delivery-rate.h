@@ -40,12 +40,4 @@ void delivery_rate_add(DeliveryRate *r, const DeliveryTrip *trip);
 /* Bytes per second; 0: not known yet. */
 uint64_t delivery_rate_get(const DeliveryRate *r);
 
-/*
- * How long do @bytes take to arrive?  @rate: bytes per second, 0: as measured.
- *
- * Returns nanoseconds; INT64_MAX if that is not known
- */
-int64_t delivery_rate_time(const DeliveryRate *r, uint64_t bytes,
-                           uint64_t rate);
-
 #endif

@@ -14,12 +14,12 @@
 #include "qemu/timer.h"
 #include "disk-mirror.h"
 #include "migration.h"
-#include "mux-converge.h"
+#include "delivery-probe.h"
 #include "source-flush.h"
 
 /* Belongs to mux-switchover.c. */
 typedef struct MuxSwitchover {
-    MuxConverge *converge;
+    DeliveryProbe *probe;
     bool flushing;              /* @flush was asked for; migration thread */
     SourceFlush *flush;         /* atomic; NULL: not begun */
     /* The last call of migration_mux_disk_bandwidth(), in its thread */
@@ -74,7 +74,7 @@ const Error *mux_source_cause(MuxSource *m);
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 
 /*
- * The migration has failed because of @err, which the destination is told;
+ * The migration has failed because of @err, which the destination is changed;
  * nothing happens if it has failed before, or cannot fail any more.  Any
  * thread.
  */

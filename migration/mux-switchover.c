@@ -37,10 +37,10 @@ static uint64_t mux_switchover_sent_disks(MuxSource *m)
     return sum;
 }
 
-static MuxConvergeSent mux_switchover_sent(void *opaque)
+static DeliveryProbeSent mux_switchover_sent(void *opaque)
 {
     MuxSource *m = opaque;
-    MuxConvergeSent sum = { .disks = mux_switchover_sent_disks(m) };
+    DeliveryProbeSent sum = { .disks = mux_switchover_sent_disks(m) };
     uint64_t sent, received;
 
     qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
@@ -55,14 +55,14 @@ static MuxConvergeSent mux_switchover_sent(void *opaque)
 
 void mux_switchover_init(MuxSource *m)
 {
-    m->switchover.converge = mux_converge_new(mux_switchover_sent, m);
+    m->switchover.probe = delivery_probe_new(mux_switchover_sent, m);
     qemu_sem_init(&m->switchover.completed, 0);
     qemu_event_init(&m->switchover.loaded, false);
 }
 
 void mux_switchover_destroy(MuxSource *m)
 {
-    mux_converge_free(m->switchover.converge);
+    delivery_probe_free(m->switchover.probe);
     source_flush_free(m->switchover.flush);
     qemu_sem_destroy(&m->switchover.completed);
     qemu_event_destroy(&m->switchover.loaded);
@@ -72,7 +72,7 @@ void mux_switchover_wake(MuxSource *m)
 {
     qemu_sem_post(&m->switchover.completed);
     qemu_event_set(&m->switchover.loaded);
-    mux_converge_wake(m->switchover.converge);
+    delivery_probe_wake(m->switchover.probe);
     if (m->s->state == MIGRATION_STATUS_PRE_SWITCHOVER) {
         /* The guest is stopped: no use in waiting for migrate-continue */
         qemu_sem_post(&m->s->pause_sem);
@@ -81,7 +81,7 @@ void mux_switchover_wake(MuxSource *m)
 
 void mux_switchover_stop(MuxSource *m)
 {
-    mux_converge_stop(m->switchover.converge);
+    delivery_probe_stop(m->switchover.probe);
     source_flush_stop(m->switchover.flush);
 }
 
@@ -175,7 +175,7 @@ static void mux_switchover_usual_silence(MuxSource *m)
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
 }
 
-/* The targets of the mirrors are flushed by mux_converge_start(). */
+/* The targets of the mirrors are flushed by delivery_probe_start(). */
 static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
 {
     MuxSource *m = opaque;
@@ -198,7 +198,7 @@ static void mux_switchover_flush_round_done(const Error *err, void *opaque)
         error_prepend(&cause, "all streams: ");
         mux_source_fail(m, cause);
     }
-    mux_converge_wake(m->switchover.converge);
+    delivery_probe_wake(m->switchover.probe);
 }
 
 static void mux_switchover_flush_stopped(void *opaque)
@@ -249,31 +249,38 @@ static void mux_switchover_converge_bh(void *opaque)
         mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
-        mux_converge_start(m->switchover.converge, m->disks);
+        delivery_probe_start(m->switchover.probe, m->disks);
     }
     mux_source_unref(m);
 }
 
 void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d)
 {
-    mux_converge_flushed(m->switchover.converge, d);
+    delivery_probe_flushed(m->switchover.probe, d);
 }
 
-/* Returns the bytes that the disks lack; @converged: no more can be done. */
-static uint64_t mux_switchover_disks_pending(MuxSource *m, bool *converged)
+static SwitchoverInputs mux_switchover_inputs(MuxSource *m, uint64_t ram_dirty)
 {
-    uint64_t remaining, total, pending = 0;
+    uint64_t remaining, total;
+    SwitchoverInputs in = {
+        .running = runstate_is_running(),
+        .disks_synced = true,
+        .ram_dirty = ram_dirty,
+        .limit = migrate_downtime_limit() * SCALE_MS,
+    };
 
-    *converged = true;
+    delivery_probe_get(m->switchover.probe, &in);
+    /* The user may know the link better */
+    in.rate = migrate_avail_switchover_bandwidth() ?: in.rate;
     QEMU_LOCK_GUARD(&m->lock);
     for (guint i = 0; i < m->disks->len; i++) {
         DiskMirror *d = g_ptr_array_index(m->disks, i);
 
-        *converged &= disk_mirror_converged(d);
+        in.disks_synced &= disk_mirror_converged(d);
         disk_mirror_progress(d, &remaining, &total);
-        pending += remaining;
+        in.disks_dirty += remaining;
     }
-    return pending;
+    return in;
 }
 
 /*
@@ -282,15 +289,14 @@ static uint64_t mux_switchover_disks_pending(MuxSource *m, bool *converged)
  */
 static void mux_switchover_wait(MuxSource *m)
 {
-    mux_converge_wait(m->switchover.converge,
-                      CLAMP(migrate_downtime_limit() / 10, 1, 10));
+    delivery_probe_wait(m->switchover.probe,
+                        CLAMP(migrate_downtime_limit() / 10, 1, 10));
 }
 
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
 {
     MuxSource *m = s->mux;
-    uint64_t pending;
-    bool converged;
+    SwitchoverInputs in;
 
     if (!m || !s->channels->disks->len ||
         qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
@@ -308,12 +314,8 @@ bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
                                 mux_source_ref(m));
         return false;
     }
-    pending = mux_switchover_disks_pending(m, &converged);
-    trace_migration_mux_can_switchover(ram_pending, pending, converged);
-    /* A guest that does not run has no downtime */
-    if (converged &&
-        (!runstate_is_running() ||
-         mux_converge_fits(m->switchover.converge, ram_pending, pending))) {
+    in = mux_switchover_inputs(m, ram_pending);
+    if (switchover_fits(&in)) {
         return true;
     }
     mux_switchover_wait(m);

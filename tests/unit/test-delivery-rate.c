@@ -47,12 +47,9 @@ static void test_unknown_at_first(void)
 
     delivery_rate_init(&r);
     g_assert_cmpuint(delivery_rate_get(&r), ==, 0);
-    g_assert_cmpint(delivery_rate_time(&r, 0, 0), ==, 0);
-    g_assert_cmpint(delivery_rate_time(&r, 1, 0), ==, INT64_MAX);
 
     delivery_rate_add(&r, &trip);
     g_assert_cmpuint(delivery_rate_get(&r), ==, 0);
-    g_assert_cmpint(delivery_rate_time(&r, 1, 0), ==, INT64_MAX);
 
     /* Too soon to tell a rate */
     trip.answered += DELIVERY_RATE_LEAST_NS - 1;
@@ -79,26 +76,6 @@ static void test_saturated_link(void)
     }
     assert_about(delivery_rate_get(&r), LINK);
     g_assert_cmpint(r.shortest, >=, 600 * SCALE_MS);
-}
-
-static void test_time(void)
-{
-    Link l = { .rate = LINK };
-    DeliveryRate r;
-
-    delivery_rate_init(&r);
-    for (int i = 0; i < 10; i++) {
-        int64_t now = i * 100 * SCALE_MS;
-        DeliveryTrip trip;
-
-        link_send(&l, now, LINK / 10);
-        trip = link_ask(&l, now, SCALE_MS);
-        delivery_rate_add(&r, &trip);
-    }
-    assert_about(delivery_rate_time(&r, LINK, 0), NANOSECONDS_PER_SECOND);
-    /* The user may know better how fast it will be. */
-    assert_about(delivery_rate_time(&r, LINK, 2 * LINK),
-                 NANOSECONDS_PER_SECOND / 2);
 }
 
 /* A disk that is slow to flush once does not make the link faster. */
@@ -166,7 +143,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/delivery-rate/unknown-at-first", test_unknown_at_first);
     g_test_add_func("/delivery-rate/saturated-link", test_saturated_link);
-    g_test_add_func("/delivery-rate/time", test_time);
     g_test_add_func("/delivery-rate/slow-answer", test_slow_answer);
     g_test_add_func("/delivery-rate/link-changes", test_link_changes);
     g_test_add_func("/delivery-rate/many-trips", test_many_trips);

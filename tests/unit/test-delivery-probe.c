@@ -1,5 +1,5 @@
 /*
- * Unit tests for MuxConverge, with disks and a clock that the test controls
+ * Unit tests for DeliveryProbe, with disks and a clock that the test controls
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -7,14 +7,9 @@
 #include "qemu/osdep.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
-#include "migration/migration.h"
-#include "migration/mux-converge.h"
-#include "migration/options.h"
+#include "migration/delivery-probe.h"
 
-/* The downtime limit, and a nanosecond more */
-#define LIMIT_MS 2000
-#define LIMIT_NS (LIMIT_MS * (int64_t)SCALE_MS)
-#define SLOW_NS (LIMIT_NS + 1)
+#define SLOW_NS (2000 * (int64_t)SCALE_MS)
 /* Interval between the flushes of a disk */
 #define INTERVAL_NS (10 * SCALE_MS)
 #define FOREVER_MS 600000       /* only ends a hang */
@@ -26,7 +21,7 @@ struct DiskMirror {
 };
 
 typedef struct Test {
-    MuxConverge *c;
+    DeliveryProbe *c;
     DiskMirror disk[DISKS];
 } Test;
 
@@ -42,16 +37,6 @@ void disk_mirror_converge(DiskMirror *d)
 void disk_mirror_flush(DiskMirror *d)
 {
     d->asked++;
-}
-
-uint64_t migrate_downtime_limit(void)
-{
-    return LIMIT_MS;
-}
-
-uint64_t migrate_avail_switchover_bandwidth(void)
-{
-    return 0;
 }
 
 /* --- stands in for qemu-timer.c --- */
@@ -104,9 +89,18 @@ static void run_timers(void)
 
 /* --- the test --- */
 
-static MuxConvergeSent nothing_sent(void *opaque)
+static DeliveryProbeSent nothing_sent(void *opaque)
 {
-    return (MuxConvergeSent) {};
+    return (DeliveryProbeSent) {};
+}
+
+static void assert_measured(Test *t, int64_t round_trip, int64_t flush)
+{
+    SwitchoverInputs in = {};
+
+    delivery_probe_get(t->c, &in);
+    g_assert_cmpint(in.round_trip, ==, round_trip);
+    g_assert_cmpint(in.flush, ==, flush);
 }
 
 static void start(Test *t)
@@ -116,21 +110,21 @@ static void start(Test *t)
     for (int i = 0; i < DISKS; i++) {
         g_ptr_array_add(disks, &t->disk[i]);
     }
-    t->c = mux_converge_new(nothing_sent, NULL);
-    g_assert(!mux_converge_fits(t->c, 0, 0));
-    mux_converge_start(t->c, disks);
-    g_assert(!mux_converge_fits(t->c, 0, 0));
+    t->c = delivery_probe_new(nothing_sent, NULL);
+    assert_measured(t, INT64_MAX, 0);
+    delivery_probe_start(t->c, disks);
+    assert_measured(t, INT64_MAX, 0);
 }
 
 static void end(Test *t)
 {
-    mux_converge_stop(t->c);
-    mux_converge_free(t->c);
+    delivery_probe_stop(t->c);
+    delivery_probe_free(t->c);
 }
 
 static void answer(Test *t, int i)
 {
-    mux_converge_flushed(t->c, &t->disk[i]);
+    delivery_probe_flushed(t->c, &t->disk[i]);
 }
 
 /* Assert that disk @i has been requested to flush @times times. */
@@ -150,10 +144,7 @@ static void test_asked_again(void)
             assert_asked(&t, i, n);
             answer(&t, i);
         }
-        g_assert(mux_converge_fits(t.c, 0, 0));
-        /* The delivery rate is unknown */
-        g_assert(!mux_converge_fits(t.c, 1, 0));
-        g_assert(!mux_converge_fits(t.c, 0, 1));
+        assert_measured(&t, 0, 0);
 
         now_ns += INTERVAL_NS - 1;
         assert_asked(&t, 0, n);
@@ -163,8 +154,8 @@ static void test_asked_again(void)
     end(&t);
 }
 
-/* A disk is slow; a fast one does not compensate for it. */
-static void test_slow_answer(void)
+/* The slowest disk counts, with its last flush. */
+static void test_slow_reply(void)
 {
     Test t = {};
 
@@ -172,50 +163,72 @@ static void test_slow_answer(void)
     answer(&t, 1);
     now_ns += SLOW_NS;
     answer(&t, 0);
-    g_assert(!mux_converge_fits(t.c, 0, 0));
+    assert_measured(&t, 0, SLOW_NS);
     assert_asked(&t, 1, 2);
     answer(&t, 1);
-    g_assert(!mux_converge_fits(t.c, 0, 0));
-    /* Exactly at the limit */
+    assert_measured(&t, 0, SLOW_NS);
     assert_asked(&t, 0, 2);
-    now_ns += LIMIT_NS;
+    now_ns += SLOW_NS - 1;
     answer(&t, 0);
-    g_assert(mux_converge_fits(t.c, 0, 0));
+    assert_measured(&t, 0, SLOW_NS - 1);
     end(&t);
 }
 
-/* A disk that does not reply counts as slow before its reply arrives. */
-static void test_slow_question(void)
+/* A flush that is pending counts before its reply arrives. */
+static void test_slow_flush(void)
 {
     Test t = {};
 
     start(&t);
     answer(&t, 0);
     answer(&t, 1);
-    g_assert(mux_converge_fits(t.c, 0, 0));
+    assert_measured(&t, 0, 0);
     now_ns += INTERVAL_NS;
     assert_asked(&t, 0, 2);
     assert_asked(&t, 1, 2);
-    now_ns += LIMIT_NS;
-    g_assert(mux_converge_fits(t.c, 0, 0));
-    now_ns++;
-    g_assert(!mux_converge_fits(t.c, 0, 0));
+    now_ns += SLOW_NS;
+    assert_measured(&t, 0, SLOW_NS);
     answer(&t, 1);
     assert_asked(&t, 1, 3);
     answer(&t, 1);
-    g_assert(!mux_converge_fits(t.c, 0, 0));
+    assert_measured(&t, 0, SLOW_NS);
     answer(&t, 0);
     assert_asked(&t, 0, 3);
     answer(&t, 0);
-    g_assert(mux_converge_fits(t.c, 0, 0));
+    assert_measured(&t, 0, 0);
     end(&t);
 }
 
-/* --- mux_converge_wait() --- */
+static DeliveryProbeSent some_sent(void *opaque)
+{
+    return *(DeliveryProbeSent *)opaque;
+}
+
+/* What was sent before a flush that was replied to has arrived. */
+static void test_in_flight(void)
+{
+    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    DeliveryProbeSent sent = { .ram = 1000, .disks = 10 };
+    SwitchoverInputs in = {};
+    Test t = {};
+
+    g_ptr_array_add(disks, &t.disk[0]);
+    t.c = delivery_probe_new(some_sent, &sent);
+    delivery_probe_start(t.c, disks);
+    sent.ram = 1500;
+    delivery_probe_get(t.c, &in);
+    g_assert_cmpuint(in.ram_in_flight, ==, 1500);
+    answer(&t, 0);
+    delivery_probe_get(t.c, &in);
+    g_assert_cmpuint(in.ram_in_flight, ==, 500);
+    end(&t);
+}
+
+/* --- delivery_probe_wait() --- */
 
 typedef struct Waiter {
     QemuThread thread;
-    MuxConverge *c;
+    DeliveryProbe *c;
     bool done;
 } Waiter;
 
@@ -223,7 +236,7 @@ static void *wait_thread(void *opaque)
 {
     Waiter *w = opaque;
 
-    mux_converge_wait(w->c, FOREVER_MS);
+    delivery_probe_wait(w->c, FOREVER_MS);
     qatomic_store_release(&w->done, true);
     return NULL;
 }
@@ -245,7 +258,7 @@ static void assert_waits(Waiter *w)
     g_assert(!qatomic_load_acquire(&w->done));
 }
 
-static void assert_told(Waiter *w)
+static void assert_woken(Waiter *w)
 {
     for (unsigned rounds = 0; !qatomic_load_acquire(&w->done); rounds++) {
         g_assert_cmpuint(rounds, <, 1000000);
@@ -254,19 +267,19 @@ static void assert_told(Waiter *w)
     qemu_thread_join(&w->thread);
 }
 
-static void tell_answer(Test *t)
+static void wake_by_answer(Test *t)
 {
     answer(t, 0);
 }
 
-static void tell_wake(Test *t)
+static void wake_by_call(Test *t)
 {
-    mux_converge_wake(t->c);
+    delivery_probe_wake(t->c);
 }
 
 static void test_wait(void)
 {
-    void (*const news[])(Test *) = { tell_answer, tell_wake };
+    void (*const news[])(Test *) = { wake_by_answer, wake_by_call };
     Test t = {};
     Waiter w;
 
@@ -275,19 +288,19 @@ static void test_wait(void)
         waiter_start(&w, &t);
         assert_waits(&w);
         news[i](&t);
-        assert_told(&w);
+        assert_woken(&w);
     }
     /* Wake-ups before the wait end it, but only once. */
-    mux_converge_wake(t.c);
-    mux_converge_wake(t.c);
+    delivery_probe_wake(t.c);
+    delivery_probe_wake(t.c);
     waiter_start(&w, &t);
-    assert_told(&w);
+    assert_woken(&w);
     waiter_start(&w, &t);
     assert_waits(&w);
-    mux_converge_wake(t.c);
-    assert_told(&w);
+    delivery_probe_wake(t.c);
+    assert_woken(&w);
     /* Without a wake-up, the wait times out */
-    mux_converge_wait(t.c, 1);
+    delivery_probe_wait(t.c, 1);
     end(&t);
 }
 
@@ -295,9 +308,10 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     timers = g_ptr_array_new();
-    g_test_add_func("/converge/asked-again", test_asked_again);
-    g_test_add_func("/converge/slow-answer", test_slow_answer);
-    g_test_add_func("/converge/slow-question", test_slow_question);
-    g_test_add_func("/converge/wait", test_wait);
+    g_test_add_func("/delivery-probe/asked-again", test_asked_again);
+    g_test_add_func("/delivery-probe/slow-reply", test_slow_reply);
+    g_test_add_func("/delivery-probe/slow-flush", test_slow_flush);
+    g_test_add_func("/delivery-probe/in-flight", test_in_flight);
+    g_test_add_func("/delivery-probe/wait", test_wait);
     return g_test_run();
 }

@@ -1,0 +1,181 @@
+/*
+ * Migration over a multiplexed connection: what has arrived?
+ *
+ * Owns the round trips that measure what has arrived at the destination.
+ *
+ * A round trip is a flush of a disk.  It follows all data that was sent before,
+ * on any stream, as the last data of the guest will; and what is flushed now
+ * need not be flushed while the guest is stopped.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "delivery-rate.h"
+#include "delivery-probe.h"
+#include "trace.h"
+
+/* A disk is flushed so often at most. */
+#define DELIVERY_PROBE_INTERVAL_NS (10 * SCALE_MS)
+
+typedef struct DeliveryProbeDisk {
+    DeliveryProbe *c;
+    DiskMirror *d;
+    QEMUTimer *timer;
+    uint64_t ram_sent;          /* before the trip that is under way */
+    /* Protected by c->lock */
+    DeliveryTrip trip;          /* the one under way, or the last one */
+    bool asking;                /* it is under way */
+    int64_t took;               /* ns: the last one that was answered */
+} DeliveryProbeDisk;
+
+struct DeliveryProbe {
+    DeliveryProbeSentFunc *sent;
+    void *opaque;
+    QemuMutex lock;             /* protects what follows */
+    GPtrArray *disks;           /* DeliveryProbeDisk *; BQL held for changes */
+    DeliveryRate rate;
+    uint64_t ram_arrived;       /* bytes, at least */
+    bool replied;               /* since delivery_probe_wait() returned */
+    QemuCond changed;           /* @replied is set */
+};
+
+static void delivery_probe_disk_free(DeliveryProbeDisk *cd)
+{
+    timer_free(cd->timer);
+    g_free(cd);
+}
+
+DeliveryProbe *delivery_probe_new(DeliveryProbeSentFunc *sent, void *opaque)
+{
+    DeliveryProbe *c = g_new0(DeliveryProbe, 1);
+
+    c->sent = sent;
+    c->opaque = opaque;
+    c->disks = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)delivery_probe_disk_free);
+    qemu_mutex_init(&c->lock);
+    qemu_cond_init(&c->changed);
+    delivery_rate_init(&c->rate);
+    return c;
+}
+
+void delivery_probe_free(DeliveryProbe *c)
+{
+    assert(!c->disks->len);
+    g_ptr_array_unref(c->disks);
+    qemu_cond_destroy(&c->changed);
+    qemu_mutex_destroy(&c->lock);
+    g_free(c);
+}
+
+static void delivery_probe_ask(void *opaque)
+{
+    DeliveryProbeDisk *cd = opaque;
+    DeliveryProbeSent sent = cd->c->sent(cd->c->opaque);
+
+    cd->ram_sent = sent.ram;
+    WITH_QEMU_LOCK_GUARD(&cd->c->lock) {
+        cd->trip.sent = sent.ram + sent.disks;
+        cd->trip.asked = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        cd->asking = true;
+    }
+    disk_mirror_flush(cd->d);
+}
+
+void delivery_probe_start(DeliveryProbe *c, GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        DeliveryProbeDisk *cd = g_new0(DeliveryProbeDisk, 1);
+
+        cd->c = c;
+        cd->d = g_ptr_array_index(disks, i);
+        cd->timer = timer_new_ns(QEMU_CLOCK_REALTIME, delivery_probe_ask, cd);
+        WITH_QEMU_LOCK_GUARD(&c->lock) {
+            g_ptr_array_add(c->disks, cd);
+        }
+        disk_mirror_converge(cd->d);
+        delivery_probe_ask(cd);
+    }
+}
+
+static void delivery_probe_notify(DeliveryProbe *c)
+{
+    c->replied = true;
+    qemu_cond_broadcast(&c->changed);
+}
+
+void delivery_probe_flushed(DeliveryProbe *c, DiskMirror *d)
+{
+    for (guint i = 0; i < c->disks->len; i++) {
+        DeliveryProbeDisk *cd = g_ptr_array_index(c->disks, i);
+
+        if (cd->d != d) {
+            continue;
+        }
+        WITH_QEMU_LOCK_GUARD(&c->lock) {
+            cd->trip.answered = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+            cd->asking = false;
+            cd->took = cd->trip.answered - cd->trip.asked;
+            delivery_rate_add(&c->rate, &cd->trip);
+            c->ram_arrived = MAX(c->ram_arrived, cd->ram_sent);
+            trace_delivery_probe_trip(disk_mirror_name(d), cd->took,
+                                      cd->trip.sent,
+                                      delivery_rate_get(&c->rate));
+            delivery_probe_notify(c);
+        }
+        timer_mod(cd->timer, MAX(cd->trip.answered, cd->trip.asked +
+                                 DELIVERY_PROBE_INTERVAL_NS));
+    }
+}
+
+void delivery_probe_stop(DeliveryProbe *c)
+{
+    QEMU_LOCK_GUARD(&c->lock);
+    g_ptr_array_set_size(c->disks, 0);
+}
+
+void delivery_probe_wake(DeliveryProbe *c)
+{
+    QEMU_LOCK_GUARD(&c->lock);
+    delivery_probe_notify(c);
+}
+
+void delivery_probe_wait(DeliveryProbe *c, int ms)
+{
+    QEMU_LOCK_GUARD(&c->lock);
+    if (!c->replied) {
+        qemu_cond_timedwait(&c->changed, &c->lock, ms);
+    }
+    c->replied = false;
+}
+
+/* The time of the slowest disk's last flush, or of one that is pending */
+static int64_t delivery_probe_slowest(DeliveryProbe *c)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    int64_t slowest = 0;
+
+    for (guint i = 0; i < c->disks->len; i++) {
+        DeliveryProbeDisk *cd = g_ptr_array_index(c->disks, i);
+
+        slowest = MAX(slowest, cd->took);
+        if (cd->asking) {
+            slowest = MAX(slowest, now - cd->trip.asked);
+        }
+    }
+    return slowest;
+}
+
+void delivery_probe_get(DeliveryProbe *c, SwitchoverInputs *in)
+{
+    DeliveryProbeSent sent = c->sent(c->opaque);
+
+    QEMU_LOCK_GUARD(&c->lock);
+    in->ram_in_flight = sent.ram - MIN(c->ram_arrived, sent.ram);
+    in->rate = delivery_rate_get(&c->rate);
+    in->round_trip = c->rate.shortest;
+    in->flush = delivery_probe_slowest(c);
+}
