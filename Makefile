@@ -95,7 +95,7 @@ lay: ## bring build/src up to date with the series
 build: configure ## build QEMU with the series
 	@scripts/build
 
-series: configure ## write the mails of the series to build/series
+series: configure ## write the series as commits to build/series, to read and hand over
 	@scripts/series
 
 series-check: configure ## the same, and build every commit (long)

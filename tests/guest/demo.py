@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 Migrate a running Linux guest with two disks over one TCP connection, show
-how each stream gets on, and check that no acknowledged write was lost.
+the progress of each stream, and check that no acknowledged write was lost.
 
 Everything runs on this machine, emulated, without privileges.  The exit
 status is 0 only if all that is checked holds.
@@ -56,7 +56,7 @@ def summary(outcome: migrate.Outcome, pause: float) -> None:
     say('\nThe connection carried')
     for name, size in sorted(outcome.streams.items()):
         say(f'  {name:12} {size / MIB:9.1f} MiB')
-    say('and it took')
+    say('Times')
     say(f'  disk phase   {outcome.disks:7.2f} s')
     say(f'  precopy      {outcome.ram:7.2f} s')
     say(f'  downtime     {outcome.downtime * 1000:7.0f} ms '
@@ -80,7 +80,7 @@ def check_disks(reports) -> list[str]:
     faults = []
     for report in reports:
         say(f'  {report.name}: {report.records} acknowledged writes found, '
-            f'{report.pages} other pages as they were')
+            f'{report.pages} other pages unchanged')
         faults += report.faults
     return faults
 
@@ -89,7 +89,7 @@ def demo(args: argparse.Namespace) -> list[str]:
     """Returns what is wrong."""
     way = migrate.TwoSockets if args.two_sockets else migrate.OneSocket
     with Testbed(args.build, args.work, options(args)) as bed:
-        say('Booting a Linux guest that writes to its disks all the time ...')
+        say('Booting a Linux guest that writes to its disks continuously ...')
         source = bed.boot_source()
         if not (args.two_sockets or migrate.supports_one_socket(source)):
             raise TestbedError(f'{args.build}: this QEMU\'s `migrate` knows '
@@ -106,11 +106,11 @@ def demo(args: argparse.Namespace) -> list[str]:
         seen = watch.stop()
         bed.await_writes(destination)
         summary(outcome, bed.log.longest_pause(began))
-        say('Sockets of both QEMUs, from before the migration to its end:')
+        say('Sockets of both QEMUs during the migration:')
         faults = check_network(seen, migration)
         if args.two_sockets:
             faults = []         # more than one is how that way works
-        say('\nDisks at the destination, after the guest went on there:')
+        say('\nDisks at the destination, where the guest now runs:')
         faults += check_disks(bed.finish(destination)) + bed.log.faults
         bed.keep = bool(faults)
         return faults
@@ -130,7 +130,7 @@ def main() -> int:
         for fault in faults:
             say(f'  {fault}')
         return 1
-    say('\nEvery acknowledged write is in its place' +
+    say('\nNo acknowledged write was lost' +
         ('.' if args.two_sockets else ', and there was one connection.'))
     return 0
 

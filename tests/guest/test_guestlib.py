@@ -283,23 +283,27 @@ class Shown(unittest.TestCase):
         return display._out.getvalue().splitlines()
 
     def test_streams(self):
-        line, = self.lines(Progress('setup', 'disks', [self.MAIN, self.DISK]))
-        self.assertRegex(line, r'disks \| main .* waits for the disks \| '
-                         r'nbd-disk0 25% .* 768 MiB left, copies')
+        phase, main, disk = self.lines(
+            Progress('setup', 'disks', [self.MAIN, self.DISK]))
+        self.assertRegex(phase, 'disks$')
+        self.assertRegex(main, '^  main .* waits for the disks$')
+        self.assertRegex(disk, r'^  nbd-disk0 +\[#{6}\.{18}\]  25% .* '
+                         '768 MiB left  first copy$')
 
     def test_numbers_of_the_job(self):
         stream = Stream('nbd-disk0', 'open')
-        line, = self.lines(Progress('setup', '', [stream], self.JOB))
-        self.assertIn('nbd-disk0 50%', line)
+        _, line = self.lines(Progress('setup', '', [stream], self.JOB))
+        self.assertRegex(line, 'nbd-disk0 .* 50% ')
 
     def test_unknown_state_and_phase(self):
-        line, = self.lines(Progress('odd', 'new', [Stream('x', 'newer')]))
-        self.assertRegex(line, 'new .* newer')
+        phase, line = self.lines(Progress('odd', 'new', [Stream('x', 'newer')]))
+        self.assertRegex(phase, 'new$')
+        self.assertRegex(line, '^  x .* newer$')
 
-    def test_line_on_change_only(self):
+    def test_shown_on_change_only(self):
         step = Progress('setup', 'disks', [self.DISK])
         other = Progress('active', 'precopy', [self.DISK])
-        self.assertEqual(len(self.lines(step, step, other, other)), 2)
+        self.assertEqual(len(self.lines(step, step, other, other)), 4)
 
     def test_terminal(self):
         step = Progress('setup', 'disks', [self.MAIN, self.DISK])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Progress of each stream: bars on a terminal, plain lines elsewhere."""
+"""Progress of each stream as a bar, redrawn in place on a terminal."""
 
 import shutil
 import sys
@@ -11,13 +11,13 @@ from .migrate import Progress, Stream
 MIB = 1 << 20
 BAR = 24
 RATE_SPAN = 1.0                 # seconds over which a rate is taken
-LINE_EVERY = 1.0
+SHOW_EVERY = 1.0
 
 WAITS = {
-    'opening': 'waits for the peer to open it',
-    'copying': 'copies what was there',
-    'ready': 'follows the guest\'s writes',
-    'finishing': 'waits for the peer to be done with it',
+    'opening': 'waits for the destination',
+    'copying': 'first copy',
+    'ready': 'mirrors the guest\'s writes',
+    'finishing': 'waits for the destination to finish',
     'finished': 'done',
     'reset': 'aborted',
 }
@@ -25,10 +25,10 @@ MAIN_WAITS = {
     'connect': 'waits for the connection',
     'setup': 'waits for the connection',
     'disks': 'waits for the disks',
-    'precopy': 'copies memory',
-    'active': 'copies memory',
-    'converge': 'waits for the rest to become small',
-    'pre-switchover': 'guest stopped, disks finish',
+    'precopy': 'copies RAM',
+    'active': 'copies RAM',
+    'converge': 'waits until the rest is small',
+    'pre-switchover': 'guest stopped, completes the disks',
     'switchover': 'guest stopped, sends device state',
     'device': 'guest stopped, sends device state',
     'completed': 'done',
@@ -72,7 +72,7 @@ def _waits(stream: Stream, progress: Progress) -> str:
 
 
 class Display:
-    """Shows each Progress it is given; a line only now and then."""
+    """Shows each Progress on a terminal, elsewhere changes and one a second."""
 
     def __init__(self, out=sys.stdout):
         self._out = out
@@ -80,7 +80,7 @@ class Display:
         self._began = time.monotonic()
         self._history: dict[str, list[tuple[float, int]]] = {}
         self._drawn = 0
-        self._last_line = 0.0
+        self._last_shown = 0.0
         self._last_states: tuple = ()
 
     def __call__(self, progress: Progress) -> None:
@@ -89,13 +89,14 @@ class Display:
                 for stream in sorted(progress.streams,
                                      key=lambda s: (s.name != 'main', s.name))]
         phase = progress.phase or progress.status
+        lines = self._lines(phase, now, rows)
         if self._terminal:
-            self._draw(phase, now, rows)
+            self._redraw(lines)
             return
         states = (phase, *((row.name, row.waits) for row in rows))
-        if states != self._last_states or now >= self._last_line + LINE_EVERY:
-            self._last_states, self._last_line = states, now
-            self._print(phase, now, rows)
+        if states != self._last_states or now >= self._last_shown + SHOW_EVERY:
+            self._last_states, self._last_shown = states, now
+            print(*lines, sep='\n', file=self._out, flush=True)
 
     def _row(self, stream: Stream, progress: Progress, now: float) -> Row:
         left, total = _left_and_total(stream, progress)
@@ -114,7 +115,7 @@ class Display:
         return Row(stream.name, done, max(rate, 0.0), left,
                    _waits(stream, progress))
 
-    def _draw(self, phase: str, now: float, rows: list[Row]) -> None:
+    def _lines(self, phase: str, now: float, rows: list[Row]) -> list[str]:
         lines = [f'{now - self._began:6.1f} s  {phase}']
         for row in rows:
             full = round((row.done or 0) * BAR)
@@ -123,20 +124,15 @@ class Display:
             lines.append(f'  {row.name:10} [{bar}] {percent:>4} '
                          f'{row.rate / MIB:7.1f} MiB/s '
                          f'{_mib(row.left):>9} left  {row.waits}')
+        return lines
+
+    def _redraw(self, lines: list[str]) -> None:
         up = f'\033[{self._drawn}A' if self._drawn else ''
         width = shutil.get_terminal_size().columns - 1
         text = ''.join(f'\033[2K{line[:width]}\n' for line in lines)
         self._out.write(up + text + '\033[J')
         self._out.flush()
         self._drawn = len(lines)
-
-    def _print(self, phase: str, now: float, rows: list[Row]) -> None:
-        parts = [f'{now - self._began:6.1f} s  {phase}']
-        for row in rows:
-            percent = '' if row.done is None else f' {row.done:.0%}'
-            parts.append(f'{row.name}{percent} {row.rate / MIB:.0f} MiB/s, '
-                         f'{_mib(row.left)} left, {row.waits}')
-        print(' | '.join(parts), file=self._out, flush=True)
 
 
 def _mib(size: int | None) -> str:
