@@ -27,8 +27,8 @@ DeliveryProbe *delivery_probe_new(DeliveryProbeSentFunc *sent, void *opaque);
 void delivery_probe_free(DeliveryProbe *c);
 
 /*
- * Make the guest's writes to @disks (DiskMirror *) wait for the destination, and
- * start to flush.  Main loop.
+ * Make the guest's writes to @disks (DiskMirror *) wait for the destination,
+ * and start to flush.  Main loop.
  */
 void delivery_probe_start(DeliveryProbe *c, GPtrArray *disks);
 

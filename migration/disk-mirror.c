@@ -31,27 +31,27 @@
 #define DISK_MIRROR_PING_NS NANOSECONDS_PER_SECOND
 
 typedef enum DiskMirrorState {
-    DISK_MIRROR_NEW,          /* nothing exists yet */
-    DISK_MIRROR_HANDSHAKE,    /* stream open, NBD is being negotiated */
-    DISK_MIRROR_CONNECTED,    /* there is an NBD node */
-    DISK_MIRROR_FIRST_PASS,   /* the mirror runs, the destination is behind */
-    DISK_MIRROR_SYNCED,      /* the mirror copies what the guest writes */
-    DISK_MIRROR_COMPLETING,   /* guest stopped, the mirror is being ended */
-    DISK_MIRROR_DISCONNECTING, /* mirror over, NBD is being closed */
-    DISK_MIRROR_CLOSING,      /* NBD disconnected, waiting for FIN_OK */
-    DISK_MIRROR_COMPLETED,    /* the destination has everything, on disk */
-    DISK_MIRROR_FAILED,       /* ops->failed() was called; nothing else comes */
+    DISK_MIRROR_NEW,            /* nothing exists yet */
+    DISK_MIRROR_HANDSHAKE,      /* stream open, NBD is being negotiated */
+    DISK_MIRROR_CONNECTED,      /* there is an NBD node */
+    DISK_MIRROR_FIRST_PASS,     /* the mirror runs, the destination is behind */
+    DISK_MIRROR_SYNCED,         /* the mirror copies what the guest writes */
+    DISK_MIRROR_COMPLETING,     /* guest stopped, the mirror is being ended */
+    DISK_MIRROR_DISCONNECTING,  /* mirror over, NBD is being closed */
+    DISK_MIRROR_CLOSING,        /* NBD disconnected, waiting for FIN_OK */
+    DISK_MIRROR_COMPLETED,      /* the destination has everything, on disk */
+    DISK_MIRROR_FAILED,         /* ops->failed() was called */
 } DiskMirrorState;
 
 struct DiskMirror {
     unsigned refcount;      /* atomic: the owner's, one of each pending event */
     bool aborted;           /* ops->ending() is the only callback now */
     bool cancelled;         /* disk_mirror_cancel() was called */
-    DiskMirrorState state;    /* atomic: read by other threads */
+    DiskMirrorState state;  /* atomic: read by other threads */
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
     int64_t speed;
-    const DiskMirrorOps *ops;             /* NULL: the owner is gone */
+    const DiskMirrorOps *ops;           /* NULL: the owner is gone */
     void *opaque;
 
     QIOChannelMux *ioc;

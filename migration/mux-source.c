@@ -39,15 +39,6 @@
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_SOURCE_SETUP_MS 30000
-/*
- * A gap this long between ticks means that this process was stopped or starved;
- * one between received data, although PING is sent, that the peer or the
- * network was.
- */
-#define MUX_SOURCE_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
-/* The main loop has not responded for this time: it may wait for a disk */
-#define MUX_SOURCE_BLOCKED_NS NANOSECONDS_PER_SECOND
-
 bool migration_mux_source(MigrationState *s)
 {
     return s->channels && s->channels->mux;
@@ -100,7 +91,7 @@ void mux_source_unref(MuxSource *m)
     timer_free(m->setup_timer);
     mux_switchover_destroy(m);
     qemu_mutex_destroy(&m->lock);
-    g_ptr_array_unref(m->disks);
+    disk_set_free(m->disks);
     g_ptr_array_unref(m->channels);
     error_free(m->cause);
     g_free(m);
@@ -108,33 +99,14 @@ void mux_source_unref(MuxSource *m)
 
 /* --- failure --- */
 
-static bool mux_source_all_disks(MuxSource *m, bool (*are)(DiskMirror *d))
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        if (!are(g_ptr_array_index(m->disks, i))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Must precede mux_source_free_disks(): see disk_mirror_abort(). */
+/* Must precede disk_set_release(): see disk_mirror_abort(). */
 static void mux_source_abort_disks(MuxSource *m)
 {
     g_autoptr(Error) unknown = NULL;
 
     error_setg(&unknown, "the migration failed at the source");
     mux_switchover_stop(m);
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_mirror_abort(g_ptr_array_index(m->disks, i), m->cause ?: unknown);
-    }
-}
-
-static void mux_source_cancel_disks(MuxSource *m)
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_mirror_cancel(g_ptr_array_index(m->disks, i));
-    }
+    disk_set_abort(m->disks, m->cause ?: unknown);
 }
 
 static void mux_source_cleanup_bh(void *opaque)
@@ -143,11 +115,10 @@ static void mux_source_cleanup_bh(void *opaque)
 
     if (!m->exiting && m->s->mux == m) {
         mux_source_abort_disks(m);
-        if (mux_source_all_disks(m, disk_mirror_quiescent) &&
-            mux_switchover_quiescent(m)) {
-            mux_source_cancel_disks(m);
+        if (disk_set_quiescent(m->disks) && mux_switchover_quiescent(m)) {
+            disk_set_cancel(m->disks);
         }
-        if (mux_source_all_disks(m, disk_mirror_ended)) {
+        if (disk_set_ended(m->disks)) {
             migration_cleanup(m->s);
         }
     }
@@ -168,7 +139,7 @@ void mux_source_continue_cleanup(MuxSource *m)
 
 bool migration_mux_defer_cleanup(MigrationState *s)
 {
-    if (!s->mux || mux_source_all_disks(s->mux, disk_mirror_ended)) {
+    if (!s->mux || disk_set_ended(s->mux->disks)) {
         return false;
     }
     migration_mux_ending(s);
@@ -233,11 +204,9 @@ static void mux_source_abort(MuxSource *m, const Error *cause)
     trace_migration_mux_source_abort(MigrationPhase_str(m->phase),
                                      error_get_pretty(cause));
     qio_channel_mux_abort(m->main, cause);
+    /* Now, so that nothing waits for the destination any more */
+    disk_set_reset(m->disks, cause);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        /* Now, so that nobody has to wait for the peer any more */
-        for (guint i = 0; i < m->disks->len; i++) {
-            disk_mirror_reset(g_ptr_array_index(m->disks, i), cause);
-        }
         for (guint i = 0; i < m->channels->len; i++) {
             qio_channel_mux_abort(g_ptr_array_index(m->channels, i), cause);
         }
@@ -287,12 +256,7 @@ static bool mux_source_set_up_in_time(MuxSource *m, Error **errp)
         mux_stream_timed_out("main", ms, "the destination to accept it", errp);
         return false;
     }
-    for (guint i = 0; i < m->disks->len; i++) {
-        if (!disk_mirror_in_time(g_ptr_array_index(m->disks, i), ms, errp)) {
-            return false;
-        }
-    }
-    return true;
+    return disk_set_in_time(m->disks, ms, errp);
 }
 
 static void mux_source_setup_timeout(void *opaque)
@@ -326,21 +290,16 @@ static void mux_source_begin_disks_bh(void *opaque)
     MuxSource *m = opaque;
 
     if (mux_source_goes_on(m)) {
-        m->pending = m->disks->len;
-        bdrv_drain_all_begin();
-        for (guint i = 0; i < m->disks->len && !mux_source_over(m); i++) {
-            disk_mirror_begin(g_ptr_array_index(m->disks, i));
-        }
-        bdrv_drain_all_end();
+        disk_set_begin(m->disks);
     }
     mux_source_unref(m);
 }
 
-static void mux_source_disk_connected(DiskMirror *d, void *opaque)
+static void mux_source_disks_connected(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m) && !--m->pending) {
+    if (!mux_source_over(m)) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_source_begin_disks_bh,
                                 mux_source_ref(m));
@@ -376,11 +335,11 @@ static void mux_source_start_precopy(MuxSource *m)
                             mux_source_precopy_bh, mux_source_ref(m));
 }
 
-static void mux_source_disk_ready(DiskMirror *d, void *opaque)
+static void mux_source_disks_ready(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m) && !--m->pending) {
+    if (!mux_source_over(m)) {
         mux_source_start_precopy(m);
     }
 }
@@ -390,83 +349,58 @@ static void mux_source_disk_flushed(DiskMirror *d, void *opaque)
     mux_switchover_disk_flushed(opaque, d);
 }
 
-static void mux_source_disk_completed(DiskMirror *d, void *opaque)
+static void mux_source_disks_completed(void *opaque)
 {
-    mux_switchover_disk_completed(opaque);
+    mux_switchover_disks_completed(opaque);
 }
 
-static void mux_source_disk_failed(DiskMirror *d, const Error *err,
-                                   void *opaque)
+static void mux_source_disk_failed(const Error *err, void *opaque)
 {
     mux_source_fail(opaque, err);
 }
 
-static void mux_source_disk_ending(DiskMirror *d, void *opaque)
+static void mux_source_disk_ending(void *opaque)
 {
     mux_source_continue_cleanup(opaque);
 }
 
-static const DiskMirrorOps mux_source_disk_ops = {
-    .connected = mux_source_disk_connected,
-    .ready = mux_source_disk_ready,
+static const DiskSetOps mux_source_disk_ops = {
+    .connected = mux_source_disks_connected,
+    .ready = mux_source_disks_ready,
+    .completed = mux_source_disks_completed,
     .flushed = mux_source_disk_flushed,
-    .completed = mux_source_disk_completed,
     .failed = mux_source_disk_failed,
     .ending = mux_source_disk_ending,
 };
 
-/* The copies share the limit that the user set for the migration. */
-static int64_t mux_source_disk_speed(MuxSource *m)
+/* The disks share the limit that the user set for the migration; 0: none. */
+static int64_t mux_source_disk_speed(void)
 {
-    uint64_t limit = migrate_max_bandwidth();
-
-    /* 0 is no limit */
-    return limit ? CLAMP(limit / m->s->channels->disks->len, 1, INT64_MAX) : 0;
+    return MIN(migrate_max_bandwidth(), INT64_MAX);
 }
 
 void migration_mux_bandwidth_changed(MigrationState *s)
 {
-    MuxSource *m = s->mux;
-
-    for (guint i = 0; m && i < m->disks->len; i++) {
-        disk_mirror_set_speed(g_ptr_array_index(m->disks, i),
-                              mux_source_disk_speed(m));
+    if (s->mux) {
+        disk_set_set_speed(s->mux->disks, mux_source_disk_speed());
     }
-}
-
-static bool mux_source_start_disks(MuxSource *m, Error **errp)
-{
-    GPtrArray *defs = m->s->channels->disks;
-
-    /* RAM gets as much as all the disks, as it does of the limit. */
-    qio_channel_mux_set_weight(m->main, defs->len);
-    for (guint i = 0; i < defs->len; i++) {
-        MigrationDiskChannel *def = g_ptr_array_index(defs, i);
-        DiskMirror *d = disk_mirror_new(def, mux_source_disk_speed(m),
-                                        &mux_source_disk_ops, m);
-
-        WITH_QEMU_LOCK_GUARD(&m->lock) {
-            g_ptr_array_add(m->disks, d);
-        }
-        if (!disk_mirror_start(d, m->session, errp)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 static void mux_source_main_open(MuxSource *m)
 {
+    GPtrArray *defs = m->s->channels->disks;
     g_autoptr(Error) err = NULL;
 
     mux_source_set_phase(m, MIGRATION_PHASE_DISKS);
-    m->pending = m->s->channels->disks->len;
-    if (!m->pending) {
+    if (!defs->len) {
         mux_source_start_precopy(m);
         return;
     }
     mux_source_start_setup_timer(m);
-    if (!mux_source_start_disks(m, &err)) {
+    /* RAM gets as much as all the disks, as it does of the limit. */
+    qio_channel_mux_set_weight(m->main, defs->len);
+    if (!disk_set_start(m->disks, defs, mux_source_disk_speed(), m->session,
+                        &err)) {
         mux_source_fail(m, err);
     }
 }
@@ -506,15 +440,8 @@ static void mux_source_changed(MuxSession *session, QIOChannelMux *ioc,
     }
     if (ioc == m->main) {
         mux_source_main_changed(m);
-        return;
-    }
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskMirror *d = g_ptr_array_index(m->disks, i);
-
-        if (disk_mirror_stream(d) == ioc) {
-            disk_mirror_stream_changed(d);
-            return;
-        }
+    } else {
+        disk_set_stream_changed(m->disks, ioc);
     }
 }
 
@@ -539,139 +466,11 @@ static void mux_source_session_ended(MuxSession *session, const Error *err,
     }
 }
 
-/*
- * Time limits for the requests to a disk of the destination (@ms) and for its
- * flushes (@flush_ms); 0: none.  A flush may have much to write, and the guest
- * does not wait for it.  An unread reply is the source's delay, not the
- * destination's.  The steps of the switchover have limits of their own.
- */
-static void mux_source_disk_limits(MuxSource *m, const DiskMirrorTime *t,
-                                   const DiskMirrorWait *wait, uint32_t *ms,
-                                   uint32_t *flush_ms)
-{
-    if (wait->unread ||
-        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
-        *ms = *flush_ms = 0;
-    } else if (t->blocked) {
-        *ms = *flush_ms = migration_mux_guest_waits_ms();
-    } else {
-        *ms = migrate_channel_mux_stop_timeout();
-        *flush_ms = migrate_channel_mux_timeout();
-    }
-}
-
-/*
- * How long does a request take?  While neither the guest nor the main loop
- * waits for it, replies to other requests show that the disk works.
- */
-static int64_t mux_source_request_ns(MuxSource *m, const DiskMirrorTime *t,
-                                     const DiskMirrorWait *wait)
-{
-    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
-           MIN(wait->destination, wait->silent) : wait->destination;
-}
-
-static bool mux_source_exceeds(int64_t ns, uint32_t ms)
-{
-    return ms && ns >= ms * (int64_t)SCALE_MS;
-}
-
-static bool mux_source_disk_in_time(MuxSource *m, DiskMirror *d,
-                                    const DiskMirrorTime *t,
-                                    const DiskMirrorWait *wait, Error **errp)
-{
-    const char *name = disk_mirror_stream_name(d);
-    uint32_t ms, flush_ms;
-
-    mux_source_disk_limits(m, t, wait, &ms, &flush_ms);
-    if (mux_source_exceeds(mux_source_request_ns(m, t, wait), ms)) {
-        mux_stream_timed_out(name, ms, "the destination to complete a disk "
-                             "request", errp);
-        return false;
-    }
-    if (mux_source_exceeds(wait->flush, flush_ms)) {
-        mux_stream_timed_out(name, flush_ms, "the destination to flush the "
-                             "disk", errp);
-        return false;
-    }
-    return true;
-}
-
-static void mux_source_respond_bh(void *opaque)
-{
-    MuxSource *m = opaque;
-
-    qatomic_set(&m->asked, false);
-    mux_source_unref(m);
-}
-
-/*
- * Returns: the end of the last interruption of the peer or of this process.
- * The times of requests restart then: an interruption is not a slow disk.
- */
-static int64_t mux_source_resumed_at(MuxSource *m, int64_t now,
-                                     int64_t heard)
-{
-    m->away = now - m->ticked >= MUX_SOURCE_AWAY_NS;
-    if (m->away || heard - m->heard >= MUX_SOURCE_AWAY_NS) {
-        m->resumed = now;
-    }
-    m->ticked = now;
-    m->heard = heard;
-    return m->resumed;
-}
-
-/*
- * Returns: when the main loop last ran.  It does not while it waits in a nested
- * event loop, or for the BQL.  Thread of the session.
- */
-static int64_t mux_source_responsive(MuxSource *m, int64_t now)
-{
-    if (m->away || !qatomic_read(&m->asked)) {
-        m->responsive = now;
-    }
-    if (!qatomic_xchg(&m->asked, true)) {
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_source_respond_bh, mux_source_ref(m));
-    }
-    return m->responsive;
-}
-
-/* Thread of the session */
-static void mux_source_tick(MuxSession *session, int64_t now, int64_t heard,
-                            void *opaque)
-{
-    MuxSource *m = opaque;
-    DiskMirrorTime t = { .now = now, .heard = heard };
-    g_autoptr(Error) err = NULL;
-    bool ping = false;
-
-    t.resumed = mux_source_resumed_at(m, now, heard);
-    t.responsive = mux_source_responsive(m, now);
-    t.blocked = now - t.responsive >= MUX_SOURCE_BLOCKED_NS;
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; !err && i < m->disks->len; i++) {
-            DiskMirror *d = g_ptr_array_index(m->disks, i);
-            DiskMirrorWait wait = disk_mirror_watch(d, &t);
-
-            if (disk_mirror_check_mirror(d, &err)) {
-                mux_source_disk_in_time(m, d, &t, &wait, &err);
-            }
-            ping |= wait.ping;
-        }
-    }
-    if (err) {
-        mux_source_fail(m, err);
-    } else if (ping) {
-        mux_session_ping(session);
-    }
-}
-
 static const MuxSessionOps mux_source_ops = {
     .ready = mux_source_ready,
     .changed = mux_source_changed,
     .ended = mux_source_session_ended,
-    .tick = mux_source_tick,
+    .tick = mux_watch_tick,
 };
 
 /* Returns NULL with @errp set if the connection is lost already. */
@@ -682,7 +481,7 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
 
     m->s = s;
     m->refcount = 1;
-    m->disks = g_ptr_array_new();
+    m->disks = disk_set_new(&mux_source_disk_ops, m);
     m->channels = g_ptr_array_new_with_free_func(object_unref);
     qemu_mutex_init(&m->lock);
     mux_switchover_init(m);
@@ -742,48 +541,16 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 
 /* --- query --- */
 
-static void mux_source_report_wait(MigrationStreamInfo *info,
-                                   DiskMirrorWait wait)
-{
-    int64_t destination = MAX(wait.destination, wait.flush);
-    int64_t longest = MAX(destination, wait.source);
-
-    if (longest >= NANOSECONDS_PER_SECOND) {
-        info->has_waiting_for = info->has_waiting_ms = true;
-        info->waiting_for = longest == destination ?
-                            MIGRATION_SIDE_DESTINATION : MIGRATION_SIDE_SOURCE;
-        info->waiting_ms = longest / SCALE_MS;
-    }
-}
-
-static void mux_source_add_stream(MigrationStreamInfoList ***tail,
-                                  QIOChannelMux *ioc, DiskMirror *d)
-{
-    MigrationStreamInfo *info = mux_stream_info_new(ioc);
-
-    if (d) {
-        disk_mirror_progress(d, &info->remaining, &info->total);
-        info->has_total = info->has_remaining = info->total > 0;
-        mux_source_report_wait(info, disk_mirror_wait(d));
-    }
-    QAPI_LIST_APPEND(*tail, info);
-}
-
 static MigrationStreamInfoList *mux_source_streams(MuxSource *m)
 {
     MigrationStreamInfoList *list = NULL, **tail = &list;
 
-    mux_source_add_stream(&tail, m->main, NULL);
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskMirror *d = g_ptr_array_index(m->disks, i);
-
-        if (disk_mirror_stream(d)) {
-            mux_source_add_stream(&tail, disk_mirror_stream(d), d);
-        }
-    }
+    QAPI_LIST_APPEND(tail, mux_stream_info_new(m->main));
+    disk_set_info(m->disks, &tail);
     QEMU_LOCK_GUARD(&m->lock);
     for (guint i = 0; i < m->channels->len; i++) {
-        mux_source_add_stream(&tail, g_ptr_array_index(m->channels, i), NULL);
+        QAPI_LIST_APPEND(tail, mux_stream_info_new(
+                                   g_ptr_array_index(m->channels, i)));
     }
     return list;
 }
@@ -801,18 +568,6 @@ void migration_mux_source_info(MigrationState *s, MigrationInfo *info)
 }
 
 /* --- the end --- */
-
-static void mux_source_free_disks(MuxSource *m)
-{
-    while (m->disks->len) {
-        DiskMirror *d;
-
-        WITH_QEMU_LOCK_GUARD(&m->lock) {
-            d = g_ptr_array_remove_index(m->disks, m->disks->len - 1);
-        }
-        disk_mirror_free(d);
-    }
-}
 
 void migration_mux_ending(MigrationState *s)
 {
@@ -845,7 +600,7 @@ void migration_mux_cleanup(MigrationState *s)
     mux_session_detach(m->session);
     mux_source_abort_disks(m);
     s->mux_streams = mux_source_streams(m);
-    mux_source_free_disks(m);
+    disk_set_release(m->disks);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
     mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
@@ -882,8 +637,8 @@ void migration_mux_shutdown(MigrationState *s)
     session = mux_session_ref(m->session);
     mux_session_detach(session);
     mux_source_abort_disks(m);
-    mux_source_cancel_disks(m);
-    mux_source_free_disks(m);
+    disk_set_cancel(m->disks);
+    disk_set_release(m->disks);
     mux_session_close_wait(session, m->cause,
                            m->committed ? MIGRATION_MUX_DONE_MS :
                                           MIGRATION_MUX_LINGER_MS);

@@ -1,8 +1,8 @@
 /*
- * Migration over a multiplexed connection: the source's two halves
+ * Migration over a multiplexed connection: what the source's files share
  *
  * mux-source.c has what the main loop drives, mux-switchover.c what the
- * migration thread asks for.  Nobody else includes this.
+ * migration thread calls, mux-watch.c what the session's thread calls.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,7 +12,7 @@
 
 #include "qemu/thread.h"
 #include "qemu/timer.h"
-#include "disk-mirror.h"
+#include "disk-set.h"
 #include "migration.h"
 #include "delivery-probe.h"
 #include "source-flush.h"
@@ -25,7 +25,6 @@ typedef struct MuxSwitchover {
     /* The last call of migration_mux_disk_bandwidth(), in its thread */
     uint64_t disks_sent;
     int64_t disks_sent_at;      /* 0: there was none yet */
-    unsigned pending;           /* disks not completed yet; BQL */
     QemuSemaphore completed;    /* all disks are, or the migration failed */
     QemuEvent loaded;           /* the destination has, or as above */
 } MuxSwitchover;
@@ -39,18 +38,17 @@ typedef struct MuxSource {
     bool ending;                /* migration_cleanup() is to follow */
     MuxSession *session;
     QIOChannelMux *main;
-    /* The migration and session threads use these four without the BQL. */
+    DiskSet *disks;
+    /* The migration and session threads use these three without the BQL. */
     QemuMutex lock;
     Error *cause;               /* why it failed; set once */
     bool ended;                 /* well, or with @cause */
-    GPtrArray *disks;           /* DiskMirror *; BQL held for changes, too */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
-    unsigned pending;           /* disks not connected, then not ready yet */
     MuxSwitchover switchover;
     bool committed;             /* the guest is the destination's; BQL */
     QEMUTimer *setup_timer;     /* for what the peer has to accept */
     bool asked;                 /* atomic: the main loop is to respond */
-    /* Of the session's ticks, get_clock() times */
+    /* Used by mux-watch.c; get_clock() times */
     int64_t ticked;             /* the last one */
     bool away;                  /* this process was, before it */
     int64_t heard;              /* the last byte from the peer before it */
@@ -96,11 +94,11 @@ void mux_source_continue_cleanup(MuxSource *m);
 void mux_switchover_init(MuxSource *m);
 void mux_switchover_destroy(MuxSource *m);
 
-/* A DiskMirror's ops->flushed() was called.  Main loop. */
+/* A DiskSet's ops->flushed() was called.  Main loop. */
 void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d);
 
 /* The same of ops->completed(). */
-void mux_switchover_disk_completed(MuxSource *m);
+void mux_switchover_disks_completed(MuxSource *m);
 
 /* The destination has loaded all there is. */
 void mux_switchover_loaded(MuxSource *m);
@@ -116,5 +114,13 @@ void mux_switchover_stop(MuxSource *m);
  * with the BQL; mux_source_continue_cleanup() is called when it becomes true.
  */
 bool mux_switchover_quiescent(MuxSource *m);
+
+/*
+ * --- mux-watch.c ---
+ */
+
+/* MuxSessionOps.tick: check the time limits of the disks' requests. */
+void mux_watch_tick(MuxSession *session, int64_t now, int64_t heard,
+                    void *opaque);
 
 #endif

@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-migration-stream.h"
+#include "qemu/timer.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 
@@ -35,6 +36,31 @@ MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc)
     info->name = g_strdup(qio_channel_mux_name(ioc));
     info->state = mux_stream_qapi_state(qio_channel_mux_state(ioc));
     qio_channel_mux_get_bytes(ioc, &info->sent, &info->received);
+    return info;
+}
+
+static void mux_stream_info_wait(MigrationStreamInfo *info,
+                                 const DiskMirrorWait *wait)
+{
+    int64_t destination = MAX(wait->destination, wait->flush);
+    int64_t longest = MAX(destination, wait->source);
+
+    if (longest >= NANOSECONDS_PER_SECOND) {
+        info->has_waiting_for = info->has_waiting_ms = true;
+        info->waiting_for = longest == destination ?
+                            MIGRATION_SIDE_DESTINATION : MIGRATION_SIDE_SOURCE;
+        info->waiting_ms = longest / SCALE_MS;
+    }
+}
+
+MigrationStreamInfo *mux_stream_info_disk(DiskMirror *d)
+{
+    MigrationStreamInfo *info = mux_stream_info_new(disk_mirror_stream(d));
+    DiskMirrorWait wait = disk_mirror_wait(d);
+
+    disk_mirror_progress(d, &info->remaining, &info->total);
+    info->has_total = info->has_remaining = info->total > 0;
+    mux_stream_info_wait(info, &wait);
     return info;
 }
 

@@ -7,7 +7,7 @@
 #ifndef MIGRATION_MUX_STREAM_INFO_H
 #define MIGRATION_MUX_STREAM_INFO_H
 
-#include "migration/mux/channel-mux.h"
+#include "disk-mirror.h"
 #include "qapi/qapi-types-migration.h"
 
 /*
@@ -16,6 +16,9 @@
  * Returns: to be freed with qapi_free_MigrationStreamInfo()
  */
 MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc);
+
+/* The same for the stream of @d, with its progress.  Main loop. */
+MigrationStreamInfo *mux_stream_info_disk(DiskMirror *d);
 
 /* Fill in @phase and @streams, which @info owns from then on. */
 void mux_stream_info_report(MigrationInfo *info, MigrationPhase phase,

@@ -22,25 +22,10 @@
 #include "qemu-file.h"
 #include "trace.h"
 
-/* Bytes of payload so far.  Any thread. */
-static uint64_t mux_switchover_sent_disks(MuxSource *m)
-{
-    uint64_t sent, received, sum = 0;
-
-    QEMU_LOCK_GUARD(&m->lock);
-    for (guint i = 0; i < m->disks->len; i++) {
-        qio_channel_mux_get_bytes(
-            disk_mirror_stream(g_ptr_array_index(m->disks, i)),
-            &sent, &received);
-        sum += sent;
-    }
-    return sum;
-}
-
 static DeliveryProbeSent mux_switchover_sent(void *opaque)
 {
     MuxSource *m = opaque;
-    DeliveryProbeSent sum = { .disks = mux_switchover_sent_disks(m) };
+    DeliveryProbeSent sum = { .disks = disk_set_sent(m->disks) };
     uint64_t sent, received;
 
     qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
@@ -146,7 +131,7 @@ double migration_mux_disk_bandwidth(MigrationState *s)
         return 0;
     }
     sw = &s->mux->switchover;
-    sent = mux_switchover_sent_disks(s->mux);
+    sent = disk_set_sent(s->mux->disks);
     if (sw->disks_sent_at) {
         bandwidth = (double)(sent - sw->disks_sent) * SCALE_MS /
                     MAX(now - sw->disks_sent_at, 1);
@@ -180,12 +165,7 @@ static bool mux_switchover_skips_flush(BlockDriverState *bs, void *opaque)
 {
     MuxSource *m = opaque;
 
-    for (guint i = 0; i < m->disks->len; i++) {
-        if (disk_mirror_target(g_ptr_array_index(m->disks, i)) == bs) {
-            return true;
-        }
-    }
-    return false;
+    return disk_set_has_target(m->disks, bs);
 }
 
 static void mux_switchover_flush_round_done(const Error *err, void *opaque)
@@ -249,7 +229,7 @@ static void mux_switchover_converge_bh(void *opaque)
         mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
-        delivery_probe_start(m->switchover.probe, m->disks);
+        delivery_probe_start(m->switchover.probe, disk_set_disks(m->disks));
     }
     mux_source_unref(m);
 }
@@ -261,10 +241,8 @@ void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d)
 
 static SwitchoverInputs mux_switchover_inputs(MuxSource *m, uint64_t ram_dirty)
 {
-    uint64_t remaining, total;
     SwitchoverInputs in = {
         .running = runstate_is_running(),
-        .disks_synced = true,
         .ram_dirty = ram_dirty,
         .limit = migrate_downtime_limit() * SCALE_MS,
     };
@@ -272,14 +250,7 @@ static SwitchoverInputs mux_switchover_inputs(MuxSource *m, uint64_t ram_dirty)
     delivery_probe_get(m->switchover.probe, &in);
     /* The user may know the link better */
     in.rate = migrate_avail_switchover_bandwidth() ?: in.rate;
-    QEMU_LOCK_GUARD(&m->lock);
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskMirror *d = g_ptr_array_index(m->disks, i);
-
-        in.disks_synced &= disk_mirror_converged(d);
-        disk_mirror_progress(d, &remaining, &total);
-        in.disks_dirty += remaining;
-    }
+    in.disks_dirty = disk_set_remaining(m->disks, &in.disks_synced);
     return in;
 }
 
@@ -348,16 +319,14 @@ static void mux_switchover_complete_bh(void *opaque)
     MuxSource *m = opaque;
 
     if (!mux_source_over(m)) {
-        g_ptr_array_foreach(m->disks, (GFunc)disk_mirror_complete, NULL);
+        disk_set_complete(m->disks);
     }
     mux_source_unref(m);
 }
 
-void mux_switchover_disk_completed(MuxSource *m)
+void mux_switchover_disks_completed(MuxSource *m)
 {
-    if (!--m->switchover.pending) {
-        qemu_sem_post(&m->switchover.completed);
-    }
+    qemu_sem_post(&m->switchover.completed);
 }
 
 /* Without the BQL */
@@ -365,12 +334,7 @@ static void mux_switchover_fail_late_disk(MuxSource *m, uint32_t ms)
 {
     g_autoptr(Error) err = NULL;
 
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; !err && i < m->disks->len; i++) {
-            disk_mirror_in_time(g_ptr_array_index(m->disks, i), ms, &err);
-        }
-    }
-    if (err) {
+    if (!disk_set_in_time(m->disks, ms, &err)) {
         mux_source_fail(m, err);
     }
 }
@@ -399,8 +363,7 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp)
     mux_switchover_end_step(m);
     /* Further flushes would only hold up those of the mirrors */
     mux_switchover_stop(m);
-    if (m->disks->len && !mux_source_cause(m)) {
-        m->switchover.pending = m->disks->len;
+    if (s->channels->disks->len && !mux_source_cause(m)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,
                                 mux_source_ref(m));
@@ -426,12 +389,10 @@ bool migration_mux_disks_unmodified(MigrationState *s, Error **errp)
         error_propagate(errp, error_copy(mux_source_cause(m)));
         return false;
     }
-    for (guint i = 0; m && i < m->disks->len; i++) {
-        if (!disk_mirror_unmodified(g_ptr_array_index(m->disks, i), &err)) {
-            mux_source_fail(m, err);
-            error_propagate(errp, err);
-            return false;
-        }
+    if (m && !disk_set_unmodified(m->disks, &err)) {
+        mux_source_fail(m, err);
+        error_propagate(errp, err);
+        return false;
     }
     if (m) {
         /* The rest of RAM goes with it */
@@ -481,14 +442,7 @@ void migration_mux_find_cause(MigrationState *s)
     if (!m) {
         return;
     }
-    err = qio_channel_mux_get_error(m->main);
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; !err && i < m->disks->len; i++) {
-            DiskMirror *d = g_ptr_array_index(m->disks, i);
-
-            err = qio_channel_mux_get_error(disk_mirror_stream(d));
-        }
-    }
+    err = qio_channel_mux_get_error(m->main) ?: disk_set_get_error(m->disks);
     if (err) {
         migrate_set_error(s, err);
     }

@@ -1,0 +1,364 @@
+/*
+ * Migration: the disks of a migration, source side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/block.h"
+#include "qemu/lockable.h"
+#include "disk-set.h"
+#include "mux-stream-info.h"
+
+struct DiskSet {
+    const DiskSetOps *ops;
+    void *opaque;
+    unsigned pending;           /* disks that have not reached the next step */
+    bool failed;                /* one of them */
+    QemuMutex lock;             /* protects @disks from other threads */
+    GPtrArray *disks;           /* DiskMirror *; BQL held for changes */
+};
+
+static void disk_set_reached(DiskSet *set, void (*step)(void *opaque))
+{
+    if (!--set->pending) {
+        step(set->opaque);
+    }
+}
+
+static void disk_set_connected(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    disk_set_reached(set, set->ops->connected);
+}
+
+static void disk_set_ready(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    disk_set_reached(set, set->ops->ready);
+}
+
+static void disk_set_completed(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    disk_set_reached(set, set->ops->completed);
+}
+
+static void disk_set_flushed(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    set->ops->flushed(d, set->opaque);
+}
+
+static void disk_set_failed(DiskMirror *d, const Error *err, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    set->failed = true;
+    set->ops->failed(err, set->opaque);
+}
+
+static void disk_set_ending(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    set->ops->ending(set->opaque);
+}
+
+static const DiskMirrorOps disk_set_ops = {
+    .connected = disk_set_connected,
+    .ready = disk_set_ready,
+    .flushed = disk_set_flushed,
+    .completed = disk_set_completed,
+    .failed = disk_set_failed,
+    .ending = disk_set_ending,
+};
+
+DiskSet *disk_set_new(const DiskSetOps *ops, void *opaque)
+{
+    DiskSet *set = g_new0(DiskSet, 1);
+
+    set->ops = ops;
+    set->opaque = opaque;
+    set->disks = g_ptr_array_new();
+    qemu_mutex_init(&set->lock);
+    return set;
+}
+
+void disk_set_free(DiskSet *set)
+{
+    assert(!set->disks->len);
+    g_ptr_array_unref(set->disks);
+    qemu_mutex_destroy(&set->lock);
+    g_free(set);
+}
+
+GPtrArray *disk_set_disks(DiskSet *set)
+{
+    return set->disks;
+}
+
+static DiskMirror *disk_set_get(DiskSet *set, guint i)
+{
+    return i < set->disks->len ? g_ptr_array_index(set->disks, i) : NULL;
+}
+
+/* With the BQL or set->lock held */
+#define FOR_EACH_DISK(d, set)                                           \
+    for (guint d##_i = 0; (d = disk_set_get(set, d##_i)); d##_i++)
+
+/* --- steps --- */
+
+/* Each of @num disks gets the same share of @speed. */
+static int64_t disk_set_share(int64_t speed, guint num)
+{
+    /* 0 is no limit */
+    return speed ? MAX(speed / num, 1) : 0;
+}
+
+bool disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
+                    MuxSession *session, Error **errp)
+{
+    set->pending = defs->len;
+    for (guint i = 0; i < defs->len; i++) {
+        DiskMirror *d = disk_mirror_new(g_ptr_array_index(defs, i),
+                                        disk_set_share(speed, defs->len),
+                                        &disk_set_ops, set);
+
+        WITH_QEMU_LOCK_GUARD(&set->lock) {
+            g_ptr_array_add(set->disks, d);
+        }
+        if (!disk_mirror_start(d, session, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void disk_set_begin(DiskSet *set)
+{
+    DiskMirror *d;
+
+    set->pending = set->disks->len;
+    bdrv_drain_all_begin();
+    FOR_EACH_DISK(d, set) {
+        if (!set->failed) {
+            disk_mirror_begin(d);
+        }
+    }
+    bdrv_drain_all_end();
+}
+
+void disk_set_complete(DiskSet *set)
+{
+    DiskMirror *d;
+
+    set->pending = set->disks->len;
+    FOR_EACH_DISK(d, set) {
+        disk_mirror_complete(d);
+    }
+}
+
+void disk_set_set_speed(DiskSet *set, int64_t speed)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        disk_mirror_set_speed(d, disk_set_share(speed, set->disks->len));
+    }
+}
+
+void disk_set_stream_changed(DiskSet *set, QIOChannelMux *ioc)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (disk_mirror_stream(d) == ioc) {
+            disk_mirror_stream_changed(d);
+            return;
+        }
+    }
+}
+
+/* --- queries --- */
+
+bool disk_set_has_target(DiskSet *set, BlockDriverState *bs)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (disk_mirror_target(d) == bs) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool disk_set_unmodified(DiskSet *set, Error **errp)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (!disk_mirror_unmodified(d, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool disk_set_in_time(DiskSet *set, uint32_t ms, Error **errp)
+{
+    DiskMirror *d;
+
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        if (!disk_mirror_in_time(d, ms, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint64_t disk_set_sent(DiskSet *set)
+{
+    uint64_t sent, received, sum = 0;
+    DiskMirror *d;
+
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        qio_channel_mux_get_bytes(disk_mirror_stream(d), &sent, &received);
+        sum += sent;
+    }
+    return sum;
+}
+
+uint64_t disk_set_remaining(DiskSet *set, bool *converged)
+{
+    uint64_t remaining, total, sum = 0;
+    DiskMirror *d;
+
+    *converged = true;
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        *converged &= disk_mirror_converged(d);
+        disk_mirror_progress(d, &remaining, &total);
+        sum += remaining;
+    }
+    return sum;
+}
+
+Error *disk_set_get_error(DiskSet *set)
+{
+    Error *err = NULL;
+    DiskMirror *d;
+
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        err = qio_channel_mux_get_error(disk_mirror_stream(d));
+        if (err) {
+            break;
+        }
+    }
+    return err;
+}
+
+bool disk_set_watch(DiskSet *set, const DiskMirrorTime *t,
+                    DiskSetCheck *check, void *opaque, bool *ping,
+                    Error **errp)
+{
+    DiskMirror *d;
+
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        DiskMirrorWait wait = disk_mirror_watch(d, t);
+
+        *ping |= wait.ping;
+        if (!disk_mirror_check_mirror(d, errp) ||
+            !check(d, t, &wait, opaque, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void disk_set_info(DiskSet *set, MigrationStreamInfoList ***tail)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (disk_mirror_stream(d)) {
+            QAPI_LIST_APPEND(*tail, mux_stream_info_disk(d));
+        }
+    }
+}
+
+/* --- the end --- */
+
+void disk_set_reset(DiskSet *set, const Error *why)
+{
+    DiskMirror *d;
+
+    QEMU_LOCK_GUARD(&set->lock);
+    FOR_EACH_DISK(d, set) {
+        disk_mirror_reset(d, why);
+    }
+}
+
+void disk_set_abort(DiskSet *set, const Error *why)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        disk_mirror_abort(d, why);
+    }
+}
+
+bool disk_set_quiescent(DiskSet *set)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (!disk_mirror_quiescent(d)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void disk_set_cancel(DiskSet *set)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        disk_mirror_cancel(d);
+    }
+}
+
+bool disk_set_ended(DiskSet *set)
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (!disk_mirror_ended(d)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void disk_set_release(DiskSet *set)
+{
+    DiskMirror *d;
+
+    while ((d = disk_set_get(set, set->disks->len - 1))) {
+        WITH_QEMU_LOCK_GUARD(&set->lock) {
+            g_ptr_array_set_size(set->disks, set->disks->len - 1);
+        }
+        disk_mirror_free(d);
+    }
+}

@@ -1,0 +1,144 @@
+/*
+ * Migration over a multiplexed connection: time limits for disk requests
+ *
+ * A thread of the session checks, whatever the main loop does, how long the
+ * destination has been taking for a request of a mirror.  The limits of single
+ * steps are set where the step begins: mux_session_set_deadline().
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/aio.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "mux-migration.h"
+#include "mux-source.h"
+#include "options.h"
+
+/*
+ * A gap this long between ticks means that this process was stopped or starved;
+ * one between received data, although PING is sent, that the peer or the
+ * network was.
+ */
+#define MUX_WATCH_AWAY_NS (2 * NANOSECONDS_PER_SECOND)
+/* The main loop has not responded for this time: it may wait for a disk */
+#define MUX_WATCH_BLOCKED_NS NANOSECONDS_PER_SECOND
+
+/*
+ * Time limits for the requests to a disk of the destination (@ms) and for its
+ * flushes (@flush_ms); 0: none.  A flush may have much to write, and the guest
+ * does not wait for it.  An unread reply is the source's delay, not the
+ * destination's.  The steps of the switchover have limits of their own.
+ */
+static void mux_watch_disk_limits(MuxSource *m, const DiskMirrorTime *t,
+                                  const DiskMirrorWait *wait, uint32_t *ms,
+                                  uint32_t *flush_ms)
+{
+    if (wait->unread ||
+        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
+        *ms = *flush_ms = 0;
+    } else if (t->blocked) {
+        *ms = *flush_ms = migration_mux_guest_waits_ms();
+    } else {
+        *ms = migrate_channel_mux_stop_timeout();
+        *flush_ms = migrate_channel_mux_timeout();
+    }
+}
+
+/*
+ * How long does a request take?  While neither the guest nor the main loop
+ * waits for it, replies to other requests show that the disk works.
+ */
+static int64_t mux_watch_request_ns(MuxSource *m, const DiskMirrorTime *t,
+                                    const DiskMirrorWait *wait)
+{
+    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
+           MIN(wait->destination, wait->silent) : wait->destination;
+}
+
+static bool mux_watch_exceeds(int64_t ns, uint32_t ms)
+{
+    return ms && ns >= ms * (int64_t)SCALE_MS;
+}
+
+static bool mux_watch_disk_in_time(DiskMirror *d, const DiskMirrorTime *t,
+                                   const DiskMirrorWait *wait, void *opaque,
+                                   Error **errp)
+{
+    MuxSource *m = opaque;
+    const char *name = disk_mirror_stream_name(d);
+    uint32_t ms, flush_ms;
+
+    mux_watch_disk_limits(m, t, wait, &ms, &flush_ms);
+    if (mux_watch_exceeds(mux_watch_request_ns(m, t, wait), ms)) {
+        mux_stream_timed_out(name, ms, "the destination to complete a disk "
+                             "request", errp);
+        return false;
+    }
+    if (mux_watch_exceeds(wait->flush, flush_ms)) {
+        mux_stream_timed_out(name, flush_ms, "the destination to flush the "
+                             "disk", errp);
+        return false;
+    }
+    return true;
+}
+
+static void mux_watch_respond_bh(void *opaque)
+{
+    MuxSource *m = opaque;
+
+    qatomic_set(&m->asked, false);
+    mux_source_unref(m);
+}
+
+/*
+ * Returns: the end of the last interruption of the peer or of this process.
+ * The times of requests restart then: an interruption is not a slow disk.
+ */
+static int64_t mux_watch_resumed_at(MuxSource *m, int64_t now, int64_t heard)
+{
+    m->away = now - m->ticked >= MUX_WATCH_AWAY_NS;
+    if (m->away || heard - m->heard >= MUX_WATCH_AWAY_NS) {
+        m->resumed = now;
+    }
+    m->ticked = now;
+    m->heard = heard;
+    return m->resumed;
+}
+
+/*
+ * Returns: when the main loop last ran.  It does not while it waits in a nested
+ * event loop, or for the BQL.  Thread of the session.
+ */
+static int64_t mux_watch_responsive(MuxSource *m, int64_t now)
+{
+    if (m->away || !qatomic_read(&m->asked)) {
+        m->responsive = now;
+    }
+    if (!qatomic_xchg(&m->asked, true)) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_watch_respond_bh, mux_source_ref(m));
+    }
+    return m->responsive;
+}
+
+void mux_watch_tick(MuxSession *session, int64_t now, int64_t heard,
+                    void *opaque)
+{
+    MuxSource *m = opaque;
+    DiskMirrorTime t = { .now = now, .heard = heard };
+    g_autoptr(Error) err = NULL;
+    bool ping = false;
+
+    t.resumed = mux_watch_resumed_at(m, now, heard);
+    t.responsive = mux_watch_responsive(m, now);
+    t.blocked = now - t.responsive >= MUX_WATCH_BLOCKED_NS;
+    if (!disk_set_watch(m->disks, &t, mux_watch_disk_in_time, m, &ping,
+                        &err)) {
+        mux_source_fail(m, err);
+    } else if (ping) {
+        mux_session_ping(session);
+    }
+}
