@@ -9,8 +9,10 @@ QEMU responds to QMP in either role while the peer misbehaves.
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import unittest
 from pathlib import Path
@@ -597,7 +599,7 @@ class PlainStrangers(Strangers):
         self.assertEqual(source.wait_end()['status'], 'failed')
         source.wait_for_guest()
         while stranger[0].recv(4096):
-            pass
+            parameters['tls-authz'] = 'authz'
         answer = self.target.wait_end()
         self.assertEqual(answer['status'], 'failed')
         self.assertIn('no data received from the source', answer['error-desc'])
@@ -640,6 +642,76 @@ class TLSStrangers(Strangers):
 
     def test_source_comes(self):
         self.check_migration(before=self.connect(HANDSHAKES - 1))
+
+
+class Identities(Strangers):
+    """tls-authz admits one of two clients of the same authority."""
+
+    def setUp(self):
+        folder = work_folder()
+        self.addCleanup(folder.cleanup)
+        self.authority = Path(folder.name)
+        self.certtool('--generate-privkey', '--key-type=ecdsa',
+                      outfile=self.authority / 'key.pem')
+        self.certify('ca', 'authority', 'ca', 'cert_signing_key',
+                     '--generate-self-signed')
+        super().setUp()
+
+    def certtool(self, *args: str | Path, outfile: Path) -> None:
+        subprocess.run(['certtool', *args, '--outfile', outfile], check=True,
+                       capture_output=True)
+
+    def certify(self, stem: str, name: str, *options: str,
+                folder: Path | None = None) -> None:
+        """A certificate in `folder`; all have the same key."""
+        folder = folder or self.authority
+        what = [option for option in options if option.startswith('--')]
+        template = folder / 'template'
+        template.write_text(f'cn = "{name}"\nip_address = 127.0.0.1\n' +
+                            '\n'.join(set(options) - set(what)))
+        key = self.authority / 'key.pem'
+        self.certtool(*(what or ['--generate-certificate',
+                                 '--load-ca-privkey', key,
+                                 '--load-ca-certificate',
+                                 self.authority / 'ca-cert.pem']),
+                      '--load-privkey', key, '--template', template,
+                      outfile=folder / f'{stem}-cert.pem')
+
+    def start(self, name: str, incoming: bool = False) -> QEMU:
+        qemu = super().start(name, incoming)
+        endpoint = 'server' if incoming else 'client'
+        folder = self.folder / name
+        shutil.copy(self.authority / 'ca-cert.pem', folder)
+        shutil.copy(self.authority / 'key.pem',
+                    folder / f'{endpoint}-key.pem')
+        self.certify(endpoint, name, f'tls_www_{endpoint}', 'signing_key',
+                     folder=folder)
+        qemu.qmp.cmd('object-add', **{
+            'qom-type': 'tls-creds-x509', 'id': 'tls', 'dir': str(folder),
+            'endpoint': endpoint, 'verify-peer': True})
+        parameters = {'tls-creds': 'tls'}
+        if incoming:
+            qemu.qmp.cmd('object-add', **{
+                'qom-type': 'authz-simple', 'id': 'authz',
+                'identity': 'CN=source'})
+            parameters['tls-authz'] = 'authz'
+        qemu.qmp.cmd('migrate-set-parameters', **parameters)
+        return qemu
+
+    def test_refused(self):
+        """It does not get to HELLO, and the destination waits on."""
+        descriptors = self.target.descriptors()
+        other = self.start('other')
+        other.wait_for_guest()
+        other.migrate(self.port)
+        answer = other.wait_end()
+        self.assertEqual(answer['status'], 'failed')
+        self.assertIn("in phase 'connect'", answer['error-desc'])
+        other.wait_for_guest()
+        wait_until(lambda: self.target.descriptors() == descriptors,
+                   'the end of its connection')
+        self.assertEqual(self.target.status(), 'setup')
+        self.check_migration(before=[])
 
 
 class StartPostcopy(QEMUTest):
