@@ -81,8 +81,8 @@ static bool check_copyable(const char *disk, BlockDriverState *bs,
 }
 
 /*
- * The destination writes to its node.  At the source, a disk that nobody writes
- * to does not change while the guest moves, and is better copied beforehand.
+ * The destination writes to its node.  At the source, a read-only disk does not
+ * change during the migration, and is better copied beforehand.
  */
 static bool check_writable(const char *disk, BlockDriverState *bs,
                            Error **errp)

@@ -125,7 +125,7 @@ static void disk_export_flush(DiskExport *d)
 
     bs = bdrv_lookup_bs(node_name, node_name, &err);
     if (bs) {
-        /* A node flushes those below only if somebody may write to it. */
+        /* A node flushes those below only if it has a writer. */
         d->blk = blk_new_with_bs(bs, BLK_PERM_WRITE, BLK_PERM_ALL, &err);
     }
     if (!d->blk) {

@@ -42,7 +42,7 @@ QIOChannelMux *disk_export_stream(DiskExport *d);
  */
 void disk_export_end(DiskExport *d, uint32_t ms);
 
-/* Is the disk complete, on stable storage, and its node in nobody's use? */
+/* Is the disk complete, on stable storage, and its node not in use? */
 bool disk_export_done(DiskExport *d);
 
 /* Reset the stream, with @why as the reason, if @d is not done. */

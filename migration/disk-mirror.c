@@ -230,9 +230,9 @@ static void disk_mirror_disconnect(DiskMirror *d)
 }
 
 /*
- * Is there no mirror, or has it come to an end of its own?  Then it may be
- * halfway through its finalization (which polls), and must be left alone; its
- * last event follows.
+ * Is there no mirror, or has it ended by itself?  Then it may be in the middle
+ * of its finalization (which polls), and must be left alone; its last event
+ * follows.
  */
 static bool disk_mirror_job_over(DiskMirror *d)
 {
@@ -477,7 +477,7 @@ static bool disk_mirror_check_export(DiskMirror *d, const NBDExportInfo *info,
         error_setg(errp, "the destination's export is read-only");
         return false;
     }
-    /* Else the NBD node would take each flush for done, and tell nobody */
+    /* Otherwise, the NBD node reports success for each flush */
     if (!(info->flags & NBD_FLAG_SEND_FLUSH)) {
         error_setg(errp, "the destination's export does not support "
                    "NBD_CMD_FLUSH");
@@ -600,8 +600,8 @@ void disk_mirror_converge(DiskMirror *d)
 }
 
 /*
- * The mirror finds out by and by what was written before writes began to wait;
- * until then its progress says nothing.
+ * The mirror learns gradually what was written before writes began to wait;
+ * until then its progress is not meaningful.
  */
 static bool disk_mirror_actively_synced(DiskMirror *d)
 {

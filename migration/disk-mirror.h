@@ -22,15 +22,15 @@ typedef struct DiskMirror DiskMirror;
 typedef struct DiskMirrorOps {
     /* The NBD node is there: disk_mirror_begin() may be called. */
     void (*connected)(DiskMirror *d, void *opaque);
-    /* All data was copied once; the mirror keeps the destination in step. */
+    /* All data was copied once; the mirror copies what the guest writes. */
     void (*ready)(DiskMirror *d, void *opaque);
     /* disk_mirror_flush() is done, or has failed, which ops->failed() tells. */
     void (*flushed)(DiskMirror *d, void *opaque);
-    /* The destination has dealt with every byte; the node is in use no more. */
+    /* The destination has written all data; the node is no longer in use. */
     void (*completed)(DiskMirror *d, void *opaque);
     /*
-     * The copy came to an end that nobody asked for.  At most once.  @err
-     * begins with the stream's name.
+     * The copy has failed.  Called at most once.  @err begins with the name
+     * of the stream.
      */
     void (*failed)(DiskMirror *d, const Error *err, void *opaque);
     /*
@@ -101,8 +101,8 @@ bool disk_mirror_converged(DiskMirror *d);
 void disk_mirror_flush(DiskMirror *d);
 
 /*
- * The guest is stopped: bring the destination level, end the mirror without
- * switching over to it, disconnect.  ops->completed() follows; ops->failed()
+ * The guest is stopped: copy the rest, end the mirror without switching over to
+ * its target, disconnect.  ops->completed() follows; ops->failed()
  * may be called at once.
  */
 void disk_mirror_complete(DiskMirror *d);
@@ -113,7 +113,7 @@ void disk_mirror_complete(DiskMirror *d);
  */
 bool disk_mirror_in_time(DiskMirror *d, uint32_t ms, Error **errp);
 
-/* Did nobody write to the node since disk_mirror_complete()? */
+/* Was the node not written to since disk_mirror_complete()? */
 bool disk_mirror_unmodified(DiskMirror *d, Error **errp);
 
 /*

@@ -56,7 +56,7 @@ struct MuxDestination {
     Error *err;                 /* the first failure */
     bool over;                  /* the connection is */
     bool event_held;            /* the clean-up sends FAILED */
-    Coroutine *taking_over;     /* waits for the source's last word */
+    Coroutine *taking_over;     /* waits for the source's commit */
 };
 
 bool migration_mux_expected(MigrationIncomingState *mis)

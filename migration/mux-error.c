@@ -6,9 +6,9 @@
  *
  *     migration failed in phase 'disks': stream 'nbd-disk0': ...
  *
- * where the part from the stream on is made by whoever knows the stream; what
- * no stream is to blame for is about all of them.  The peer is told that part
- * alone, and puts its own phase in front.
+ * where the code that knows the stream makes the part from the stream on; a
+ * failure that is not about one stream is about all of them.  The peer receives
+ * only that part, and puts its own phase in front.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -59,7 +59,7 @@ Error *migration_mux_bare_cause(const Error *explained)
         cause = strstr(phase, "': ");
         text = cause + strlen("': ");
     }
-    /* Whoever hears of it knows that by how */
+    /* The kind of frame says that already */
     strstart(text, ALL_STREAMS, &text);
     error_setg(&err, "%s", text);
     return err;

@@ -75,7 +75,7 @@ void migration_mux_begin_setup(MigrationState *s);
 /* Write what was held back.  Without the BQL. */
 void migration_mux_end_setup(MigrationState *s);
 
-/* The state just became CANCELLING: see to it that somebody finishes that. */
+/* The state just became CANCELLING: abort the migration. */
 void migration_mux_cancel(MigrationState *s);
 
 /*
@@ -90,8 +90,8 @@ void migration_mux_bandwidth_changed(MigrationState *s);
 
 /*
  * May the guest be stopped, with @ram_pending bytes of RAM left, as far as the
- * disks are concerned?  The first call begins to bring them level.  Migration
- * thread, without the BQL.
+ * disks are concerned?  The first call makes the guest's writes wait for the
+ * destination.  Migration thread, without the BQL.
  */
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending);
 
@@ -117,10 +117,10 @@ bool migration_mux_complete_disks(MigrationState *s, Error **errp);
 bool migration_mux_disks_unmodified(MigrationState *s, Error **errp);
 
 /*
- * The device state is sent: wait until the destination has loaded it.  If it
- * has, the guest is given up here, and the destination, which waits for that,
- * is told: from now on nothing can fail or cancel the migration.  Migration
- * thread, without the BQL.
+ * The device state is sent: wait until the destination has loaded it, then hand
+ * the guest over and send that to the destination, which waits for it: from now
+ * on nothing can fail or cancel the migration.  Migration thread, without the
+ * BQL.
  *
  * Returns: false, with the cause recorded, if the guest stays here
  */
@@ -250,7 +250,7 @@ void migration_mux_destination_info(MigrationIncomingState *mis,
  */
 Error *migration_mux_explain(const Error *err);
 
-/* Returns: what the peer is told of the @explained error, to be freed */
+/* Returns: the part of the @explained error that the peer receives */
 Error *migration_mux_bare_cause(const Error *explained);
 
 /* Is @ioc a stream of a connection, which is where encryption belongs? */

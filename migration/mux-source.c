@@ -6,8 +6,8 @@
  *
  *   connect     HELLO, stream `main` accepted by the destination
  *   disks       every disk is copied for the first time
- *   precopy     the migration thread sends RAM; mirrors keep the disks in step
- *   converge    RAM could be switched over; the disks are brought level
+ *   precopy     the migration thread sends RAM; mirrors copy what is written
+ *   converge    RAM is nearly copied; the guest's writes wait for the mirrors
  *   switchover  guest stopped, disks completed, device state sent; in the end
  *               the destination has it all, and is given the guest
  *   done        the connection is being closed
@@ -184,8 +184,8 @@ MigrationStatus migration_mux_status(MigrationState *s)
 }
 
 /*
- * Give up, because of @cause, which the destination is told.  Whoever is in
- * charge of the migration at this time finishes it.
+ * Abort because of @cause, which is sent to the destination.  The thread that
+ * is in charge of the migration at this time finishes it.
  */
 static void mux_source_abort(MuxSource *m, const Error *cause)
 {
@@ -284,7 +284,7 @@ static bool mux_source_goes_on(MuxSource *m)
     return !m->exiting && m->s->mux == m && !mux_source_over(m);
 }
 
-/* Not in a nested aio_poll(), where each handshake may have come to its end */
+/* Not in a nested aio_poll(), where a handshake may have ended */
 static void mux_source_begin_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;

@@ -348,7 +348,7 @@ static void mux_switchover_wait_disks(MuxSource *m)
         return;
     }
     while (qemu_sem_timedwait(&m->switchover.completed, ms) != 0) {
-        /* If none is, it was the main loop that had no time: once more */
+        /* If no disk is late, the main loop was busy: wait again */
         mux_switchover_fail_late_disk(m, ms);
     }
 }

@@ -1,11 +1,10 @@
 /*
  * Migration: the connection that the source is waiting for
  *
- * To connect takes time, as does a TLS handshake, and neither of them can be
- * called back.  So that a migration can be cancelled meanwhile, and another
- * one started, what comes of the attempt is then dropped.  A handshake can be
- * yanked; that of a multiplexed migration is given up after
- * migration_mux_setup_ms().
+ * Connecting and the TLS handshake take time, and cannot be interrupted.  When
+ * the migration is cancelled meanwhile, the result of the attempt is dropped,
+ * so that another migration can be started.  A handshake can be yanked; that of a
+ * multiplexed migration has a time limit, migration_mux_setup_ms().
  *
  * All functions belong to the main loop.
  *
@@ -19,13 +18,13 @@
 
 typedef struct MigrationState MigrationState;
 
-/* Wait for @ioc, which somebody else keeps alive until then. */
+/* Wait for @ioc, which has to live until then. */
 void outgoing_connect_begin(MigrationState *s, QIOChannel *ioc);
 
 /*
  * @ioc is connected, or failed.
  *
- * Returns: false if nobody waits for it any more
+ * Returns: false if it is no longer waited for
  */
 bool outgoing_connect_end(MigrationState *s, QIOChannel *ioc);
 

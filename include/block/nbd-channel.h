@@ -108,7 +108,7 @@ typedef void NBDChannelClosed(void *opaque);
 
 /**
  * nbd_channel_close_node:
- * @bs: node opened by nbd_channel_open_node(), which nobody else uses, and
+ * @bs: node opened by nbd_channel_open_node(), which has no other user, and
  *     which was flushed if that matters
  * @ioc: its channel
  * @mode: what was negotiated
@@ -191,8 +191,8 @@ typedef void NBDPrivateClosed(void *opaque, const Error *err);
  *
  * Export @node_name, activated and writable, to the one client at the
  * other end of @ioc, and start to serve it.  No NBD server needs to
- * run.  That client reaches nothing but this export, nobody else
- * reaches the export, and it is in no list: clients of the NBD server
+ * run.  That client can reach only this export, no other client can
+ * reach the export, and it is in no list: clients of the NBD server
  * do not see it, query-block-exports does not return it, and
  * block-export-del and nbd-server-stop leave it alone.  It follows its
  * node through AioContexts.

@@ -51,7 +51,7 @@ bool mux_channel_write_done(QIOChannelMux *ioc)
         mux_stream_tx_sent(ioc->stream) == ioc->write_size;
 }
 
-/* Data that nobody will read still has to be consumed, for its credit. */
+/* Data that will not be read is consumed, so that its credit returns. */
 static void mux_channel_drop_unread(QIOChannelMux *ioc)
 {
     if (ioc->read_shut && !ioc->reading) {
@@ -82,7 +82,7 @@ void mux_channel_update(QIOChannelMux *ioc)
     }
 }
 
-/* The caller is told to come back: from now on readiness is news. */
+/* The caller has to wait: re-arm the notifier. */
 static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
 {
     ioc->reads_in_row = 0;

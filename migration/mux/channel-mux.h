@@ -7,8 +7,8 @@
  * follows from qio_channel_set_blocking() on that stream alone; streams block
  * at first.
  *
- * Lifetime: a session lives while somebody holds a reference to it or to one
- * of its streams, and in any case until its connection has ended.  Dropping
+ * Lifetime: a session lives while there is a reference to it or to one of its
+ * streams, and in any case until its connection has ended.  Dropping
  * the references does not end the connection: close or yank the session.
  *
  * Threads: all functions may be called from any thread unless said otherwise.
@@ -37,7 +37,7 @@ typedef struct MuxSessionOps {
     /*
      * The peer opened @ioc: call qio_channel_mux_accept() or _abort() on it,
      * now or later.  The callee takes a reference if it keeps @ioc; a stream
-     * that nobody keeps is refused.  Optional: without it all are refused.
+     * without a reference is refused.  Optional: without it all are refused.
      */
     void (*opened)(MuxSession *session, QIOChannelMux *ioc, void *opaque);
 
@@ -73,7 +73,7 @@ typedef struct MuxSessionOps {
  * @opaque: passed to them
  *
  * Takes a reference to @transport, makes it non-blocking, starts the threads
- * and sends HELLO.  An error of @transport ends the session and is told by
+ * and sends HELLO.  An error of @transport ends the session and is passed to
  * the callback.  @transport's yank stays the caller's business.
  *
  * Returns: the session, to be released with mux_session_unref()
@@ -164,8 +164,8 @@ void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
 /*
  * Answer the peer's FIN, now or when it comes: what it sent is dealt with.
  *
- * Returns: false if the stream or the connection has come to an end already,
- * and the peer does not get this answer
+ * Returns: false if the stream or the connection has already ended, so that
+ * the peer does not receive this answer
  */
 bool qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 

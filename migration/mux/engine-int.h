@@ -137,7 +137,7 @@ struct MuxEngine {
     bool hello_queued;          /* ours is in a batch or sent */
     bool foreign;               /* the peer speaks another protocol */
     bool hello_fits;            /* the peer's, all but its tail */
-    bool hello_done;            /* and has come to its end */
+    bool hello_done;            /* it is complete */
     MuxHello peer;
     bool ended;
     bool tx_closed;             /* nothing more can or needs to be sent */
@@ -197,7 +197,7 @@ struct MuxEngine {
     int64_t rtt_min;            /* ns; -1: none yet */
 
     /* the peer's silence */
-    int64_t silence;            /* how long it may last, ns; 0: for ever */
+    int64_t silence;            /* its time limit, ns; 0: none */
     int64_t silent_due;         /* when the next part of it is over, ns */
     unsigned silent_parts;      /* parts that are over */
 

@@ -140,7 +140,7 @@ int64_t mux_engine_deadline(MuxEngine *e);
 void mux_engine_timeout(MuxEngine *e, int64_t now);
 
 /*
- * How long the peer may be silent, @ns from @now on; 0, as at first: for ever.
+ * Limit the peer's silence to @ns, from @now on; 0, as at first: no limit.
  * After each third of it without a byte from the peer a PING goes out; after
  * all of it the connection ends, with MUX_CODE_TIMEOUT.  A peer that reads
  * nothing but answers is not silent, and a slow transport does not count, so
@@ -237,9 +237,9 @@ unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max);
  */
 void mux_stream_rx_consume(MuxStream *s, size_t bytes);
 /*
- * The window grows to @bytes at most, or 64 KiB if that is more: where what
- * waits here to be read is a delay for somebody.  Before mux_stream_accept() it
- * bounds the first one too.
+ * The window grows to @bytes at most, or 64 KiB if that is more: where
+ * data that waits here delays the reader.  Before mux_stream_accept() it
+ * limits the first window, too.
  */
 void mux_stream_set_window_max(MuxStream *s, uint64_t bytes);
 size_t mux_stream_rx_pending(MuxStream *s);     /* bytes to read */

@@ -4,7 +4,7 @@
  * HELLO, then frames.  While a payload is being received the next header's 16
  * bytes are asked for too, so that a run of DATA frames costs one read each.
  * Payload of DATA goes straight into its stream's memory, of control frames
- * into one small buffer, and what nobody wants into a scratch area.
+ * into one small buffer, and unwanted data into a scratch area.
  *
  * This path never waits for an application: credit made sure of room, and a
  * stream that is gone has its data dropped.
@@ -137,7 +137,7 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
     bool had_payload = e->rx_left > 0;
 
     if (e->ended) {
-        /* Who has been told of the end is told nothing more */
+        /* No events after ENDED */
         rx_settle(e, 0);
         return;
     }

@@ -7,7 +7,7 @@
  * which has had least for its weight, with equal weights each in turn.  A queue
  * holds only streams that could send now, so a stream falls behind while its
  * writer prepares the next piece.  It may catch up, but by MUX_CATCH_UP at
- * most: nobody saves up what he did not need.
+ * most: idle time is not credited.
  *
  * A writer of small pieces offers the next one when the batch with the last is
  * out.  Where others would get further ahead of it than it may catch up, the

@@ -3,7 +3,7 @@
  *
  * The receive thread reads, keeps the time and closes the transport in the
  * end.  It never writes and never waits for a consumer.  The send thread
- * writes what nobody else is writing.  Neither takes the BQL.
+ * sends what no other thread is sending.  Neither takes the BQL.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -54,7 +54,7 @@ static void mux_session_event(MuxSession *s, const MuxEvent *event)
     }
 }
 
-/* The role is free: see that somebody takes it if there is work for him. */
+/* The sender's role is free: wake a thread that has something to send. */
 static void mux_session_kick(MuxSession *s)
 {
     QIOChannelMux *writer = QTAILQ_FIRST(&s->writers);
@@ -263,8 +263,8 @@ static void mux_session_tick(MuxSession *s, int64_t now)
 static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
 {
     /*
-     * The kernel tells of a failure once.  Whoever is writing may be the one
-     * who was told; then there is but an end to be read.
+     * A socket error is reported only once.  If a concurrent write consumed
+     * it, the read sees the end of file.
      */
     while (len == 0 && s->in_write) {
         qemu_cond_wait(&s->sender_moved, &s->lock);
@@ -326,9 +326,9 @@ static bool mux_session_discard(MuxSession *s, int64_t deadline)
 }
 
 /*
- * The engine has ended.  A peer that gets data after it has closed forgets
- * what it has received before, so after last words of ours wait until the
- * peer has closed.  With the lock held.
+ * The engine has ended.  If data arrives after we have closed, our kernel
+ * answers with RST, and the peer may lose a GOAWAY that it has not read yet: so
+ * after a GOAWAY wait until the peer has closed.  With the lock held.
  */
 static void mux_session_linger(MuxSession *s)
 {

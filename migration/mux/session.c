@@ -216,7 +216,7 @@ static void mux_session_schedule_call(MuxSession *s)
 {
     if (s->ops && !s->call_scheduled) {
         s->call_scheduled = true;
-        /* As a socket's watch would: not in somebody's nested aio_poll() */
+        /* Like a socket's watch: not in a nested aio_poll() */
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_session_call_bh, mux_session_ref(s));
     }

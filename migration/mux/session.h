@@ -15,7 +15,7 @@
  * Sending is a role that one thread has at a time (MuxSession.sending): a
  * writer that finds it free takes it, and sends what there is, its own or
  * others', until its own is through.  Who waits for the role meanwhile is in
- * MuxSession.writers.  What nobody else is sending is sent by the send thread.
+ * MuxSession.writers.  The send thread sends what no other thread is sending.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -31,7 +31,7 @@
 #include "transport.h"
 
 #define MUX_IOV 64              /* elements of one system call */
-/* How long the last words may take when nobody has said */
+/* Default time limit for sending the final frames */
 #define MUX_LINGER_NS (2 * NANOSECONDS_PER_SECOND)
 
 struct QIOChannelMux {
@@ -84,7 +84,7 @@ struct MuxSession {
     unsigned urgent;            /* how many of them are */
 
     /* sending */
-    bool sending;               /* somebody has the sender's role */
+    bool sending;               /* a thread has the sender's role */
     bool in_write;              /* and the transport uses the batch */
     QemuCond sender_moved;      /* they, @flushed or @linger have changed */
     QTAILQ_HEAD(, QIOChannelMux) writers;
@@ -107,7 +107,7 @@ struct MuxSession {
     bool over;                  /* the engine has ended */
     bool last_words;            /* and has left something to send */
     bool flushed;               /* the send thread is gone */
-    bool closed;                /* and nobody may use the transport */
+    bool closed;                /* and the transport must not be used */
     bool transport_closed;      /* and its command, if any, has exited */
     QemuCond closed_cond;       /* @transport_closed */
     int64_t linger;             /* when to give up on a good end, ns */
@@ -160,7 +160,7 @@ bool mux_session_pump(MuxSession *s, QIOChannelMux *ioc, bool block);
 
 QIOChannelMux *mux_channel_new(MuxSession *s, MuxStream *stream);
 
-/* Wake whoever waits for what @ioc has become ready for. */
+/* Wake the threads that wait for what @ioc has become ready for. */
 void mux_channel_update(QIOChannelMux *ioc);
 
 bool mux_channel_readable(QIOChannelMux *ioc);
@@ -175,14 +175,14 @@ char *mux_peer_text(const char *text);
 /* What is offered for @ioc is sent, or will never be. */
 bool mux_channel_write_done(QIOChannelMux *ioc);
 
-/* Abort the stream in both directions; the peer is told @why. */
+/* Abort the stream in both directions; @why is sent to the peer. */
 void mux_channel_fail(QIOChannelMux *ioc, const char *why);
 
 /* --- watch.c --- */
 
 /*
- * Make the notifiers; with the lock held.  When that fails so does the stream,
- * so that nobody is ever told to wait.
+ * Make the notifiers; with the lock held.  If that fails, so does the stream,
+ * so that no caller waits for them.
  */
 bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp);
 void mux_channel_cleanup_notifiers(QIOChannelMux *ioc);

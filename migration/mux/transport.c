@@ -65,7 +65,7 @@ static gboolean mux_poll_ready(QIOChannel *ioc, GIOCondition condition,
 
 /*
  * The pipes of a command are watched one by one: when the command has closed
- * its input only, a watch for both would be ready for ever.
+ * its input only, a watch for both would always be ready.
  */
 static GSource *mux_poll_watch(QIOChannel *ioc, GIOCondition condition)
 {
