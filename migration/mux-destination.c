@@ -95,7 +95,7 @@ bool migration_mux_destination_phase(MigrationIncomingState *mis,
     return mis->mux;
 }
 
-bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
+bool mux_destination_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
 {
     return mis->mux && ioc == QIO_CHANNEL(mis->mux->main);
 }
@@ -111,7 +111,7 @@ static bool mux_destination_loading(MuxDestination *m)
     return m->mis->state != MIGRATION_STATUS_SETUP;
 }
 
-bool migration_mux_destination_hold_failed(const MigrationStatus *status)
+bool mux_destination_hold_failed(const MigrationStatus *status)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
@@ -453,11 +453,9 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
 
 /* --- loading --- */
 
-bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp)
+static bool mux_destination_check_disks(MuxDestination *m, Error **errp)
 {
-    MuxDestination *m = mis->mux;
-
-    for (guint i = 0; m && i < m->disks->len; i++) {
+    for (guint i = 0; i < m->disks->len; i++) {
         DiskExport *d = g_ptr_array_index(m->disks, i);
 
         if (!disk_export_done(d)) {
@@ -478,6 +476,9 @@ bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
 
     if (!m) {
         return true;
+    }
+    if (!mux_destination_check_disks(m, errp)) {
+        return false;
     }
     if (mis->to_src_file) {
         migrate_send_rp_shut(mis, 0);
@@ -506,6 +507,22 @@ bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
     return false;
 }
 
+/*
+ * While the GOAWAY waits for other data, the peer sees the cause by these; and
+ * closing `main` cannot send a FIN any more.
+ */
+static void mux_destination_abort_streams(MuxDestination *m)
+{
+    for (guint i = 0; i < m->channels->len; i++) {
+        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
+
+        qio_channel_mux_abort(c->ioc, m->err);
+    }
+    for (guint i = 0; i < m->disks->len; i++) {
+        disk_export_abort(g_ptr_array_index(m->disks, i), m->err);
+    }
+}
+
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
 {
     MuxDestination *m = mis->mux;
@@ -527,6 +544,7 @@ void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
         m->err = error_copy(*errp);
     }
     mux_destination_close(m, *errp);
+    mux_destination_abort_streams(m);
 }
 
 /* --- query --- */
@@ -551,8 +569,7 @@ static MigrationStreamInfoList *mux_destination_streams(MuxDestination *m)
     return list;
 }
 
-void migration_mux_destination_info(MigrationIncomingState *mis,
-                                    MigrationInfo *info)
+void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info)
 {
     if (mis->mux) {
         mux_stream_info_report(info, mux_destination_phase(mis->mux),
@@ -564,7 +581,7 @@ void migration_mux_destination_info(MigrationIncomingState *mis,
 
 /* --- the end --- */
 
-void migration_mux_destination_shutdown(MigrationIncomingState *mis)
+void mux_destination_shutdown(MigrationIncomingState *mis)
 {
     MuxSession *closing = g_steal_pointer(&mis->mux_closing);
     MuxDestination *m = mis->mux;
@@ -588,19 +605,6 @@ void migration_mux_destination_shutdown(MigrationIncomingState *mis)
                                                   m->disks->len - 1), why);
     }
     mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
-}
-
-/* While the GOAWAY waits for other data, the peer sees the cause by these. */
-static void mux_destination_abort_streams(MuxDestination *m)
-{
-    for (guint i = 0; i < m->channels->len; i++) {
-        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
-
-        qio_channel_mux_abort(c->ioc, m->err);
-    }
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_export_abort(g_ptr_array_index(m->disks, i), m->err);
-    }
 }
 
 void migration_mux_destination_cleanup(MigrationIncomingState *mis)

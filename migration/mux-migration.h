@@ -1,9 +1,9 @@
 /*
  * Migration over a multiplexed connection: what migration.c calls
  *
- * The source's order of things is in mux-source.c and mux-switchover.c, the
- * destination's in mux-destination.c.  Every function here does nothing, and
- * reports success, when the migration is not multiplexed.
+ * The control flow of the source is in mux-source.c and mux-switchover.c, that
+ * of the destination in mux-destination.c.  Every function here does nothing,
+ * and reports success, when the migration is not multiplexed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -66,13 +66,9 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
                                 QIOTaskFunc func, void *opaque);
 
 /*
- * The migration thread begins to set up, partly with the BQL held: what it
- * writes to `main` is held back, since the peer may take nothing of it.  From
- * now on the time is limited.  Migration thread.
+ * The set-up of the migration thread is complete, which held the BQL at times:
+ * send what it has written to `main`.  Migration thread, without the BQL.
  */
-void migration_mux_begin_setup(MigrationState *s);
-
-/* Write what was held back.  Without the BQL. */
 void migration_mux_end_setup(MigrationState *s);
 
 /* The state just became CANCELLING: abort the migration. */
@@ -154,22 +150,8 @@ bool migration_mux_defer_cleanup(MigrationState *s);
  */
 void migration_mux_cleanup(MigrationState *s);
 
-/*
- * @status is about to change from @now to FAILED: delay the report until the
- * clean-up is done.  migration_mux_cleanup() sends the MIGRATION event, and
- * query-migrate reports @now until then.
- *
- * Returns: false if @status is not that of a multiplexed source; the caller
- * sends the event.  Any thread.
- */
-bool migration_mux_hold_failed(const MigrationStatus *status,
-                               MigrationStatus now);
-
 /* Returns: the status that query-migrate reports. */
 MigrationStatus migration_mux_status(MigrationState *s);
-
-/* The process is about to exit, whatever the migration was doing. */
-void migration_mux_shutdown(MigrationState *s);
 
 /*
  * --- destination ---
@@ -183,12 +165,6 @@ bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase);
 
 /*
- * Is the stream @ioc that of the main channel?  Its name tells; what the source
- * sends on another one cannot make it so.
- */
-bool migration_mux_is_main(MigrationIncomingState *mis, QIOChannel *ioc);
-
-/*
  * Is @ioc, which was accepted or has completed its TLS handshake, one too many?
  * Then it is closed.  Main loop.
  */
@@ -198,15 +174,10 @@ bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc);
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
 
 /*
- * The device state is loaded: are all disks completed, and their nodes free to
- * be used by the guest?
- */
-bool migration_mux_disks_received(MigrationIncomingState *mis, Error **errp);
-
-/*
- * Everything is loaded: tell the source, and wait until it has given the guest
- * up.  If this fails, the guest must not run here: the source has gone on with
- * it, or the connection was lost before the source's word came.
+ * The device state is loaded: check that all disks are complete, tell the
+ * source, and wait until it has handed the guest over.  If this fails, the
+ * guest must not run here: the source has resumed it, or the connection was
+ * lost before the source's answer.
  */
 bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
                                                 Error **errp);
@@ -217,30 +188,42 @@ bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
  */
 void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
 
-/*
- * Likewise for the destination: migration_mux_destination_cleanup() sends the
- * event.  query-migrate reports FAILED at once.  With exit-on-error the event
- * is not delayed.
- */
-bool migration_mux_destination_hold_failed(const MigrationStatus *status);
-
-/* The process is about to exit: the disks' failure must not make it exit(). */
-void migration_mux_destination_shutdown(MigrationIncomingState *mis);
-
 /* The incoming migration has ended, well or not.  Main loop. */
 void migration_mux_destination_cleanup(MigrationIncomingState *mis);
 
 /*
- * --- both ---
+ * --- both sides: mux-migration.c ---
  */
 
 /*
  * Fill in @phase and @streams, those of the last multiplexed migration when
- * none is under way.  Main loop.
+ * none is in progress.  Main loop.
  */
-void migration_mux_source_info(MigrationState *s, MigrationInfo *info);
-void migration_mux_destination_info(MigrationIncomingState *mis,
-                                    MigrationInfo *info);
+void migration_mux_info(MigrationInfo *info);
+
+/*
+ * @status is about to change from @now to FAILED: delay the event MIGRATION
+ * until the clean-up is done, which then sends it.  At the source,
+ * query-migrate reports @now until then.  At a destination with exit-on-error
+ * nothing is delayed.  Any thread.
+ *
+ * Returns: false if nothing is delayed: the caller sends the event
+ */
+bool migration_mux_hold_failed(const MigrationStatus *status,
+                               MigrationStatus now);
+
+/* The process is about to exit, whatever the migration was doing. */
+void migration_mux_shutdown(void);
+
+/* Is @ioc a stream of a connection, which is where encryption belongs? */
+bool migration_mux_is_stream(QIOChannel *ioc);
+
+/*
+ * If @ioc is a stream, set *@is_main: is it that of the main channel?  Only its
+ * name decides, not the data that the source sends on it.
+ */
+bool migration_mux_find_channel(MigrationIncomingState *mis, QIOChannel *ioc,
+                                bool *is_main);
 
 /*
  * The migration has failed because of @err: say it with the phase.  @err tells
@@ -253,7 +236,16 @@ Error *migration_mux_explain(const Error *err);
 /* Returns: the part of the @explained error that the peer receives */
 Error *migration_mux_bare_cause(const Error *explained);
 
-/* Is @ioc a stream of a connection, which is where encryption belongs? */
-bool migration_mux_is_stream(QIOChannel *ioc);
+/*
+ * --- the parts of each side that mux-migration.c calls ---
+ */
+
+void mux_source_info(MigrationState *s, MigrationInfo *info);
+void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info);
+bool mux_source_hold_failed(const MigrationStatus *status, MigrationStatus now);
+bool mux_destination_hold_failed(const MigrationStatus *status);
+void mux_source_shutdown(MigrationState *s);
+void mux_destination_shutdown(MigrationIncomingState *mis);
+bool mux_destination_is_main(MigrationIncomingState *mis, QIOChannel *ioc);
 
 #endif

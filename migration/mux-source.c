@@ -23,7 +23,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/block.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qemu/yank.h"
@@ -39,6 +38,7 @@
 
 /* How long the destination may take for each step of the set-up */
 #define MUX_SOURCE_SETUP_MS 30000
+
 bool migration_mux_source(MigrationState *s)
 {
     return s->channels && s->channels->mux;
@@ -161,8 +161,7 @@ static void mux_source_finish_bh(void *opaque)
     mux_source_cleanup_bh(m);
 }
 
-bool migration_mux_hold_failed(const MigrationStatus *status,
-                               MigrationStatus now)
+bool mux_source_hold_failed(const MigrationStatus *status, MigrationStatus now)
 {
     MigrationState *s = migrate_get_current();
 
@@ -322,6 +321,7 @@ static void mux_source_precopy_bh(void *opaque)
     MuxSource *m = opaque;
 
     if (mux_source_goes_on(m) && mux_source_enter_precopy(m)) {
+        mux_switchover_begin_setup(m);
         migration_connect(m->s, NULL);
     }
     mux_source_unref(m);
@@ -555,7 +555,7 @@ static MigrationStreamInfoList *mux_source_streams(MuxSource *m)
     return list;
 }
 
-void migration_mux_source_info(MigrationState *s, MigrationInfo *info)
+void mux_source_info(MigrationState *s, MigrationInfo *info)
 {
     if (s->mux) {
         mux_stream_info_report(info, qatomic_read(&s->mux->phase),
@@ -617,7 +617,7 @@ void migration_mux_cleanup(MigrationState *s)
     }
 }
 
-void migration_mux_shutdown(MigrationState *s)
+void mux_source_shutdown(MigrationState *s)
 {
     MuxSource *m = s->mux;
     MuxSession *session = g_steal_pointer(&s->mux_closing);

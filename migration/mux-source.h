@@ -72,7 +72,7 @@ const Error *mux_source_cause(MuxSource *m);
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 
 /*
- * The migration has failed because of @err, which the destination is changed;
+ * The migration has failed because of @err, which is sent to the destination;
  * nothing happens if it has failed before, or cannot fail any more.  Any
  * thread.
  */
@@ -93,6 +93,13 @@ void mux_source_continue_cleanup(MuxSource *m);
 
 void mux_switchover_init(MuxSource *m);
 void mux_switchover_destroy(MuxSource *m);
+
+/*
+ * The migration thread is about to start.  Its set-up holds the BQL at times,
+ * so what it writes to `main` is held back until migration_mux_end_setup(): the
+ * destination may not accept it.  The time is limited from now on.
+ */
+void mux_switchover_begin_setup(MuxSource *m);
 
 /* A DiskSet's ops->flushed() was called.  Main loop. */
 void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d);

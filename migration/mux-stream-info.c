@@ -8,13 +8,7 @@
 #include "qapi/clone-visitor.h"
 #include "qapi/qapi-visit-migration-stream.h"
 #include "qemu/timer.h"
-#include "mux-migration.h"
 #include "mux-stream-info.h"
-
-bool migration_mux_is_stream(QIOChannel *ioc)
-{
-    return object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_MUX);
-}
 
 static MigrationStreamState mux_stream_qapi_state(MuxStreamState state)
 {

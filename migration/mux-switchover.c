@@ -90,14 +90,10 @@ static void mux_switchover_limit_setup(MuxSource *m)
                              "the destination to accept data on 'main'");
 }
 
-void migration_mux_begin_setup(MigrationState *s)
+void mux_switchover_begin_setup(MuxSource *m)
 {
-    MuxSource *m = s->mux;
-
-    if (m) {
-        qio_channel_mux_hold_back(m->main);
-        mux_switchover_limit_setup(m);
-    }
+    qio_channel_mux_hold_back(m->main);
+    mux_switchover_limit_setup(m);
 }
 
 void migration_mux_end_setup(MigrationState *s)

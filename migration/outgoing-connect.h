@@ -3,8 +3,8 @@
  *
  * Connecting and the TLS handshake take time, and cannot be interrupted.  When
  * the migration is cancelled meanwhile, the result of the attempt is dropped,
- * so that another migration can be started.  A handshake can be yanked; that of a
- * multiplexed migration has a time limit, migration_mux_setup_ms().
+ * so that another migration can be started.  A handshake can be yanked; that of
+ * a multiplexed migration has a time limit, migration_mux_setup_ms().
  *
  * All functions belong to the main loop.
  *
