@@ -74,6 +74,15 @@ void mux_assert_no_error(QTestState *who)
     qobject_unref(info);
 }
 
+/* For the log, in case the test expects another end */
+static void show_error(QTestState *who)
+{
+    QDict *info = migrate_query(who);
+
+    g_test_message("error-desc: %s", qdict_get_try_str(info, "error-desc"));
+    qobject_unref(info);
+}
+
 char *mux_wait_end(MuxTest *t)
 {
     char *status = migrate_query_status(t->from);
@@ -86,6 +95,9 @@ char *mux_wait_end(MuxTest *t)
         usleep(2000);
         g_free(status);
         status = migrate_query_status(t->from);
+    }
+    if (g_str_equal(status, "failed")) {
+        show_error(t->from);
     }
     return status;
 }
