@@ -21,11 +21,11 @@
 #define DELIVERY_PROBE_INTERVAL_NS (10 * SCALE_MS)
 
 typedef struct DeliveryProbeDisk {
-    DeliveryProbe *c;
+    DeliveryProbe *p;
     DiskMirror *d;
     QEMUTimer *timer;
     uint64_t ram_sent;          /* before the trip that is under way */
-    /* Protected by c->lock */
+    /* Protected by p->lock */
     DeliveryTrip trip;          /* the one under way, or the last one */
     bool asking;                /* it is under way */
     int64_t took;               /* ns: the last one that was answered */
@@ -50,34 +50,34 @@ static void delivery_probe_disk_free(DeliveryProbeDisk *cd)
 
 DeliveryProbe *delivery_probe_new(DeliveryProbeSentFunc *sent, void *opaque)
 {
-    DeliveryProbe *c = g_new0(DeliveryProbe, 1);
+    DeliveryProbe *p = g_new0(DeliveryProbe, 1);
 
-    c->sent = sent;
-    c->opaque = opaque;
-    c->disks = g_ptr_array_new_with_free_func(
+    p->sent = sent;
+    p->opaque = opaque;
+    p->disks = g_ptr_array_new_with_free_func(
         (GDestroyNotify)delivery_probe_disk_free);
-    qemu_mutex_init(&c->lock);
-    qemu_cond_init(&c->changed);
-    delivery_rate_init(&c->rate);
-    return c;
+    qemu_mutex_init(&p->lock);
+    qemu_cond_init(&p->changed);
+    delivery_rate_init(&p->rate);
+    return p;
 }
 
-void delivery_probe_free(DeliveryProbe *c)
+void delivery_probe_free(DeliveryProbe *p)
 {
-    assert(!c->disks->len);
-    g_ptr_array_unref(c->disks);
-    qemu_cond_destroy(&c->changed);
-    qemu_mutex_destroy(&c->lock);
-    g_free(c);
+    assert(!p->disks->len);
+    g_ptr_array_unref(p->disks);
+    qemu_cond_destroy(&p->changed);
+    qemu_mutex_destroy(&p->lock);
+    g_free(p);
 }
 
 static void delivery_probe_ask(void *opaque)
 {
     DeliveryProbeDisk *cd = opaque;
-    DeliveryProbeSent sent = cd->c->sent(cd->c->opaque);
+    DeliveryProbeSent sent = cd->p->sent(cd->p->opaque);
 
     cd->ram_sent = sent.ram;
-    WITH_QEMU_LOCK_GUARD(&cd->c->lock) {
+    WITH_QEMU_LOCK_GUARD(&cd->p->lock) {
         cd->trip.sent = sent.ram + sent.disks;
         cd->trip.asked = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         cd->asking = true;
@@ -85,81 +85,81 @@ static void delivery_probe_ask(void *opaque)
     disk_mirror_flush(cd->d);
 }
 
-void delivery_probe_start(DeliveryProbe *c, GPtrArray *disks)
+void delivery_probe_start(DeliveryProbe *p, GPtrArray *disks)
 {
     for (guint i = 0; i < disks->len; i++) {
         DeliveryProbeDisk *cd = g_new0(DeliveryProbeDisk, 1);
 
-        cd->c = c;
+        cd->p = p;
         cd->d = g_ptr_array_index(disks, i);
         cd->timer = timer_new_ns(QEMU_CLOCK_REALTIME, delivery_probe_ask, cd);
-        WITH_QEMU_LOCK_GUARD(&c->lock) {
-            g_ptr_array_add(c->disks, cd);
+        WITH_QEMU_LOCK_GUARD(&p->lock) {
+            g_ptr_array_add(p->disks, cd);
         }
         disk_mirror_converge(cd->d);
         delivery_probe_ask(cd);
     }
 }
 
-static void delivery_probe_notify(DeliveryProbe *c)
+static void delivery_probe_notify(DeliveryProbe *p)
 {
-    c->replied = true;
-    qemu_cond_broadcast(&c->changed);
+    p->replied = true;
+    qemu_cond_broadcast(&p->changed);
 }
 
-void delivery_probe_flushed(DeliveryProbe *c, DiskMirror *d)
+void delivery_probe_flushed(DeliveryProbe *p, DiskMirror *d)
 {
-    for (guint i = 0; i < c->disks->len; i++) {
-        DeliveryProbeDisk *cd = g_ptr_array_index(c->disks, i);
+    for (guint i = 0; i < p->disks->len; i++) {
+        DeliveryProbeDisk *cd = g_ptr_array_index(p->disks, i);
 
         if (cd->d != d) {
             continue;
         }
-        WITH_QEMU_LOCK_GUARD(&c->lock) {
+        WITH_QEMU_LOCK_GUARD(&p->lock) {
             cd->trip.answered = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
             cd->asking = false;
             cd->took = cd->trip.answered - cd->trip.asked;
-            delivery_rate_add(&c->rate, &cd->trip);
-            c->ram_arrived = MAX(c->ram_arrived, cd->ram_sent);
+            delivery_rate_add(&p->rate, &cd->trip);
+            p->ram_arrived = MAX(p->ram_arrived, cd->ram_sent);
             trace_delivery_probe_trip(disk_mirror_name(d), cd->took,
                                       cd->trip.sent,
-                                      delivery_rate_get(&c->rate));
-            delivery_probe_notify(c);
+                                      delivery_rate_get(&p->rate));
+            delivery_probe_notify(p);
         }
         timer_mod(cd->timer, MAX(cd->trip.answered, cd->trip.asked +
                                  DELIVERY_PROBE_INTERVAL_NS));
     }
 }
 
-void delivery_probe_stop(DeliveryProbe *c)
+void delivery_probe_stop(DeliveryProbe *p)
 {
-    QEMU_LOCK_GUARD(&c->lock);
-    g_ptr_array_set_size(c->disks, 0);
+    QEMU_LOCK_GUARD(&p->lock);
+    g_ptr_array_set_size(p->disks, 0);
 }
 
-void delivery_probe_wake(DeliveryProbe *c)
+void delivery_probe_wake(DeliveryProbe *p)
 {
-    QEMU_LOCK_GUARD(&c->lock);
-    delivery_probe_notify(c);
+    QEMU_LOCK_GUARD(&p->lock);
+    delivery_probe_notify(p);
 }
 
-void delivery_probe_wait(DeliveryProbe *c, int ms)
+void delivery_probe_wait(DeliveryProbe *p, int ms)
 {
-    QEMU_LOCK_GUARD(&c->lock);
-    if (!c->replied) {
-        qemu_cond_timedwait(&c->changed, &c->lock, ms);
+    QEMU_LOCK_GUARD(&p->lock);
+    if (!p->replied) {
+        qemu_cond_timedwait(&p->changed, &p->lock, ms);
     }
-    c->replied = false;
+    p->replied = false;
 }
 
 /* The time of the slowest disk's last flush, or of one that is pending */
-static int64_t delivery_probe_slowest(DeliveryProbe *c)
+static int64_t delivery_probe_slowest(DeliveryProbe *p)
 {
     int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     int64_t slowest = 0;
 
-    for (guint i = 0; i < c->disks->len; i++) {
-        DeliveryProbeDisk *cd = g_ptr_array_index(c->disks, i);
+    for (guint i = 0; i < p->disks->len; i++) {
+        DeliveryProbeDisk *cd = g_ptr_array_index(p->disks, i);
 
         slowest = MAX(slowest, cd->took);
         if (cd->asking) {
@@ -169,13 +169,13 @@ static int64_t delivery_probe_slowest(DeliveryProbe *c)
     return slowest;
 }
 
-void delivery_probe_get(DeliveryProbe *c, SwitchoverInputs *in)
+void delivery_probe_get(DeliveryProbe *p, SwitchoverInputs *in)
 {
-    DeliveryProbeSent sent = c->sent(c->opaque);
+    DeliveryProbeSent sent = p->sent(p->opaque);
 
-    QEMU_LOCK_GUARD(&c->lock);
-    in->ram_in_flight = sent.ram - MIN(c->ram_arrived, sent.ram);
-    in->rate = delivery_rate_get(&c->rate);
-    in->round_trip = c->rate.shortest;
-    in->flush = delivery_probe_slowest(c);
+    QEMU_LOCK_GUARD(&p->lock);
+    in->ram_in_flight = sent.ram - MIN(p->ram_arrived, sent.ram);
+    in->rate = delivery_rate_get(&p->rate);
+    in->round_trip = p->rate.shortest;
+    in->flush = delivery_probe_slowest(p);
 }

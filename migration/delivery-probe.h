@@ -24,30 +24,30 @@ typedef DeliveryProbeSent DeliveryProbeSentFunc(void *opaque);
 
 DeliveryProbe *delivery_probe_new(DeliveryProbeSentFunc *sent, void *opaque);
 /* delivery_probe_stop() must have been called if it was started. */
-void delivery_probe_free(DeliveryProbe *c);
+void delivery_probe_free(DeliveryProbe *p);
 
 /*
  * Make the guest's writes to @disks (DiskMirror *) wait for the destination,
  * and start to flush.  Main loop.
  */
-void delivery_probe_start(DeliveryProbe *c, GPtrArray *disks);
+void delivery_probe_start(DeliveryProbe *p, GPtrArray *disks);
 
 /* A DiskMirror's ops->flushed() was called.  Main loop. */
-void delivery_probe_flushed(DeliveryProbe *c, DiskMirror *d);
+void delivery_probe_flushed(DeliveryProbe *p, DiskMirror *d);
 
 /* Stop the periodic flushes; idempotent.  With the BQL. */
-void delivery_probe_stop(DeliveryProbe *c);
+void delivery_probe_stop(DeliveryProbe *p);
 
 /* End the wait below, for a reason of the caller's.  Any thread. */
-void delivery_probe_wake(DeliveryProbe *c);
+void delivery_probe_wake(DeliveryProbe *p);
 
 /*
  * Wait until the destination has replied since the last call, or
  * delivery_probe_wake() was called, but for @ms at most.  One thread.
  */
-void delivery_probe_wait(DeliveryProbe *c, int ms);
+void delivery_probe_wait(DeliveryProbe *p, int ms);
 
 /* Fill in what was measured.  Any thread. */
-void delivery_probe_get(DeliveryProbe *c, SwitchoverInputs *in);
+void delivery_probe_get(DeliveryProbe *p, SwitchoverInputs *in);
 
 #endif

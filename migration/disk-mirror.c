@@ -24,8 +24,8 @@
 #include "mux/frame.h"
 #include "trace.h"
 
-#define DISK_MIRROR_LOOK_MS 100
-/* Looks that a mirror has to become ready once it has been through the disk */
+#define DISK_MIRROR_POLL_MS 100
+/* Polls until a mirror that has copied the whole disk is treated as ready */
 #define DISK_MIRROR_POLLS 10
 /* A request that is unanswered for this time has PING sent */
 #define DISK_MIRROR_PING_NS NANOSECONDS_PER_SECOND
@@ -331,7 +331,7 @@ static void disk_mirror_poll_ready(void *opaque)
         }
     }
     timer_mod(d->ready_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                       DISK_MIRROR_LOOK_MS);
+                       DISK_MIRROR_POLL_MS);
 }
 
 /* Deals with what the notifiers below have seen, outside the job lock. */

@@ -112,6 +112,18 @@ static DiskMirror *disk_set_get(DiskSet *set, guint i)
 #define FOR_EACH_DISK(d, set)                                           \
     for (guint d##_i = 0; (d = disk_set_get(set, d##_i)); d##_i++)
 
+static bool disk_set_all(DiskSet *set, bool (*has)(DiskMirror *d))
+{
+    DiskMirror *d;
+
+    FOR_EACH_DISK(d, set) {
+        if (!has(d)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* --- steps --- */
 
 /* Each of @num disks gets the same share of @speed. */
@@ -320,14 +332,7 @@ void disk_set_abort(DiskSet *set, const Error *why)
 
 bool disk_set_quiescent(DiskSet *set)
 {
-    DiskMirror *d;
-
-    FOR_EACH_DISK(d, set) {
-        if (!disk_mirror_quiescent(d)) {
-            return false;
-        }
-    }
-    return true;
+    return disk_set_all(set, disk_mirror_quiescent);
 }
 
 void disk_set_cancel(DiskSet *set)
@@ -341,14 +346,7 @@ void disk_set_cancel(DiskSet *set)
 
 bool disk_set_ended(DiskSet *set)
 {
-    DiskMirror *d;
-
-    FOR_EACH_DISK(d, set) {
-        if (!disk_mirror_ended(d)) {
-            return false;
-        }
-    }
-    return true;
+    return disk_set_all(set, disk_mirror_ended);
 }
 
 void disk_set_release(DiskSet *set)

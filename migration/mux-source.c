@@ -27,7 +27,6 @@
 #include "qemu/timer.h"
 #include "qemu/yank.h"
 #include "channel-args.h"
-#include "disk-mirror.h"
 #include "migration.h"
 #include "mux-migration.h"
 #include "mux-source.h"
@@ -344,16 +343,6 @@ static void mux_source_disks_ready(void *opaque)
     }
 }
 
-static void mux_source_disk_flushed(DiskMirror *d, void *opaque)
-{
-    mux_switchover_disk_flushed(opaque, d);
-}
-
-static void mux_source_disks_completed(void *opaque)
-{
-    mux_switchover_disks_completed(opaque);
-}
-
 static void mux_source_disk_failed(const Error *err, void *opaque)
 {
     mux_source_fail(opaque, err);
@@ -367,8 +356,8 @@ static void mux_source_disk_ending(void *opaque)
 static const DiskSetOps mux_source_disk_ops = {
     .connected = mux_source_disks_connected,
     .ready = mux_source_disks_ready,
-    .completed = mux_source_disks_completed,
-    .flushed = mux_source_disk_flushed,
+    .completed = mux_switchover_disks_completed,
+    .flushed = mux_switchover_disk_flushed,
     .failed = mux_source_disk_failed,
     .ending = mux_source_disk_ending,
 };
@@ -416,7 +405,7 @@ static void mux_source_main_changed(MuxSource *m)
         if (err) {
             mux_source_fail(m, err);
         }
-        /* Else the connection ended in good order: mux_source_ended(). */
+        /* Else the connection ended without an error: mux_source_ended(). */
     } else if (m->phase == MIGRATION_PHASE_CONNECT &&
                qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_source_main_open(m);

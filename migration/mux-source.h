@@ -101,11 +101,9 @@ void mux_switchover_destroy(MuxSource *m);
  */
 void mux_switchover_begin_setup(MuxSource *m);
 
-/* A DiskSet's ops->flushed() was called.  Main loop. */
-void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d);
-
-/* The same of ops->completed(). */
-void mux_switchover_disks_completed(MuxSource *m);
+/* DiskSetOps.flushed and .completed; @opaque is the MuxSource */
+void mux_switchover_disk_flushed(DiskMirror *d, void *opaque);
+void mux_switchover_disks_completed(void *opaque);
 
 /* The destination has loaded all there is. */
 void mux_switchover_loaded(MuxSource *m);

@@ -230,8 +230,10 @@ static void mux_switchover_converge_bh(void *opaque)
     mux_source_unref(m);
 }
 
-void mux_switchover_disk_flushed(MuxSource *m, DiskMirror *d)
+void mux_switchover_disk_flushed(DiskMirror *d, void *opaque)
 {
+    MuxSource *m = opaque;
+
     delivery_probe_flushed(m->switchover.probe, d);
 }
 
@@ -320,8 +322,10 @@ static void mux_switchover_complete_bh(void *opaque)
     mux_source_unref(m);
 }
 
-void mux_switchover_disks_completed(MuxSource *m)
+void mux_switchover_disks_completed(void *opaque)
 {
+    MuxSource *m = opaque;
+
     qemu_sem_post(&m->switchover.completed);
 }
 

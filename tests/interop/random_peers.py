@@ -56,9 +56,9 @@ class FaultChooser:
     def happens(self) -> bool:
         return self.rng.random() < self.rate
 
-    def one_of(self, *chosen):
+    def one_of(self, *functions):
         """Choose a function, note its name, and call it."""
-        fault = self.rng.choice(chosen)
+        fault = self.rng.choice(functions)
         self.chosen.append(fault.__name__)
         return fault()
 
@@ -347,7 +347,7 @@ class Round:
 
         def stay():
             pass
-        # A slow peer that goes on is no failure, and may take for ever
+        # A slow peer that stays is no failure, and has no time limit
         self.faults.one_of(drop, leave, *([] if self.slow else [stay]))
 
     def wait_end(self, qemu: QEMU) -> dict:

@@ -175,6 +175,10 @@ class Source(QEMUTest):
         before = server.sent
         wait_until(lambda: server.sent > before, 'more of it')
 
+    def wait_precopy(self) -> None:
+        wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
+                   == 'precopy', 'the phase')
+
     def cancel(self) -> None:
         self.source.qmp.cmd('migrate_cancel')
         self.assertEqual(self.source.wait_end()['status'], 'cancelled')
@@ -255,8 +259,7 @@ class Silence(Source):
         """The next request is not answered."""
         self.set_parameter('max-bandwidth', SLOW)
         self.serve(Mute)
-        wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
-                   == 'precopy', 'the phase')
+        self.wait_precopy()
         Mute.silenced.set()
 
     def stop(self) -> None:
@@ -330,8 +333,7 @@ class Misers(Source):
         self.scene.main()
         engine.window = usual
         self.serve_now()
-        wait_until(lambda: self.source.qmp.cmd('query-migrate')['phase']
-                   == 'precopy', 'the phase')
+        self.wait_precopy()
 
     def setUp(self):
         self.source = self.bench.source
