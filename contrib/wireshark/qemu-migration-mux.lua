@@ -27,7 +27,8 @@
 local qmux = Proto("qmux", "QEMU Migration Multiplexing")
 
 local MAGIC = 0x514d5558
-local HELLO_SIZE, HEADER_SIZE = 40, 16
+-- HELLO: what every version has, and all of version 2 but its tail
+local HELLO_SIZE, HELLO_V2_SIZE, HEADER_SIZE = 40, 60, 16
 local FRAME_LIMIT = 1024 * 1024
 local UNANSWERED, LIFETIME_STREAMS = 16, 4096
 local OPEN, OPEN_OK, DATA, WINDOW, FIN, FIN_OK, RESET, PING, PONG, GOAWAY =
@@ -55,6 +56,8 @@ local f = {
     max_frame = ProtoField.uint32("qmux.hello.max_frame", "Max frame"),
     max_streams = ProtoField.uint32("qmux.hello.max_streams", "Max streams"),
     role = ProtoField.uint32("qmux.hello.role", "Role", base.DEC, role_names),
+    session = ProtoField.bytes("qmux.hello.session", "Session"),
+    connection = ProtoField.uint32("qmux.hello.connection", "Connection"),
     tail = ProtoField.bytes("qmux.hello.tail", "Reserved tail"),
     type = ProtoField.uint8("qmux.type", "Type", base.HEX, type_names),
     flags = ProtoField.uint8("qmux.flags", "Flags", base.HEX),
@@ -350,10 +353,18 @@ local function dissect_hello(tvb, pinfo, tree, key)
     local frame = item:add(f.max_frame, tvb(28, 4))
     item:add(f.max_streams, tvb(32, 4))
     local claim = item:add(f.role, tvb(36, 4))
-    if tvb:len() > HELLO_SIZE then
-        item:add(f.tail, tvb(HELLO_SIZE))
+    local shortest = tvb(6, 2):uint() < 2 and HELLO_SIZE or HELLO_V2_SIZE
+    if shortest == HELLO_V2_SIZE and tvb:len() >= shortest then
+        item:add(f.session, tvb(40, 16))
+        local index = item:add(f.connection, tvb(56, 4))
+        if tvb(56, 4):uint() > 0 then
+            index:add_proto_expert_info(e.protocol, "Not the first connection")
+        end
     end
-    if length < HELLO_SIZE or length > 4096 then
+    if tvb:len() > shortest then
+        item:add(f.tail, tvb(shortest))
+    end
+    if length < shortest or length > 4096 then
         size:add_proto_expert_info(e.malformed, "HELLO of a bad length")
     end
     if tvb(4, 2):uint() > tvb(6, 2):uint() then

@@ -136,7 +136,7 @@ struct MuxEngine {
     /* the connection */
     bool hello_queued;          /* ours is in a batch or sent */
     bool foreign;               /* the peer speaks another protocol */
-    bool hello_fits;            /* the peer's, all but its tail */
+    bool hello_fits;            /* the peer's, its first 40 bytes */
     bool hello_done;            /* it is complete */
     MuxHello peer;
     bool ended;
@@ -167,7 +167,7 @@ struct MuxEngine {
     bool credit_wanted;         /* a window did not get what it needs */
 
     /* receiving */
-    uint8_t rx_buf[MUX_HELLO_SIZE];     /* HELLO, then the next header */
+    uint8_t rx_buf[MUX_HELLO_V2_SIZE];  /* HELLO, then the next header */
     size_t rx_buf_len;
     MuxHeader rx_header;        /* of the frame whose payload comes now */
     uint64_t rx_left;           /* payload bytes still to come */
@@ -229,8 +229,11 @@ void mux_engine_end(MuxEngine *e, char *error);
  */
 void mux_stream_event(MuxStream *s, MuxEventType type);
 
-/* The peer's HELLO is here up to its tail: accept it or fail. */
+/* What every version of HELLO has is here from the peer: accept it or fail. */
 void mux_engine_hello(MuxEngine *e);
+
+/* All but its tail is here: likewise. */
+void mux_engine_hello_session(MuxEngine *e);
 
 /* And so is the tail. */
 void mux_engine_hello_done(MuxEngine *e, int64_t now);

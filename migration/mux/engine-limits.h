@@ -14,6 +14,7 @@
 
 #define MUX_TEXT_MAX            1024    /* text of a RESET or GOAWAY, bytes */
 #define MUX_NAME_MAX            255     /* name of a stream, bytes */
+#define MUX_SESSION_ID_SIZE     16      /* id of the session, bytes */
 #define MUX_HELLO_MAX           4096    /* HELLO with its tail, bytes */
 #define MUX_FRAME_MIN           4096    /* least max_frame a peer may state */
 #define MUX_FRAME_LIMIT         (1024 * 1024)   /* most that we may state */
@@ -34,7 +35,7 @@
 
 /* --- starting values --- */
 
-#define MUX_VERSION             1
+#define MUX_VERSION             2
 #define MUX_MAX_STREAMS         512     /* open at once, each opener */
 #define MUX_FRAME_BULK          (256 * 1024)    /* largest frame we accept */
 #define MUX_FRAME_URGENT        (64 * 1024)     /* sent beside urgent streams */

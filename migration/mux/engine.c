@@ -88,6 +88,12 @@ void mux_engine_free(MuxEngine *e)
 
 /* --- HELLO --- */
 
+static void hello_malformed(MuxEngine *e, const char *fault)
+{
+    mux_engine_fail(e, MUX_CODE_PROTOCOL, "%s sent a HELLO with a bad %s",
+                    mux_peer_name(e), fault);
+}
+
 static bool hello_check_form(MuxEngine *e)
 {
     const MuxHello *peer = &e->peer;
@@ -104,8 +110,7 @@ static bool hello_check_form(MuxEngine *e)
         fault = "role";
     }
     if (fault) {
-        mux_engine_fail(e, MUX_CODE_PROTOCOL, "%s sent a HELLO with a bad %s",
-                        mux_peer_name(e), fault);
+        hello_malformed(e, fault);
         return false;
     }
     if (peer->role == e->config.role) {
@@ -148,6 +153,11 @@ void mux_engine_hello(MuxEngine *e)
                         peer->version_max);
         return;
     }
+    /* The least that we speak is version 2 */
+    if (peer->length < MUX_HELLO_V2_SIZE) {
+        hello_malformed(e, "length");
+        return;
+    }
     if (!hello_check_features(e)) {
         return;
     }
@@ -158,6 +168,16 @@ void mux_engine_hello(MuxEngine *e)
         return;
     }
     e->hello_fits = true;
+}
+
+void mux_engine_hello_session(MuxEngine *e)
+{
+    if (e->peer.connection) {
+        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
+                        "%s opens connection %u of its session, "
+                        "%s takes only the first", mux_peer_name(e),
+                        e->peer.connection, mux_local_name(e));
+    }
 }
 
 void mux_engine_hello_done(MuxEngine *e, int64_t now)
@@ -329,6 +349,12 @@ void mux_engine_rx_eof(MuxEngine *e)
 {
     e->tx_closed = true;
     mux_engine_end(e, eof_error(e));
+}
+
+const uint8_t *mux_engine_session(MuxEngine *e)
+{
+    return e->config.role == MUX_ROLE_SOURCE ? e->config.session
+                                             : e->peer.session;
 }
 
 bool mux_engine_has_streams(MuxEngine *e)

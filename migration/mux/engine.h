@@ -19,6 +19,8 @@
 #ifndef MIGRATION_MUX_ENGINE_H
 #define MIGRATION_MUX_ENGINE_H
 
+#include "engine-limits.h"
+
 typedef struct MuxEngine MuxEngine;
 typedef struct MuxStream MuxStream;
 
@@ -47,6 +49,7 @@ typedef struct MuxConfig {
     uint64_t window_max;        /* to which it may grow */
     uint64_t window_sum;        /* all of them together */
     int64_t hello_timeout;      /* ns, 0: none */
+    uint8_t session[MUX_SESSION_ID_SIZE];   /* a source's own; else zeroes */
 } MuxConfig;
 
 typedef enum MuxEventType {
@@ -156,6 +159,13 @@ void mux_engine_set_silence(MuxEngine *e, int64_t ns, int64_t now);
  * WRITABLE any more.
  */
 bool mux_engine_next_event(MuxEngine *e, MuxEvent *event);
+
+/*
+ * The id of the session, MUX_SESSION_ID_SIZE bytes: a source's own, at a
+ * destination the peer's, from MUX_EVENT_HELLO on.  Lives as long as the
+ * engine.  It proves nothing about the peer.
+ */
+const uint8_t *mux_engine_session(MuxEngine *e);
 
 /* Measure a round trip, unless a PING waits for its answer. */
 void mux_engine_ping(MuxEngine *e);

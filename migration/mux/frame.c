@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "engine-limits.h"
 #include "frame.h"
 
 typedef struct MuxFrameInfo {
@@ -31,8 +30,10 @@ static const MuxFrameInfo frame_info[] = {
 
 G_STATIC_ASSERT(G_N_ELEMENTS(frame_info) == MUX_FRAME__MAX);
 G_STATIC_ASSERT(MUX_OPEN_SIZE + MUX_NAME_MAX <= MUX_TEXT_MAX);
+G_STATIC_ASSERT(MUX_HELLO_SIZE + MUX_SESSION_ID_SIZE + 4 ==
+                MUX_HELLO_V2_SIZE);
 
-void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_SIZE])
+void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_V2_SIZE])
 {
     stl_be_p(out, hello->magic);
     stw_be_p(out + 4, hello->version_min);
@@ -43,9 +44,12 @@ void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_SIZE])
     stl_be_p(out + 28, hello->max_frame);
     stl_be_p(out + 32, hello->max_streams);
     stl_be_p(out + 36, hello->role);
+    memcpy(out + 40, hello->session, MUX_SESSION_ID_SIZE);
+    stl_be_p(out + 56, hello->connection);
 }
 
-void mux_hello_decode(const uint8_t in[MUX_HELLO_SIZE], MuxHello *hello)
+void mux_hello_decode_common(const uint8_t in[MUX_HELLO_SIZE],
+                             MuxHello *hello)
 {
     hello->magic = ldl_be_p(in);
     hello->version_min = lduw_be_p(in + 4);
@@ -56,6 +60,13 @@ void mux_hello_decode(const uint8_t in[MUX_HELLO_SIZE], MuxHello *hello)
     hello->max_frame = ldl_be_p(in + 28);
     hello->max_streams = ldl_be_p(in + 32);
     hello->role = ldl_be_p(in + 36);
+}
+
+void mux_hello_decode(const uint8_t in[MUX_HELLO_V2_SIZE], MuxHello *hello)
+{
+    mux_hello_decode_common(in, hello);
+    memcpy(hello->session, in + 40, MUX_SESSION_ID_SIZE);
+    hello->connection = ldl_be_p(in + 56);
 }
 
 void mux_header_encode(const MuxHeader *header, uint8_t out[MUX_HEADER_SIZE])

@@ -11,8 +11,11 @@
 #ifndef MIGRATION_MUX_FRAME_H
 #define MIGRATION_MUX_FRAME_H
 
+#include "engine-limits.h"
+
 #define MUX_MAGIC           0x514d5558U     /* "QMUX" */
-#define MUX_HELLO_SIZE      40              /* without the reserved tail */
+#define MUX_HELLO_SIZE      40              /* the part in every version */
+#define MUX_HELLO_V2_SIZE   60              /* without the reserved tail */
 #define MUX_HEADER_SIZE     16
 #define MUX_OPEN_SIZE       12              /* without the name */
 
@@ -45,6 +48,9 @@ typedef struct MuxHello {
     uint32_t max_frame;         /* largest DATA payload it accepts, bytes */
     uint32_t max_streams;       /* streams its peer may have open at once */
     uint32_t role;              /* MuxRole */
+    /* from version 2 on */
+    uint8_t session[MUX_SESSION_ID_SIZE];   /* the source's; else zeroes */
+    uint32_t connection;        /* index within the session */
 } MuxHello;
 
 typedef struct MuxHeader {
@@ -56,8 +62,11 @@ typedef struct MuxHeader {
     uint32_t arg;               /* DATA: low offset; RESET, GOAWAY: code */
 } MuxHeader;
 
-void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_SIZE]);
-void mux_hello_decode(const uint8_t in[MUX_HELLO_SIZE], MuxHello *hello);
+void mux_hello_encode(const MuxHello *hello, uint8_t out[MUX_HELLO_V2_SIZE]);
+void mux_hello_decode(const uint8_t in[MUX_HELLO_V2_SIZE], MuxHello *hello);
+/* Sets only what every version has. */
+void mux_hello_decode_common(const uint8_t in[MUX_HELLO_SIZE],
+                             MuxHello *hello);
 void mux_header_encode(const MuxHeader *header, uint8_t out[MUX_HEADER_SIZE]);
 void mux_header_decode(const uint8_t in[MUX_HEADER_SIZE], MuxHeader *header);
 

@@ -55,9 +55,17 @@ static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
     return n;
 }
 
+/* Up to where rx_buf is filled next: each part of a HELLO is judged at once */
+static size_t rx_buf_want(MuxEngine *e)
+{
+    if (e->hello_done || e->rx_left) {
+        return MUX_HEADER_SIZE;
+    }
+    return e->hello_fits ? MUX_HELLO_V2_SIZE : MUX_HELLO_SIZE;
+}
+
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
 {
-    size_t head = e->hello_fits ? MUX_HEADER_SIZE : MUX_HELLO_SIZE;
     unsigned n = 0;
 
     g_assert(max >= 3);
@@ -72,7 +80,7 @@ unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
         }
     }
     iov[n].iov_base = e->rx_buf + e->rx_buf_len;
-    iov[n].iov_len = head - e->rx_buf_len;
+    iov[n].iov_len = rx_buf_want(e) - e->rx_buf_len;
     return n + 1;
 }
 
@@ -88,11 +96,14 @@ static void hello_arrived(MuxEngine *e, int64_t now)
         return;
     }
     if (e->rx_buf_len == MUX_HELLO_SIZE) {
-        mux_hello_decode(e->rx_buf, &e->peer);
+        mux_hello_decode_common(e->rx_buf, &e->peer);
         mux_engine_hello(e);
+    } else if (e->rx_buf_len == MUX_HELLO_V2_SIZE) {
+        mux_hello_decode(e->rx_buf, &e->peer);
+        mux_engine_hello_session(e);
         if (!e->ended) {
             e->rx_buf_len = 0;
-            e->rx_left = e->peer.length - MUX_HELLO_SIZE;
+            e->rx_left = e->peer.length - MUX_HELLO_V2_SIZE;
             e->rx_drop = true;
             if (!e->rx_left) {
                 mux_engine_hello_done(e, now);
@@ -158,7 +169,7 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
     }
     if (bytes) {
         e->rx_buf_len += bytes;
-        g_assert(e->rx_buf_len <= MUX_HELLO_SIZE);
+        g_assert(e->rx_buf_len <= sizeof(e->rx_buf));
         if (e->hello_done) {
             header_arrived(e, now);
         } else {

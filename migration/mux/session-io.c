@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/iov.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -22,6 +23,13 @@
 
 /* --- events and wake-ups --- */
 
+static void mux_session_trace_id(MuxSession *s)
+{
+    const uint8_t *id = mux_engine_session(s->engine);
+
+    trace_mux_session_id(s, ldq_be_p(id), ldq_be_p(id + 8));
+}
+
 static void mux_session_event(MuxSession *s, const MuxEvent *event)
 {
     QIOChannelMux *ioc = event->stream ? mux_stream_opaque(event->stream)
@@ -29,6 +37,7 @@ static void mux_session_event(MuxSession *s, const MuxEvent *event)
 
     switch (event->type) {
     case MUX_EVENT_HELLO:
+        mux_session_trace_id(s);
         mux_session_call_ready(s);
         break;
     case MUX_EVENT_OPEN:

@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "crypto/random.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
@@ -49,10 +50,13 @@ MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
     QTAILQ_INIT(&s->writers);
     QTAILQ_INIT(&s->callbacks);
     mux_config_default(&config, role);
+    if (role == MUX_ROLE_SOURCE) {
+        qcrypto_random_bytes(config.session, sizeof(config.session), &err);
+    }
     s->engine = mux_engine_new(&config, get_clock());
     s->heard = get_clock();
     s->tick_due = ops && ops->tick ? s->heard : INT64_MAX;
-    s->transport = mux_transport_new(transport, &err);
+    s->transport = mux_transport_new(transport, err ? NULL : &err);
     trace_mux_session_new(s, transport, role);
 
     if (err) {

@@ -114,14 +114,15 @@ static void put_hello(MuxEngine *e)
         .magic = MUX_MAGIC,
         .version_min = e->config.version_min,
         .version_max = e->config.version_max,
-        .length = MUX_HELLO_SIZE,
+        .length = MUX_HELLO_V2_SIZE,
         .features = MUX_FEATURES,
         .max_frame = e->config.max_frame,
         .max_streams = e->config.max_streams,
         .role = e->config.role,
     };
 
-    mux_hello_encode(&hello, add_control(&e->batch, MUX_HELLO_SIZE));
+    memcpy(hello.session, e->config.session, MUX_SESSION_ID_SIZE);
+    mux_hello_encode(&hello, add_control(&e->batch, MUX_HELLO_V2_SIZE));
     e->hello_queued = true;
 }
 

@@ -24,9 +24,12 @@ HELLOS = {                      # what differs from a good HELLO
     'max frame 4095': {'max_frame': 4095},
     'role 3': {'role': 3},
     "the receiver's role": {'role': None},
-    'versions 2 to 3': {'version_min': 2, 'version_max': 3},
+    'versions 3 to 4': {'version_min': 3, 'version_max': 4},
+    'all of version 1': {'version_min': 1, 'version_max': 1, 'length': 40},
+    'length 59': {'length': 59},
     'feature bit 63 required': {'features': BIT, 'required': BIT},
     'max streams 0': {'max_streams': 0},
+    'connection 3': {'connection': 3},
 }
 FAULTS = {}                     # name -> (stage, act)
 TIMED = 'incomplete for 30 seconds'     # HELLO, of which no more comes
@@ -38,7 +41,7 @@ ONLY_AT_DESTINATION = {'OPEN beyond 16 unanswered',
 
 
 def cut_hello(role: Role) -> bytes:
-    return Hello(role).pack()[:39]
+    return Hello(role).pack()[:59]
 
 
 def cut_frame(scene: Scene) -> None:

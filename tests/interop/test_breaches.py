@@ -240,6 +240,30 @@ class Breaches(unittest.TestCase):
         self.assert_said(look(capture.packets).get(0),
                          [violation('Both sides claim this role')])
 
+    def test_parts_of_hello(self):
+        """What version 2 has is shown and checked, unless version 1 speaks."""
+        session = bytes(range(16))
+        packets, wanted = [], []
+        for number, (hello, fields, *trouble) in enumerate((
+                (Hello(Role.SOURCE, session=session), ['0']),
+                (Hello(Role.SOURCE, session=session, length=68), ['0']),
+                (Hello(Role.SOURCE, session=session, connection=3), ['3'],
+                 violation('Not the first connection')),
+                (Hello(Role.SOURCE, version_min=1, version_max=1, length=40),
+                 []),
+                (Hello(Role.SOURCE, length=59), [],
+                 ('qmux.malformed', 'HELLO of a bad length')))):
+            capture = pcap.Capture(number)
+            capture('out', hello.pack())
+            packets += capture.packets
+            wanted.append([[session.hex()] * len(fields), fields,
+                           ['00' * 8] * (hello.length == 68)])
+            with self.subTest(hello=hello):
+                self.assert_said(look(capture.packets).get(0), trouble)
+        self.assertEqual(
+            show(packets, 'qmux.hello.session', 'qmux.hello.connection',
+                 'qmux.hello.tail', only='qmux.hello.magic'), wanted)
+
     def test_second_pass(self):
         self.assertEqual(look(self.packets, passes=2), self.said)
 

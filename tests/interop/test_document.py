@@ -11,6 +11,7 @@ import re
 import unittest
 
 import document
+import faults
 from muxpeer import frames
 from muxpeer.engine import Engine, Fault, State
 from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
@@ -63,14 +64,15 @@ class Vectors(unittest.TestCase):
         'goaway': frames.ended(Type.GOAWAY, 0, Code.ABORTED, 'bye'),
         'goaway-version': frames.ended(
             Type.GOAWAY, 0, Code.INCOMPATIBLE, 'no common version of the '
-            'migration multiplexer: source offers 1 to 1, destination offers '
-            '2 to 3'),
+            'migration multiplexer: source offers 2 to 2, destination offers '
+            '3 to 4'),
         'skipped': Frame(0x80, 0xffffffff, b'abc', 0xffffffff, 0xff, 0xffff),
     }
     HELLOS = {
-        'hello-source': Hello(Role.SOURCE),
+        'hello-source': Hello(Role.SOURCE, session=bytes.fromhex(
+            '0f1e2d3c4b5a69788796a5b4c3d2e1f0')),
         'hello-destination': Hello(Role.DESTINATION),
-        'hello-future': Hello(Role.DESTINATION, version_max=7, length=48,
+        'hello-future': Hello(Role.DESTINATION, version_max=7, length=68,
                               features=1 << 63 | 2, max_frame=1 << 20,
                               max_streams=1),
     }
@@ -96,7 +98,7 @@ class Vectors(unittest.TestCase):
     def test_hellos(self):
         for name, hello in self.HELLOS.items():
             with self.subTest(name):
-                self.assertEqual(hello.pack()[:40], BYTES[name][:40])
+                self.assertEqual(hello.pack()[:60], BYTES[name][:60])
                 self.assertEqual(hello.length, len(BYTES[name]))
                 self.assertEqual(Hello.unpack(BYTES[name]), hello)
 
@@ -126,13 +128,36 @@ class Vectors(unittest.TestCase):
     def test_hello_of_the_future_is_taken(self):
         source = Engine(Role.SOURCE)
         source.feed(BYTES['hello-future'])
-        self.assertEqual(source.version, 1)
+        self.assertEqual(source.version, 2)
 
-    def test_hello_is_judged_before_its_tail(self):
-        source = Engine(Role.SOURCE)
+    def test_hello_is_judged_in_parts(self):
+        """As soon as the byte is there that it depends on."""
+        for hello, size, code in (
+                (Hello(Role.SOURCE, length=68), 40, Code.INCOMPATIBLE),
+                (Hello(Role.DESTINATION, length=59), 40, Code.PROTOCOL),
+                (Hello(Role.DESTINATION, length=68, connection=1), 60,
+                 Code.INCOMPATIBLE)):
+            with self.subTest(hello=hello):
+                self.assert_refused(Role.SOURCE, hello.pack()[:size], code)
+
+    def test_hello_of_version_1_is_refused(self):
+        """The catalogue of faults has it as it was recorded."""
+        for role in Role:
+            with self.subTest(role=role):
+                recorded = bytes.fromhex('514d555800010001 00000028' + 32 * '0'
+                                         + f'00040000 00000200 {role:08x}')
+                self.assertEqual(faults.beginning('all of version 1', role),
+                                 recorded)
+                self.assert_refused(Role(3 - role), recorded,
+                                    Code.INCOMPATIBLE)
+
+    def assert_refused(self, role: Role, hello: bytes, code: Code) -> None:
+        """With the last byte of a HELLO, and not before."""
+        side = Engine(role)
+        side.feed(hello[:-1])
         with self.assertRaises(Fault) as caught:
-            source.feed(Hello(Role.SOURCE, length=48).pack()[:40])
-        self.assertEqual(caught.exception.code, Code.INCOMPATIBLE)
+            side.feed(hello[-1:])
+        self.assertEqual(caught.exception.code, code)
 
     def assert_said(self, side: Engine, name: str) -> None:
         self.assertEqual(side.fetch(), BYTES[name], name)

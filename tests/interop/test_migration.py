@@ -269,6 +269,19 @@ class Oddities(QEMUTest):
                 scene.main()
                 self.assert_alive(scene)
 
+    def test_session(self):
+        """QEMU's source makes a new id each time, its destination none."""
+        seen = []
+        for role in (Role.DESTINATION, Role.DESTINATION, Role.SOURCE):
+            scene = self.bench.scene(role)
+            scene.main()
+            seen.append(scene.connection.engine.peer.session)
+            self.bench.leave(scene)
+        none = bytes(16)
+        self.assertEqual([session == none for session in seen],
+                         [False, False, True])
+        self.assertNotEqual(seen[0], seen[1])
+
     def test_hello_in_pieces(self):
         for role in Role:
             with self.subTest(role=role):

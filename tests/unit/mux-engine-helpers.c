@@ -79,8 +79,8 @@ static void watch_frame(MuxLinkSide *from, MuxLinkSide *to,
 
 void mux_link_watch(MuxLinkSide *from, MuxLinkSide *to)
 {
-    if (from->watched == 0 && from->sent->len >= MUX_HELLO_SIZE) {
-        from->watched = MUX_HELLO_SIZE;
+    if (from->watched == 0 && from->sent->len >= MUX_HELLO_V2_SIZE) {
+        from->watched = MUX_HELLO_V2_SIZE;
     }
     while (from->watched &&
            from->sent->len - from->watched >= MUX_HEADER_SIZE) {

@@ -224,13 +224,13 @@ static void feed_hello(App *app)
 {
     MuxHello hello = {
         .magic = MUX_MAGIC,
-        .version_min = 1, .version_max = 1,
-        .length = MUX_HELLO_SIZE,
+        .version_min = MUX_VERSION, .version_max = MUX_VERSION,
+        .length = MUX_HELLO_V2_SIZE,
         .max_frame = 64 * KIB, .max_streams = 3,
         .role = app->set & MUX_FUZZ_SOURCE ? MUX_ROLE_DESTINATION
                                            : MUX_ROLE_SOURCE,
     };
-    uint8_t out[MUX_HELLO_SIZE];
+    uint8_t out[MUX_HELLO_V2_SIZE];
 
     mux_hello_encode(&hello, out);
     mux_feed(app->side.e, out, sizeof(out), app->now);

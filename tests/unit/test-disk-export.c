@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "block/block.h"
 #include "block/nbd-channel.h"
+#include "crypto/random.h"
 #include "migration/disk-export.h"
 #include "mux-session-helpers.h"
 #include "qapi/error.h"
@@ -252,6 +253,7 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     socket_init();
+    qcrypto_random_init(&error_abort);
     bdrv_init();
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/disk-export/good-end", test_good_end);

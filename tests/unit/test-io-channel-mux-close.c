@@ -10,6 +10,7 @@
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
+#include "crypto/random.h"
 #include "io/channel-socket.h"
 #include "migration/mux/engine-int.h"
 #include "migration/mux/session.h"
@@ -300,8 +301,9 @@ static void test_close_tells_why(void)
 /* --- time limits, with the clock stopped --- */
 
 #define DESTINATION_HELLO \
-    "QMUX" "\0\1" "\0\1" "\0\0\0\x28" "\0\0\0\0\0\0\0\0" \
-    "\0\0\0\0\0\0\0\0" "\0\4\0\0" "\0\0\0\1" "\0\0\0\2"
+    "QMUX" "\0\2" "\0\2" "\0\0\0\x3c" "\0\0\0\0\0\0\0\0" \
+    "\0\0\0\0\0\0\0\0" "\0\4\0\0" "\0\0\0\1" "\0\0\0\2" \
+    "\0\0\0\0\0\0\0\0" "\0\0\0\0\0\0\0\0" "\0\0\0\0"
 
 /* A session whose peer is played by the test */
 typedef struct Lone {
@@ -809,6 +811,7 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     socket_init();
+    qcrypto_random_init(&error_abort);
     threads_at_start = count_entries("/proc/self/task");
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/io/channel/mux/fin-round-trip", test_fin_round_trip);

@@ -11,6 +11,7 @@
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
+#include "crypto/random.h"
 #include "io/channel-command.h"
 #include "io/channel-socket.h"
 #include "migration/mux/frame.h"
@@ -70,7 +71,7 @@ static void test_command_input_closed(void)
 {
     g_autofree char *closed = g_strdup_printf("%s/closed", workdir);
     g_autofree char *script = g_strdup_printf(
-        "head -c 40 >/dev/null; exec <&-; : >%s; exec sleep 600 2>/dev/null",
+        "head -c 60 >/dev/null; exec <&-; : >%s; exec sleep 600 2>/dev/null",
         closed);
     const char *argv[] = { "/bin/sh", "-c", script, NULL };
     g_autofree char *end = NULL;
@@ -264,12 +265,13 @@ static void test_write_returns_while_others_send(void)
 static void test_close_cuts_the_wait_short(void)
 {
     MuxHello hello = {
-        .magic = MUX_MAGIC, .version_min = 1, .version_max = 1,
-        .length = MUX_HELLO_SIZE, .max_frame = MiB, .max_streams = 1,
+        .magic = MUX_MAGIC,
+        .version_min = MUX_VERSION, .version_max = MUX_VERSION,
+        .length = MUX_HELLO_V2_SIZE, .max_frame = MiB, .max_streams = 1,
         .role = MUX_ROLE_DESTINATION,
     };
     MuxHeader goaway = { .type = MUX_FRAME_GOAWAY, .arg = MUX_CODE_OK };
-    uint8_t buf[MUX_HELLO_SIZE + MUX_HEADER_SIZE];
+    uint8_t buf[MUX_HELLO_V2_SIZE + MUX_HEADER_SIZE];
     g_autofree char *end = NULL;
     MuxSession *session;
     Gate *gate;
@@ -282,7 +284,7 @@ static void test_close_cuts_the_wait_short(void)
                               &note_end_ops, &end);
     WAIT_FOR(qatomic_read(&gate->begun));
     mux_hello_encode(&hello, buf);
-    mux_header_encode(&goaway, buf + MUX_HELLO_SIZE);
+    mux_header_encode(&goaway, buf + MUX_HELLO_V2_SIZE);
     g_assert_cmpint(write(fds[1], buf, sizeof(buf)), ==, sizeof(buf));
     /* The session has ended, and waits until the write is done */
     WAIT_FOR(end);
@@ -308,6 +310,7 @@ int main(int argc, char **argv)
     type_register_static(&gate_info);
     qemu_init_main_loop(&error_abort);
     socket_init();
+    qcrypto_random_init(&error_abort);
     g_test_init(&argc, &argv, NULL);
     workdir = g_dir_make_tmp("test-io-channel-mux-XXXXXX", NULL);
     g_assert_nonnull(workdir);

@@ -14,6 +14,7 @@
 #include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
+#include "crypto/random.h"
 #include "iothread.h"
 #include "mux-session-helpers.h"
 
@@ -494,6 +495,7 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     socket_init();
+    qcrypto_random_init(&error_abort);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/io/channel/mux/blocking", test_blocking);
     g_test_add_func("/io/channel/mux/small-buffers", test_small_buffers);

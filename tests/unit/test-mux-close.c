@@ -499,11 +499,12 @@ static void test_ended_is_the_last_event(void)
 static void test_end_before_the_hello_is_whole(void)
 {
     MuxHello hello = {
-        .magic = MUX_MAGIC, .version_min = 1, .version_max = 1,
-        .length = MUX_HELLO_SIZE + 10, .max_frame = MUX_FRAME_BULK,
+        .magic = MUX_MAGIC,
+        .version_min = MUX_VERSION, .version_max = MUX_VERSION,
+        .length = MUX_HELLO_V2_SIZE + 10, .max_frame = MUX_FRAME_BULK,
         .max_streams = 1, .role = MUX_ROLE_SOURCE,
     };
-    uint8_t buf[MUX_HELLO_SIZE];
+    uint8_t buf[MUX_HELLO_V2_SIZE];
     struct iovec iov[3];
     MuxConfig config;
     MuxEvent event;

@@ -340,11 +340,12 @@ typedef struct Reader {
 static void reader_init(Reader *r, const MuxConfig *config)
 {
     MuxHello hello = {
-        .magic = MUX_MAGIC, .version_min = 1, .version_max = 1,
-        .length = MUX_HELLO_SIZE, .max_frame = MUX_FRAME_BULK,
+        .magic = MUX_MAGIC,
+        .version_min = MUX_VERSION, .version_max = MUX_VERSION,
+        .length = MUX_HELLO_V2_SIZE, .max_frame = MUX_FRAME_BULK,
         .max_streams = MUX_MAX_STREAMS, .role = MUX_ROLE_SOURCE,
     };
-    uint8_t buf[MUX_HELLO_SIZE];
+    uint8_t buf[MUX_HELLO_V2_SIZE];
 
     *r = (Reader) { .e = mux_engine_new(config, 0), .now = 1000 * SIM_S };
     mux_hello_encode(&hello, buf);
@@ -362,7 +363,7 @@ static unsigned reader_sends(Reader *r, MuxFrameType type)
         MuxHeader h;
 
         if (out->data[i] == 'Q') {
-            i += MUX_HELLO_SIZE;
+            i += MUX_HELLO_V2_SIZE;
             continue;
         }
         mux_header_decode(out->data + i, &h);

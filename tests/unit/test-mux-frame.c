@@ -13,29 +13,36 @@
 
 static void test_hello_layout(void)
 {
-    static const uint8_t wire[MUX_HELLO_SIZE] = {
+    static const uint8_t wire[MUX_HELLO_V2_SIZE] = {
         'Q', 'M', 'U', 'X', 0x00, 0x01, 0x02, 0x03,
-        0x00, 0x00, 0x00, 0x28,
+        0x00, 0x00, 0x00, 0x3c,
         0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17,
         0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27,
         0x00, 0x04, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00,
-        0x00, 0x00, 0x00, 0x01,
+        0x00, 0x00, 0x00, 0x01, 0x30, 0x31, 0x32, 0x33,
+        0x34, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x3b,
+        0x3c, 0x3d, 0x3e, 0x3f, 0x40, 0x41, 0x42, 0x43,
     };
-    uint8_t out[MUX_HELLO_SIZE];
-    MuxHello h;
+    uint8_t out[MUX_HELLO_V2_SIZE];
+    MuxHello h, common = { .connection = 1 };
 
     mux_hello_decode(wire, &h);
     g_assert_cmphex(h.magic, ==, MUX_MAGIC);
     g_assert_cmpuint(h.version_min, ==, 1);
     g_assert_cmpuint(h.version_max, ==, 0x203);
-    g_assert_cmpuint(h.length, ==, 40);
+    g_assert_cmpuint(h.length, ==, 60);
     g_assert_cmphex(h.features, ==, 0x1011121314151617);
     g_assert_cmphex(h.required, ==, 0x2021222324252627);
     g_assert_cmpuint(h.max_frame, ==, 256 * 1024);
     g_assert_cmpuint(h.max_streams, ==, 512);
     g_assert_cmpuint(h.role, ==, 1);
+    g_assert_cmpmem(h.session, sizeof(h.session), wire + 40, 16);
+    g_assert_cmphex(h.connection, ==, 0x40414243);
     mux_hello_encode(&h, out);
     g_assert_cmpmem(out, sizeof(out), wire, sizeof(wire));
+    mux_hello_decode_common(wire, &common);
+    g_assert_cmpuint(common.role, ==, 1);
+    g_assert_cmpuint(common.connection, ==, 1);
 }
 
 static void test_header_layout(void)

@@ -22,9 +22,9 @@ typedef struct Peer {
 
 static const MuxHello good_hello = {
     .magic = MUX_MAGIC,
-    .version_min = 1,
-    .version_max = 1,
-    .length = MUX_HELLO_SIZE,
+    .version_min = MUX_VERSION,
+    .version_max = MUX_VERSION,
+    .length = MUX_HELLO_V2_SIZE,
     .max_frame = MUX_FRAME_BULK,
     .max_streams = MUX_MAX_STREAMS,
     .role = MUX_ROLE_SOURCE,
@@ -32,7 +32,7 @@ static const MuxHello good_hello = {
 
 static void say_hello(Peer *p, const MuxHello *hello)
 {
-    uint8_t buf[MUX_HELLO_SIZE];
+    uint8_t buf[MUX_HELLO_V2_SIZE];
 
     mux_hello_encode(hello, buf);
     mux_feed(p->e, buf, sizeof(buf), p->now);
@@ -162,7 +162,7 @@ static void hello_with(size_t length, uint32_t max_frame, const char *text)
     } else {
         g_autofree uint8_t *tail = g_malloc0(length);
 
-        mux_feed(p.e, tail, length - MUX_HELLO_SIZE, 0);
+        mux_feed(p.e, tail, length - MUX_HELLO_V2_SIZE, 0);
         open_stream(&p, 1);
         expect_fine(&p);
     }
@@ -171,7 +171,8 @@ static void hello_with(size_t length, uint32_t max_frame, const char *text)
 
 static void test_hello_length(void)
 {
-    hello_with(40, 4096, NULL);
+    hello_with(60, 4096, NULL);
+    hello_with(59, 4096, "source sent a HELLO with a bad length");
     hello_with(39, 4096, "source sent a HELLO with a bad length");
     hello_with(4096, 4096, NULL);
     hello_with(4097, 4096, "source sent a HELLO with a bad length");
@@ -179,9 +180,28 @@ static void test_hello_length(void)
 
 static void test_hello_frame_limit(void)
 {
-    hello_with(40, 4096, NULL);
-    hello_with(40, 4095, "source sent a HELLO with a bad frame limit");
-    hello_with(40, UINT32_MAX, NULL);
+    hello_with(60, 4096, NULL);
+    hello_with(60, 4095, "source sent a HELLO with a bad frame limit");
+    hello_with(60, UINT32_MAX, NULL);
+}
+
+/* What the first 40 bytes of a HELLO state holds at once. */
+static void test_hello_streams(void)
+{
+    MuxHello hello = good_hello;
+    uint8_t buf[MUX_HELLO_V2_SIZE];
+    const char *why;
+    Peer p;
+
+    hello.max_streams = 0;
+    mux_hello_encode(&hello, buf);
+    peer_connect(&p);
+    mux_feed(p.e, buf, 40, 0);
+    g_assert_null(mux_engine_open(p.e, "x", &why));
+    g_assert_cmpstr(why, ==, "too many streams are open on this connection");
+    mux_feed(p.e, buf + 40, 20, 0);
+    expect_fine(&p);
+    peer_cleanup(&p);
 }
 
 static void test_hello_time(void)
@@ -632,7 +652,7 @@ static Sent count_sent(MuxPair *p, int side)
     GByteArray *sent = p->link.side[side].sent;
     Sent n = { 0 };
 
-    for (size_t i = MUX_HELLO_SIZE; i < sent->len; ) {
+    for (size_t i = MUX_HELLO_V2_SIZE; i < sent->len; ) {
         MuxHeader h;
 
         mux_header_decode(sent->data + i, &h);
@@ -743,6 +763,7 @@ int main(int argc, char **argv)
 #define ADD(path, func) g_test_add_func("/mux/limits/" path, func)
     ADD("hello-length", test_hello_length);
     ADD("hello-frame-limit", test_hello_frame_limit);
+    ADD("hello-streams", test_hello_streams);
     ADD("hello-time", test_hello_time);
     ADD("streams-at-once", test_streams_at_once);
     ADD("unanswered-opens", test_unanswered_opens);

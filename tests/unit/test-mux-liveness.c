@@ -27,8 +27,8 @@ static void test_hello_timeout(void)
                     "within 30 s (does it support multiplexed migration?)");
     g_assert_cmpint(mux_engine_deadline(e), ==, INT64_MAX);
     mux_drain(e, out, 0);
-    g_assert_cmpuint(out->data[40], ==, 10);
-    g_assert_cmpuint(out->data[40 + 15], ==, MUX_CODE_TIMEOUT);
+    g_assert_cmpuint(out->data[60], ==, 10);
+    g_assert_cmpuint(out->data[60 + 15], ==, MUX_CODE_TIMEOUT);
     mux_engine_free(e);
 }
 
@@ -326,12 +326,12 @@ static void test_no_ping_before_hello(void)
     g_assert_false(mux_engine_tx_idle(e));
     mux_engine_ping(e);
     mux_drain(e, out, 0);
-    g_assert_cmpuint(out->len, ==, 40);
+    g_assert_cmpuint(out->len, ==, 60);
     g_assert_true(mux_engine_tx_idle(e));
     mux_drain(peer, hello, 0);
     mux_feed(e, hello->data, hello->len, 0);
     mux_drain(e, out, 0);
-    g_assert_cmpuint(out->len, ==, 40 + 24);
+    g_assert_cmpuint(out->len, ==, 60 + 24);
     mux_engine_free(e);
     mux_engine_free(peer);
 }

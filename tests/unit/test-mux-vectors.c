@@ -19,6 +19,12 @@ static const char *const known[] = {
     "goaway", "goaway-version", "skipped",
 };
 
+/* Of the vectors' source */
+static const uint8_t session[MUX_SESSION_ID_SIZE] = {
+    0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78,
+    0x87, 0x96, 0xa5, 0xb4, 0xc3, 0xd2, 0xe1, 0xf0,
+};
+
 static char *document;
 
 /*
@@ -74,6 +80,9 @@ static MuxEngine *engine_new(MuxRole role)
 
     mux_config_default(&config, role);
     config.window = config.window_max = 100;
+    if (role == MUX_ROLE_SOURCE) {
+        memcpy(config.session, session, sizeof(session));
+    }
     return mux_engine_new(&config, 0);
 }
 
@@ -103,6 +112,8 @@ static MuxEngine *destination_new(MuxStream **s)
     g_assert_cmpuint(mux_stream_id(*s), ==, 1);
     mux_stream_accept(*s);
     expect(e, "hello-destination", "open-ok");
+    g_assert_cmpmem(mux_engine_session(e), MUX_SESSION_ID_SIZE,
+                    session, sizeof(session));
     return e;
 }
 
@@ -206,8 +217,8 @@ static void test_sent_refusal_of_versions(void)
     g_autoptr(GByteArray) hello = vector("hello-destination");
     MuxEngine *e = engine_new(MUX_ROLE_SOURCE);
 
-    hello->data[5] = 2;
-    hello->data[7] = 3;
+    hello->data[5] = 3;
+    hello->data[7] = 4;
     mux_feed(e, hello->data, hello->len, 0);
     expect(e, "hello-source", "goaway-version");
     mux_engine_free(e);
@@ -282,7 +293,7 @@ static void test_taken_goaway(void)
         const char *name, *text;
     } t[] = {
         { "goaway", "bye" },
-        { "goaway-version", "source offers 1 to 1, destination offers 2 to 3" },
+        { "goaway-version", "source offers 2 to 2, destination offers 3 to 4" },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(t); i++) {

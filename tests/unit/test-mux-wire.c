@@ -18,9 +18,15 @@
 #define HELLO_WITH(versions, length, required, max_frame, role) \
     "514d5558 " versions " " length " 0000000000000000 " required " " \
     max_frame " 00000200 " role " "
+#define SESSION(connection) \
+    "000102030405060708090a0b0c0d0e0f " connection " "
 #define SOURCE_HELLO \
-    HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000", \
-               "00000001")
+    HELLO_WITH("0002 0002", "0000003c", "0000000000000000", "00040000", \
+               "00000001") SESSION("00000000")
+/* Of version 1, which has ended there; as it was recorded */
+#define HELLO_V1(role) \
+    "514d5558 0001 0001 00000028 0000000000000000 0000000000000000 " \
+    "00040000 00000200 " role " "
 #define FRAME(type, id, length, arg) \
     type "00 0000 " id " " length " " arg " "
 #define U64_FRAME(type, id, value) \
@@ -151,43 +157,52 @@ static const BadCase bad_case[] = {
       "peer does not speak the migration multiplexer "
       "(got 0x5145564d instead of 0x514d5558)" },
     { "hello-too-short", NULL, 0,
-      HELLO_WITH("0001 0001", "00000027", "0000000000000000", "00040000",
+      HELLO_WITH("0002 0002", "00000027", "0000000000000000", "00040000",
                  "00000001"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad length" },
     { "hello-too-long", NULL, 0,
-      HELLO_WITH("0001 0001", "00001001", "0000000000000000", "00040000",
+      HELLO_WITH("0002 0002", "00001001", "0000000000000000", "00040000",
                  "00000001"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad length" },
     { "hello-version-range", NULL, 0,
-      HELLO_WITH("0002 0001", "00000028", "0000000000000000", "00040000",
+      HELLO_WITH("0003 0002", "0000003c", "0000000000000000", "00040000",
                  "00000001"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad version range" },
     { "hello-frame-limit", NULL, 0,
-      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00000fff",
+      HELLO_WITH("0002 0002", "0000003c", "0000000000000000", "00000fff",
                  "00000001"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad frame limit" },
     { "hello-role", NULL, 0,
-      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
+      HELLO_WITH("0002 0002", "0000003c", "0000000000000000", "00040000",
                  "00000003"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad role" },
     { "hello-role-before-the-tail", NULL, 0,
-      HELLO_WITH("0001 0001", "0000002c", "0000000000000000", "00040000",
+      HELLO_WITH("0002 0002", "00000040", "0000000000000000", "00040000",
                  "00000003"), MUX_CODE_PROTOCOL,
       "source sent a HELLO with a bad role" },
     { "hello-same-role", NULL, 0,
-      HELLO_WITH("0001 0001", "00000028", "0000000000000000", "00040000",
+      HELLO_WITH("0002 0002", "0000003c", "0000000000000000", "00040000",
                  "00000002"), MUX_CODE_INCOMPATIBLE,
       "both sides claim to be the destination of the migration" },
     { "hello-required-feature", NULL, 0,
-      HELLO_WITH("0001 0001", "00000028", "0000000000000005", "00040000",
+      HELLO_WITH("0002 0002", "0000003c", "0000000000000005", "00040000",
                  "00000001"), MUX_CODE_INCOMPATIBLE,
       "source requires feature bits 0x5 of the migration multiplexer, "
       "destination offers 0x0" },
     { "hello-newer-version", NULL, 0,
-      HELLO_WITH("0002 0003", "00000028", "0000000000000000", "00040000",
+      HELLO_WITH("0003 0004", "0000003c", "0000000000000000", "00040000",
                  "00000001"), MUX_CODE_INCOMPATIBLE,
       "no common version of the migration multiplexer: "
-      "destination offers 1 to 1, source offers 2 to 3" },
+      "destination offers 2 to 2, source offers 3 to 4" },
+    { "hello-too-short-for-its-version", NULL, 0,
+      HELLO_WITH("0002 0002", "0000003b", "0000000000000005", "00040000",
+                 "00000001"), MUX_CODE_PROTOCOL,
+      "source sent a HELLO with a bad length" },
+    { "hello-connection-before-the-tail", NULL, 0,
+      HELLO_WITH("0002 0002", "00000040", "0000000000000000", "00040000",
+                 "00000001") SESSION("80000000"), MUX_CODE_INCOMPATIBLE,
+      "source opens connection 2147483648 of its session, destination takes "
+      "only the first" },
     /* form of a frame */
     { "type-zero", SOURCE_HELLO, 0, FRAME("00", ID0, ID0, ID0),
       MUX_CODE_PROTOCOL, "source sent a frame of unknown type 0x00" },
@@ -340,9 +355,9 @@ static void test_hello_tail_is_skipped(void)
 {
     MuxEngine *e = engine_new(MUX_ROLE_DESTINATION);
 
-    feed_hex(e, HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
-                           "00040000", "00000001") "deadbeef"
-             OPEN1);
+    feed_hex(e, HELLO_WITH("0002 0002", "00000040", "0000000000000000",
+                           "00040000", "00000001") SESSION("00000000")
+             "deadbeef" OPEN1);
     mux_expect_event(e, MUX_EVENT_HELLO);
     g_assert_cmpstr(mux_stream_name(mux_expect_event(e, MUX_EVENT_OPEN)),
                     ==, "a");
@@ -353,14 +368,14 @@ static void test_hello_tail_is_skipped(void)
 static void test_hello_has_come_with_its_tail(void)
 {
     g_autoptr(GByteArray) hello = mux_unhex(
-        HELLO_WITH("0001 0001", "0000002c", "0000000000000000", "00040000",
-                   "00000001") "deadbeef");
+        HELLO_WITH("0002 0002", "00000040", "0000000000000000", "00040000",
+                   "00000001") SESSION("00000000") "deadbeef");
     g_autoptr(GByteArray) out = g_byte_array_new();
     MuxConfig config;
     const char *why;
     MuxEngine *e;
 
-    for (size_t came = 40; came < 44; came++) {
+    for (size_t came = 40; came < 64; came++) {
         mux_config_default(&config, MUX_ROLE_DESTINATION);
         e = mux_engine_new(&config, 0);
         mux_engine_open(e, "x", &why);
@@ -368,12 +383,12 @@ static void test_hello_has_come_with_its_tail(void)
         g_assert_false(mux_has_event(e, MUX_EVENT_HELLO, NULL));
         g_assert_cmpint(mux_engine_deadline(e), ==, config.hello_timeout);
         mux_drain(e, out, 0);
-        g_assert_cmpuint(out->len, ==, 40);
-        mux_feed(e, hello->data + came, 44 - came, 0);
+        g_assert_cmpuint(out->len, ==, 60);
+        mux_feed(e, hello->data + came, 64 - came, 0);
         g_assert_true(mux_has_event(e, MUX_EVENT_HELLO, NULL));
         g_assert_cmpint(mux_engine_deadline(e), ==, INT64_MAX);
         mux_drain(e, out, 0);
-        g_assert_cmpuint(out->len, ==, 40 + 24 + 16 + 13);
+        g_assert_cmpuint(out->len, ==, 60 + 24 + 16 + 13);
         g_byte_array_set_size(out, 0);
         mux_engine_free(e);
     }
@@ -464,14 +479,14 @@ static void test_version_negotiation(void)
         uint16_t min[2], max[2];        /* source, destination */
         bool fits;
     } t[] = {
-        { { 1, 1 }, { 1, 1 }, true },
-        { { 1, 1 }, { 3, 1 }, true },
-        { { 1, 1 }, { 1, 3 }, true },
-        { { 1, 2 }, { 2, 3 }, true },
-        { { 2, 1 }, { 3, 2 }, true },
-        { { 1, 2 }, { 1, 2 }, false },
-        { { 3, 1 }, { 4, 2 }, false },
-        { { 65535, 1 }, { 65535, 65535 }, true },
+        { { 2, 2 }, { 2, 2 }, true },
+        { { 2, 2 }, { 4, 2 }, true },
+        { { 2, 2 }, { 2, 4 }, true },
+        { { 2, 3 }, { 3, 4 }, true },
+        { { 3, 2 }, { 4, 3 }, true },
+        { { 2, 3 }, { 2, 3 }, false },
+        { { 4, 2 }, { 5, 3 }, false },
+        { { 65535, 2 }, { 65535, 65535 }, true },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(t); i++) {
@@ -500,6 +515,80 @@ static void test_version_negotiation(void)
 
                 g_assert_nonnull(strstr(mux_engine_error(e), theirs));
             }
+        }
+        mux_link_cleanup(&link);
+    }
+}
+
+/* @e takes all bytes of @hello but the last, and ends with that one. */
+static void ends_with_the_last_byte(MuxEngine *e, const char *hello,
+                                    const char *text)
+{
+    g_autoptr(GByteArray) in = mux_unhex(hello);
+
+    mux_feed(e, in->data, in->len - 1, 0);
+    g_assert_false(mux_engine_ended(e));
+    mux_feed(e, in->data + in->len - 1, 1, 0);
+    g_assert_cmpstr(mux_engine_error(e), ==, text);
+    expect_goaway(e, MUX_CODE_INCOMPATIBLE, text);
+    mux_expect_event(e, MUX_EVENT_ENDED);
+    mux_engine_free(e);
+}
+
+static void test_version_1_is_refused(void)
+{
+    ends_with_the_last_byte(engine_new(MUX_ROLE_DESTINATION),
+                            HELLO_V1("00000001"),
+                            "no common version of the migration multiplexer: "
+                            "destination offers 2 to 2, source offers 1 to 1");
+    ends_with_the_last_byte(engine_new(MUX_ROLE_SOURCE), HELLO_V1("00000002"),
+                            "no common version of the migration multiplexer: "
+                            "source offers 2 to 2, destination offers 1 to 1");
+}
+
+/* --- the session --- */
+
+static void test_second_connection_is_refused(void)
+{
+    ends_with_the_last_byte(engine_new(MUX_ROLE_DESTINATION),
+                            HELLO_WITH("0002 0002", "0000003c",
+                                       "0000000000000000", "00040000",
+                                       "00000001") SESSION("00000003"),
+                            "source opens connection 3 of its session, "
+                            "destination takes only the first");
+    ends_with_the_last_byte(engine_new(MUX_ROLE_SOURCE),
+                            HELLO_WITH("0002 0002", "0000003c",
+                                       "0000000000000000", "00040000",
+                                       "00000002") SESSION("00000001"),
+                            "destination opens connection 1 of its session, "
+                            "source takes only the first");
+}
+
+/* Both sides know the source's id, whatever a destination says. */
+static void test_session_is_the_sources(void)
+{
+    static const uint8_t none[MUX_SESSION_ID_SIZE];
+    MuxConfig c[2];
+    MuxLink link;
+
+    for (unsigned wrong = 0; wrong < 2; wrong++) {
+        mux_config_default(&c[SRC], MUX_ROLE_SOURCE);
+        mux_config_default(&c[DST], MUX_ROLE_DESTINATION);
+        g_assert_cmpmem(c[DST].session, MUX_SESSION_ID_SIZE,
+                        none, sizeof(none));
+        memset(c[SRC].session, 's', MUX_SESSION_ID_SIZE);
+        memset(c[DST].session, wrong ? 'd' : 0, MUX_SESSION_ID_SIZE);
+        mux_link_init(&link, 1, &c[SRC], &c[DST]);
+        mux_link_run(&link);
+        for (int side = 0; side < 2; side++) {
+            MuxEngine *e = link.side[side].e;
+
+            mux_expect_event(e, MUX_EVENT_HELLO);
+            g_assert_cmpmem(mux_engine_session(e), MUX_SESSION_ID_SIZE,
+                            c[SRC].session, MUX_SESSION_ID_SIZE);
+            g_assert_cmpmem(link.side[side].sent->data + 40,
+                            MUX_SESSION_ID_SIZE,
+                            c[side].session, MUX_SESSION_ID_SIZE);
         }
         mux_link_cleanup(&link);
     }
@@ -547,10 +636,13 @@ static void eof_inside_hello(const char *begun)
 static void test_eof_inside_hello(void)
 {
     eof_inside_hello("514d5558 0001");
-    eof_inside_hello(HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
+    eof_inside_hello(HELLO_WITH("0002 0002", "00000040", "0000000000000000",
                                 "00040000", "00000001"));
-    eof_inside_hello(HELLO_WITH("0001 0001", "0000002c", "0000000000000000",
-                                "00040000", "00000001") "de");
+    eof_inside_hello(HELLO_WITH("0002 0002", "00000040", "0000000000000000",
+                                "00040000", "00000001") SESSION("00000000"));
+    eof_inside_hello(HELLO_WITH("0002 0002", "00000040", "0000000000000000",
+                                "00040000", "00000001") SESSION("00000000")
+                     "de");
 }
 
 static void test_eof_inside_frame(void)
@@ -583,6 +675,9 @@ int main(int argc, char **argv)
     ADD("finished-id-takes-no-data", test_finished_id_takes_no_data);
     ADD("goaway-text-is-sanitized", test_goaway_text_is_sanitized);
     ADD("version-negotiation", test_version_negotiation);
+    ADD("version-1-is-refused", test_version_1_is_refused);
+    ADD("second-connection-is-refused", test_second_connection_is_refused);
+    ADD("session-is-the-sources", test_session_is_the_sources);
     ADD("same-role-on-both-sides", test_same_role_on_both_sides);
     ADD("eof-before-hello", test_eof_before_hello);
     ADD("eof-inside-hello", test_eof_inside_hello);

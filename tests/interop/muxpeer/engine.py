@@ -8,6 +8,7 @@ It never touches a socket or a thread, and of the clock it knows what it needs
 to count control frames.
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,7 +126,9 @@ class Engine:
 
     def __post_init__(self):
         self._began = self.clock()
-        self.hello = self.hello or Hello(self.role)
+        self.hello = self.hello or Hello(
+            self.role, session=secrets.token_bytes(16)
+            if self.role == Role.SOURCE else bytes(16))
         self._next_id = 1 if self.role == Role.SOURCE else 2
         self.out += self.hello.pack()
 
@@ -319,12 +322,13 @@ class Engine:
         magic = frames.MAGIC.to_bytes(4, 'big')
         if len(self._in) >= 4 and self._in[:4] != magic:
             raise Fault(Code.PROTOCOL, 'wrong magic')
-        if len(self._in) < frames.HELLO_MIN:
+        if len(self._in) < frames.HELLO_COMMON:
             return False
         hello = Hello.unpack(self._in)
-        if not frames.HELLO_MIN <= hello.length <= frames.HELLO_MAX:
-            raise Fault(Code.PROTOCOL, f'length of HELLO: {hello.length}')
         self._check_hello(hello)
+        if len(self._in) >= frames.HELLO_MIN and hello.connection:
+            raise Fault(Code.INCOMPATIBLE,
+                        f'connection {hello.connection} of a session')
         if len(self._in) < hello.length:
             return False
         del self._in[:hello.length]
@@ -333,6 +337,10 @@ class Engine:
         return True
 
     def _check_hello(self, hello: Hello) -> None:
+        """Judge what every version has."""
+        bad_length = Fault(Code.PROTOCOL, f'length of HELLO: {hello.length}')
+        if not frames.HELLO_COMMON <= hello.length <= frames.HELLO_MAX:
+            raise bad_length
         if hello.max_frame < frames.MAX_FRAME_MIN:
             raise Fault(Code.PROTOCOL, f'max frame {hello.max_frame}')
         if hello.version_min > hello.version_max:
@@ -348,6 +356,8 @@ class Engine:
             raise Fault(Code.INCOMPATIBLE, 'no common version: '
                         f'{mine.version_min} to {mine.version_max} here, '
                         f'{hello.version_min} to {hello.version_max} there')
+        if hello.length < frames.HELLO_MIN:
+            raise bad_length
         if hello.required & ~mine.features or mine.required & ~hello.features:
             raise Fault(Code.INCOMPATIBLE, 'a required feature is missing')
         if hello.max_streams == 0 and self.role == Role.SOURCE:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x514d5558
-VERSION = 1
-HELLO_MIN = 40
+VERSION = 2
+HELLO_COMMON = 40               # the part that is the same in every version
+HELLO_MIN = 60
 HELLO_MAX = 4096
 MAX_FRAME_MIN = 4096
 MAX_FRAME_MAX = 1 << 20
@@ -28,6 +29,7 @@ CONTROL_BYTES = 4096            # of its payload, for each of which one more
 FIRST_SKIPPED_TYPE = 0x80
 
 HELLO = struct.Struct('>IHHIQQIII')
+HELLO_SESSION = struct.Struct('>16sI')  # what version 2 has behind it
 HEADER = struct.Struct('>BBHIII')
 U64 = struct.Struct('>Q')
 OPEN_HEAD = struct.Struct('>QHH')
@@ -89,20 +91,32 @@ class Hello:
     required: int = 0
     max_frame: int = 256 << 10
     max_streams: int = 512
+    session: bytes = bytes(16)
+    connection: int = 0
 
     def pack(self) -> bytes:
-        """The HELLO with a tail of zeroes up to its length."""
+        """
+        The HELLO cut at its length, but with what every version has, or with a
+        tail of zeroes up to it.
+        """
         head = HELLO.pack(self.magic, self.version_min, self.version_max,
                           self.length, self.features, self.required,
                           self.max_frame, self.max_streams, self.role)
-        return head.ljust(self.length, b'\0')
+        rest = HELLO_SESSION.pack(self.session, self.connection)
+        size = max(self.length, HELLO_COMMON)
+        return (head + rest)[:size].ljust(size, b'\0')
 
     @classmethod
     def unpack(cls, data: bytes) -> 'Hello':
+        """The HELLO; of less than HELLO_MIN bytes what every version has."""
         (magic, low, high, length, features, required, max_frame,
          max_streams, role) = HELLO.unpack_from(data)
-        return cls(role, magic, low, high, length, features, required,
-                   max_frame, max_streams)
+        hello = cls(role, magic, low, high, length, features, required,
+                    max_frame, max_streams)
+        if len(data) >= HELLO_MIN:
+            hello.session, hello.connection = HELLO_SESSION.unpack_from(
+                data, HELLO.size)
+        return hello
 
 
 @dataclass

@@ -26,7 +26,7 @@
  *   after=TYPE[:STREAM] frames count only when such a one has come, in either
  *                       direction
  *   nth=N               not the first such frame, but the Nth
- *   byte=N|mid          byte N of that frame (the header has 16, HELLO 40), or
+ *   byte=N|mid          byte N of that frame (the header has 16, HELLO 60), or
  *                       the one in its middle; default: 0
  *   bit=N               for flip; default: 0
  *

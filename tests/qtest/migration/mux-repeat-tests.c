@@ -14,8 +14,8 @@
 #include "migration/framework.h"
 #include "migration/migration-qmp.h"
 #include "migration/mux-util.h"
+#include "migration/mux/frame.h"
 
-#define MUX_HELLO_SIZE 40
 
 #define NUM_ATTEMPTS (2 * ARRAY_SIZE(attempts))
 
@@ -59,7 +59,7 @@ static void fail_no_listener(MuxTest *t)
 
 static void fail_closed(MuxTest *t)
 {
-    char hello[MUX_HELLO_SIZE];
+    char hello[MUX_HELLO_V2_SIZE];
     int fd = migrate_to_here(t);
 
     g_assert_cmpint(recv(fd, hello, sizeof(hello), MSG_WAITALL), ==,

@@ -244,14 +244,14 @@ static void mock_hello(Mock *mock)
 {
     MuxHello hello = {
         .magic = MUX_MAGIC,
-        .version_min = 1,
-        .version_max = 1,
-        .length = MUX_HELLO_SIZE,
+        .version_min = MUX_VERSION,
+        .version_max = MUX_VERSION,
+        .length = MUX_HELLO_V2_SIZE,
         .max_frame = 64 * KiB,
         .max_streams = 16,
         .role = MUX_ROLE_DESTINATION,
     };
-    uint8_t buf[MUX_HELLO_SIZE];
+    uint8_t buf[MUX_HELLO_V2_SIZE];
 
     mux_hello_encode(&hello, buf);
     send(mock->fd, buf, sizeof(buf), MSG_NOSIGNAL);
