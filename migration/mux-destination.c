@@ -2,13 +2,12 @@
  * Migration over a multiplexed connection: the destination's order of things
  *
  * Owns the session, the streams of RAM and the disks that migrate-incoming
- * listed, from the accepted connection to the end of the migration.
+ * listed, from the source that was accepted (see mux-candidates.h) to the end
+ * of the migration.
  *
  * The stream `main` is accepted, each stream nbd-<disk> of a listed disk, and
- * those of multifd if that capability is set here; each once.  The source sends
- * nothing on `main` before all its disks were copied for the first time, so the
- * arrival of data there is the time to check that no listed disk is missing,
- * and to start loading.  The device state comes when all disks were answered
+ * those of multifd if that capability is set here; each once.  Loading starts
+ * when `main` has data.  The device state comes when all disks were answered
  * with FIN_OK; that is checked before the guest may run.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -16,6 +15,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/util.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
@@ -24,7 +24,8 @@
 #include "disk-export.h"
 #include "migration.h"
 #include "multifd.h"
-#include "mux-handshakes.h"
+#include "mux-candidates.h"
+#include "mux-destination.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 #include "options.h"
@@ -50,11 +51,14 @@ typedef struct MuxDestinationChannel {
 struct MuxDestination {
     MigrationIncomingState *mis;
     MuxSession *session;
+    MuxControl *control;
+    MigrationPhase phase;       /* what the source said last; atomic */
     QIOChannelMux *main;        /* NULL until the source opened it */
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
     GPtrArray *disks;           /* DiskExport *, as migrate-incoming listed */
     Error *err;                 /* the first failure */
-    bool over;                  /* the connection is */
+    bool committed;             /* the source has given the guest up */
+    bool over;                  /* nothing more comes on `control` */
     bool event_held;            /* the clean-up sends FAILED */
     Coroutine *taking_over;     /* waits for the source's commit */
 };
@@ -64,35 +68,15 @@ bool migration_mux_expected(MigrationIncomingState *mis)
     return mis->channels && mis->channels->mux;
 }
 
-static bool mux_destination_disks_done(MuxDestination *m)
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        if (!disk_export_done(g_ptr_array_index(m->disks, i))) {
-            return false;
-        }
-    }
-    return m->disks->len;
-}
-
-static MigrationPhase mux_destination_phase(MuxDestination *m)
-{
-    if (!qatomic_read(&m->main)) {
-        return MIGRATION_PHASE_CONNECT;
-    }
-    if (!m->mis->from_src_file) {
-        return MIGRATION_PHASE_DISKS;
-    }
-    return mux_destination_disks_done(m) ? MIGRATION_PHASE_SWITCHOVER :
-                                        MIGRATION_PHASE_PRECOPY;
-}
-
 bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase)
 {
     if (mis->mux) {
-        *phase = mux_destination_phase(mis->mux);
+        *phase = qatomic_read(&mis->mux->phase);
+        return true;
     }
-    return mis->mux;
+    *phase = MIGRATION_PHASE_CONNECT;
+    return mis->state == MIGRATION_STATUS_SETUP && migration_mux_expected(mis);
 }
 
 bool mux_destination_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
@@ -136,14 +120,17 @@ static void mux_destination_close(MuxDestination *m, const Error *why)
 }
 
 /* Nothing was loaded yet: finish the incoming migration here. */
-static void mux_destination_give_up(MuxDestination *m)
+static void mux_destination_give_up(MigrationIncomingState *mis,
+                                    const Error *err)
 {
-    MigrationIncomingState *mis = m->mis;
-
-    migrate_set_error(migrate_get_current(), m->err);
-    error_report_err(migration_mux_explain(m->err));
+    migrate_set_error(migrate_get_current(), err);
+    error_report_err(migration_mux_explain(err));
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
-    mux_destination_close(m, m->err);
+    if (mis->mux) {
+        mux_destination_close(mis->mux, err);
+    } else {
+        mux_candidates_end(err, mis->exit_on_error);
+    }
     if (mis->exit_on_error) {
         exit(EXIT_FAILURE);
     }
@@ -152,10 +139,17 @@ static void mux_destination_give_up(MuxDestination *m)
     object_unref(OBJECT(migrate_get_current()));
 }
 
-/* Has the source said that it gave the guest up, or will it not any more? */
+void mux_destination_no_source(MigrationIncomingState *mis, const Error *err)
+{
+    if (!mis->mux && mis->state == MIGRATION_STATUS_SETUP) {
+        mux_destination_give_up(mis, err);
+    }
+}
+
+/* Has the source given the guest up, or will it not any more? */
 static bool mux_destination_decided(MuxDestination *m)
 {
-    return m->err || m->over || qio_channel_mux_fin_acked(m->main);
+    return m->err || m->over || m->committed;
 }
 
 static void mux_destination_wake(MuxDestination *m)
@@ -177,7 +171,7 @@ static void mux_destination_fail(MuxDestination *m, const Error *err)
         qio_channel_mux_abort(m->main, err);
         mux_destination_wake(m);
     } else {
-        mux_destination_give_up(m);
+        mux_destination_give_up(m->mis, err);
     }
 }
 
@@ -377,19 +371,58 @@ static void mux_destination_changed(MuxSession *session, QIOChannelMux *ioc,
         break;
     case MUX_STREAM_FINISHING:
         mux_destination_disk_ends(m, ioc);
-        mux_destination_wake(m);
         break;
     default:
-        mux_destination_wake(m);
         break;
     }
 }
 
-static void mux_destination_ended(MuxSession *session, const Error *err,
-                                  void *opaque)
+static const MuxSessionOps mux_destination_ops = {
+    .opened = mux_destination_opened,
+    .changed = mux_destination_changed,
+};
+
+/* --- control --- */
+
+static void mux_destination_set_phase(MuxDestination *m, const char *name)
+{
+    int phase = qapi_enum_parse(&MigrationPhase_lookup, name, -1, NULL);
+
+    /* Those of a later version are not known here */
+    if (phase >= 0) {
+        trace_migration_mux_destination_phase(name);
+        qatomic_set(&m->phase, phase);
+    }
+}
+
+static void mux_destination_message(const MigrationControl *message,
+                                    void *opaque)
 {
     MuxDestination *m = opaque;
-    g_autoptr(Error) early = NULL;
+
+    switch (message->type) {
+    case MIGRATION_CONTROL_TYPE_PHASE:
+        mux_destination_set_phase(m, message->u.phase.phase);
+        break;
+    case MIGRATION_CONTROL_TYPE_COMMITTED:
+        m->committed = true;
+        mux_destination_wake(m);
+        break;
+    default:
+        break;
+    }
+}
+
+static void mux_destination_broken(const Error *err, void *opaque)
+{
+    mux_destination_fail(opaque, err);
+}
+
+/* With the connection, usually */
+static void mux_destination_control_ended(void *opaque)
+{
+    MuxDestination *m = opaque;
+    g_autoptr(Error) err = NULL;
 
     /* What `main` has received is loaded before it sees the end. */
     if (mux_destination_loading(m)) {
@@ -397,46 +430,40 @@ static void mux_destination_ended(MuxSession *session, const Error *err,
         mux_destination_wake(m);
         return;
     }
+    err = qio_channel_mux_get_error(mux_control_stream(m->control));
     if (!err) {
-        error_setg(&early, "all streams: the source ended the connection "
+        error_setg(&err, "all streams: the source ended the connection "
                    "early");
     }
-    mux_destination_fail(m, err ?: early);
+    mux_destination_fail(m, err);
 }
 
-static const MuxSessionOps mux_destination_ops = {
-    .opened = mux_destination_opened,
-    .changed = mux_destination_changed,
-    .ended = mux_destination_ended,
+static const MuxControlOps mux_destination_control_ops = {
+    .message = mux_destination_message,
+    .broken = mux_destination_broken,
+    .ended = mux_destination_control_ended,
 };
+
+/* --- the source --- */
 
 bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc)
 {
-    if (!migration_mux_expected(mis)) {
-        return false;
-    }
-    /* A TLS handshake may end when the migration has ended, too */
-    if (mis->mux || mis->state != MIGRATION_STATUS_SETUP) {
-        error_report("migration: a second connection was refused, the "
-                     "source's streams share one");
-    } else if (!mux_handshakes_have_room()) {
-        error_report("migration: a connection was refused, too many others "
-                     "have not completed the TLS handshake");
-    } else {
-        return false;
-    }
-    qio_channel_close(ioc, NULL);
-    return true;
+    return migration_mux_expected(mis) && !mux_candidates_admit(ioc);
 }
 
 void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
 {
-    GPtrArray *defs = mis->channels->disks;
-    MuxDestination *m;
+    mux_candidate_serve(ioc);
+}
 
-    mux_handshakes_shut_down();
-    m = mis->mux = g_new0(MuxDestination, 1);
+void mux_destination_begin(MigrationIncomingState *mis, MuxSession *session,
+                           MuxControl *control, QIOChannelMux *main)
+{
+    GPtrArray *defs = mis->channels->disks;
+    MuxDestination *m = mis->mux = g_new0(MuxDestination, 1);
+
     m->mis = mis;
+    m->phase = MIGRATION_PHASE_CONNECT;
     m->channels = g_ptr_array_new_with_free_func(mux_destination_channel_free);
     m->disks = g_ptr_array_new();
     for (guint i = 0; i < defs->len; i++) {
@@ -444,11 +471,14 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
                         disk_export_new(g_ptr_array_index(defs, i),
                                         mux_destination_disk_failed, m));
     }
-    m->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
-                                 &mux_destination_ops, m);
-    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                           m->session);
+    m->session = session;
+    m->control = control;
+    mux_control_set_ops(control, &mux_destination_control_ops, m);
+    mux_session_set_ops(session, &mux_destination_ops, m);
+    if (main) {
+        mux_destination_opened(session, main, m);
+    }
+    object_unref(OBJECT(main));
 }
 
 /* --- loading --- */
@@ -484,19 +514,20 @@ bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
         migrate_send_rp_shut(mis, 0);
         qemu_fclose(g_steal_pointer(&mis->to_src_file));
     }
-    /* No limit: after the source's FIN_OK only this side has the guest */
+    /* No limit: after the source's commit only this side has the guest */
     mux_session_set_silence(m->session, 0);
-    qio_channel_mux_fin_ok(m->main);
-    qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
-                         NULL);
+    if (!mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED, errp)) {
+        return false;
+    }
     while (!mux_destination_decided(m)) {
         m->taking_over = qemu_coroutine_self();
         qemu_coroutine_yield();
     }
-    if (qio_channel_mux_fin_acked(m->main)) {
+    if (m->committed) {
         return true;
     }
-    cause = m->err ? error_copy(m->err) : qio_channel_mux_get_error(m->main);
+    cause = m->err ? error_copy(m->err) :
+        qio_channel_mux_get_error(mux_control_stream(m->control));
     error_setg(&err, "stream 'main': everything was loaded, but the source did "
                "not hand the guest over: %s", cause ? error_get_pretty(cause) :
                "it ended the connection");
@@ -572,7 +603,7 @@ static MigrationStreamInfoList *mux_destination_streams(MuxDestination *m)
 void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info)
 {
     if (mis->mux) {
-        mux_stream_info_report(info, mux_destination_phase(mis->mux),
+        mux_stream_info_report(info, qatomic_read(&mis->mux->phase),
                                mux_destination_streams(mis->mux));
     } else {
         mux_stream_info_report_done(info, mis->mux_streams);
@@ -591,12 +622,13 @@ void mux_destination_shutdown(MigrationIncomingState *mis)
         mux_session_close_wait(closing, NULL, MIGRATION_MUX_LINGER_MS);
         mux_session_unref(closing);
     }
+    error_setg(&why, "the destination was shut down");
+    mux_candidates_end(why, true);
     if (!m) {
         return;
     }
     /* The loading fails because of this, which is no reason for exit(1) */
     mis->exit_on_error = false;
-    error_setg(&why, "the destination was shut down");
     /* First, so that streams which are not accepted any more hear of it, too */
     mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
     mux_session_detach(m->session);
@@ -612,15 +644,20 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     MuxDestination *m = g_steal_pointer(&mis->mux);
     g_autoptr(Error) unknown = NULL;
 
+    error_setg(&unknown, "the migration failed at the destination");
+    mux_candidates_end(unknown, false);
     if (!m) {
         return;
     }
     mux_session_detach(m->session);
     if (m->err) {
         mux_destination_abort_streams(m);
+    } else {
+        /* Errors are ignored: the confirmation is not essential */
+        mux_control_say(m->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }
+    mux_control_free(m->control);
     mis->mux_streams = mux_destination_streams(m);
-    error_setg(&unknown, "the migration failed at the destination");
     for (guint i = 0; i < m->disks->len; i++) {
         disk_export_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);
     }

@@ -4,7 +4,8 @@
  * Owns the session, the stream `main` and the copies of the disks from the
  * connection to the end of the migration, and decides when each may go on:
  *
- *   connect     HELLO, stream `main` accepted by the destination
+ *   connect     HELLO, the list of what is to be migrated accepted by the
+ *               destination
  *   disks       every disk is copied for the first time
  *   precopy     the migration thread sends RAM; mirrors copy what is written
  *   converge    RAM is nearly copied; the guest's writes wait for the mirrors
@@ -28,7 +29,9 @@
 #include "qemu/yank.h"
 #include "channel-args.h"
 #include "migration.h"
+#include "mux-departure.h"
 #include "mux-migration.h"
+#include "mux-offer.h"
 #include "mux-source.h"
 #include "mux-stream-info.h"
 #include "options.h"
@@ -57,6 +60,19 @@ void mux_source_set_phase(MuxSource *m, MigrationPhase phase)
     trace_migration_mux_source_phase(MigrationPhase_str(m->phase),
                                      MigrationPhase_str(phase));
     qatomic_set(&m->phase, phase);
+}
+
+void mux_source_say_phase(MuxSource *m)
+{
+    MigrationControl message = { .type = MIGRATION_CONTROL_TYPE_PHASE };
+
+    if (!mux_control_knows(m->control, "phase") ||
+        !mux_control_knows(m->control, "phase.phase")) {
+        return;
+    }
+    message.u.phase.phase = (char *)MigrationPhase_str(m->phase);
+    /* If the stream has failed, its reader says so */
+    mux_control_send(m->control, &message, NULL);
 }
 
 const Error *mux_source_cause(MuxSource *m)
@@ -189,11 +205,8 @@ static void mux_source_abort(MuxSource *m, const Error *cause)
 {
     bool has_thread;
 
-    if (m->committed) {
-        return;
-    }
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->cause || m->ended) {
+        if (m->committed || m->cause || m->ended) {
             return;
         }
         m->cause = error_copy(cause);
@@ -320,6 +333,7 @@ static void mux_source_precopy_bh(void *opaque)
     MuxSource *m = opaque;
 
     if (mux_source_goes_on(m) && mux_source_enter_precopy(m)) {
+        mux_source_say_phase(m);
         mux_switchover_begin_setup(m);
         migration_connect(m->s, NULL);
     }
@@ -381,6 +395,7 @@ static void mux_source_main_open(MuxSource *m)
     g_autoptr(Error) err = NULL;
 
     mux_source_set_phase(m, MIGRATION_PHASE_DISKS);
+    mux_source_say_phase(m);
     if (!defs->len) {
         mux_source_start_precopy(m);
         return;
@@ -396,21 +411,22 @@ static void mux_source_main_open(MuxSource *m)
 
 /* --- the session --- */
 
-static void mux_source_main_changed(MuxSource *m)
+/* Both answers are needed, and come in any order. */
+static void mux_source_set_up(MuxSource *m)
 {
-    g_autoptr(Error) err = NULL;
-
-    if (qio_channel_mux_state(m->main) == MUX_STREAM_RESET) {
-        err = qio_channel_mux_get_error(m->main);
-        if (err) {
-            mux_source_fail(m, err);
-        }
-        /* Else the connection ended without an error: mux_source_ended(). */
-    } else if (m->phase == MIGRATION_PHASE_CONNECT &&
-               qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
+    if (m->phase == MIGRATION_PHASE_CONNECT && m->accepted &&
+        qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_source_main_open(m);
-    } else if (qio_channel_mux_fin_acked(m->main)) {
-        mux_switchover_loaded(m);
+    }
+}
+
+static void mux_source_stream_reset(MuxSource *m, QIOChannelMux *ioc)
+{
+    g_autoptr(Error) err = qio_channel_mux_get_error(ioc);
+
+    /* Else the connection ended without an error: mux_source_ended(). */
+    if (err) {
+        mux_source_fail(m, err);
     }
 }
 
@@ -427,10 +443,12 @@ static void mux_source_changed(MuxSession *session, QIOChannelMux *ioc,
     if (mux_source_over(m)) {
         return;
     }
-    if (ioc == m->main) {
-        mux_source_main_changed(m);
-    } else {
+    if (ioc != m->main && ioc != mux_control_stream(m->control)) {
         disk_set_stream_changed(m->disks, ioc);
+    } else if (qio_channel_mux_state(ioc) == MUX_STREAM_RESET) {
+        mux_source_stream_reset(m, ioc);
+    } else {
+        mux_source_set_up(m);
     }
 }
 
@@ -445,22 +463,128 @@ void mux_source_ended(MuxSource *m, const Error *err)
     mux_source_fail(m, err ?: early);
 }
 
-static void mux_source_session_ended(MuxSession *session, const Error *err,
-                                     void *opaque)
+/* The end of the connection is seen on `control`, after what came before it. */
+static const MuxSessionOps mux_source_ops = {
+    .ready = mux_source_ready,
+    .changed = mux_source_changed,
+    .tick = mux_watch_tick,
+};
+
+/* --- control --- */
+
+static void mux_source_offer(MuxSource *m)
+{
+    g_autoptr(Error) err = NULL;
+    g_autoptr(MigrationControl) offer = mux_offer_new(m->s->channels, &err);
+
+    if (!offer || !mux_control_send(m->control, offer, &err)) {
+        mux_source_fail(m, err);
+    }
+}
+
+static void mux_source_accepted(MuxSource *m,
+                                const MigrationControlAccepted *accepted)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (!mux_offer_token_ok(accepted->token)) {
+        error_setg(&err, "stream 'control': the destination sent a malformed "
+                   "token");
+        mux_source_fail(m, err);
+        return;
+    }
+    m->accepted = true;
+    mux_source_set_up(m);
+}
+
+static void mux_source_rejected(MuxSource *m,
+                                const MigrationControlRejected *rejected)
+{
+    g_autoptr(Error) err = mux_offer_error(rejected->reasons);
+
+    mux_source_fail(m, err);
+}
+
+static void mux_source_loaded(MuxSource *m)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (m->phase == MIGRATION_PHASE_SWITCHOVER) {
+        mux_switchover_loaded(m);
+    } else {
+        error_setg(&err, "stream 'control': the destination sent 'loaded' "
+                   "before the switchover");
+        mux_source_fail(m, err);
+    }
+}
+
+static void mux_source_message(const MigrationControl *message, void *opaque)
 {
     MuxSource *m = opaque;
 
+    if (mux_source_over(m)) {
+        return;
+    }
+    switch (message->type) {
+    case MIGRATION_CONTROL_TYPE_KNOWS:
+        mux_source_offer(m);
+        break;
+    case MIGRATION_CONTROL_TYPE_ACCEPTED:
+        mux_source_accepted(m, &message->u.accepted);
+        break;
+    case MIGRATION_CONTROL_TYPE_REJECTED:
+        mux_source_rejected(m, &message->u.rejected);
+        break;
+    case MIGRATION_CONTROL_TYPE_LOADED:
+        mux_source_loaded(m);
+        break;
+    default:
+        break;
+    }
+}
+
+static void mux_source_broken(const Error *err, void *opaque)
+{
+    mux_source_fail(opaque, err);
+}
+
+static void mux_source_control_ended(void *opaque)
+{
+    MuxSource *m = opaque;
+    QIOChannelMux *ioc = mux_control_stream(m->control);
+    g_autoptr(Error) err = qio_channel_mux_get_error(ioc);
+
+    if (!err && qio_channel_mux_state(ioc) != MUX_STREAM_RESET) {
+        error_setg(&err, "stream 'control': the destination ended the "
+                   "stream early");
+    }
     if (!m->committed) {
         mux_source_ended(m, err);
     }
 }
 
-static const MuxSessionOps mux_source_ops = {
-    .ready = mux_source_ready,
-    .changed = mux_source_changed,
-    .ended = mux_source_session_ended,
-    .tick = mux_watch_tick,
+static const MuxControlOps mux_source_control_ops = {
+    .message = mux_source_message,
+    .broken = mux_source_broken,
+    .ended = mux_source_control_ended,
 };
+
+/* --- life --- */
+
+/* The destination answers `main` only when it has accepted the offer. */
+static bool mux_source_open(MuxSource *m, Error **errp)
+{
+    QIOChannelMux *control = mux_session_open(m->session, "control", errp);
+
+    if (!control) {
+        return false;
+    }
+    m->control = mux_control_new(control, MUX_ROLE_SOURCE,
+                                 &mux_source_control_ops, m);
+    object_unref(OBJECT(control));
+    m->main = mux_session_open(m->session, "main", errp);
+    return m->main;
+}
 
 /* Returns NULL with @errp set if the connection is lost already. */
 static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
@@ -478,8 +602,8 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
                                   mux_source_setup_timeout, m);
     m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
     mux_session_set_silence(m->session, migrate_channel_mux_timeout());
-    m->main = mux_session_open(m->session, "main", errp);
-    if (!m->main) {
+    if (!mux_source_open(m, errp)) {
+        mux_control_free(m->control);
         mux_session_detach(m->session);
         mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
         mux_session_unref(m->session);
@@ -592,11 +716,13 @@ void migration_mux_cleanup(MigrationState *s)
     disk_set_release(m->disks);
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
-    mux_session_close(m->session, m->cause, m->cause ? MIGRATION_MUX_LINGER_MS :
-                                                       MIGRATION_MUX_DONE_MS);
     if (m->committed) {
-        mux_session_unref(s->mux_closing);
-        s->mux_closing = mux_session_ref(m->session);
+        mux_departure_free(s->mux_departure);
+        s->mux_departure = mux_departure_new(m->session,
+                                             g_steal_pointer(&m->control));
+    } else {
+        mux_session_close(m->session, m->cause, MIGRATION_MUX_LINGER_MS);
+        g_clear_pointer(&m->control, mux_control_free);
     }
     mux_session_unref(m->session);
     object_unref(OBJECT(m->main));
@@ -609,12 +735,9 @@ void migration_mux_cleanup(MigrationState *s)
 void mux_source_shutdown(MigrationState *s)
 {
     MuxSource *m = s->mux;
-    MuxSession *session = g_steal_pointer(&s->mux_closing);
+    MuxSession *session;
 
-    if (session) {
-        mux_session_close_wait(session, NULL, MIGRATION_MUX_DONE_MS);
-        mux_session_unref(session);
-    }
+    mux_departure_wait(g_steal_pointer(&s->mux_departure));
     if (!m) {
         return;
     }
@@ -628,6 +751,9 @@ void mux_source_shutdown(MigrationState *s)
     mux_source_abort_disks(m);
     disk_set_cancel(m->disks);
     disk_set_release(m->disks);
+    if (m->control) {
+        mux_control_finish(m->control);
+    }
     mux_session_close_wait(session, m->cause,
                            m->committed ? MIGRATION_MUX_DONE_MS :
                                           MIGRATION_MUX_LINGER_MS);

@@ -13,6 +13,7 @@
 #include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "disk-set.h"
+#include "mux-control.h"
 #include "migration.h"
 #include "delivery-probe.h"
 #include "source-flush.h"
@@ -37,6 +38,8 @@ typedef struct MuxSource {
     bool exiting;               /* the process: @s may be gone before a BH */
     bool ending;                /* migration_cleanup() is to follow */
     MuxSession *session;
+    MuxControl *control;
+    bool accepted;              /* the destination takes the offer */
     QIOChannelMux *main;
     DiskSet *disks;
     /* The migration and session threads use these three without the BQL. */
@@ -45,7 +48,7 @@ typedef struct MuxSource {
     bool ended;                 /* well, or with @cause */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     MuxSwitchover switchover;
-    bool committed;             /* the guest is the destination's; BQL */
+    bool committed;             /* the guest is the destination's; BQL, @lock */
     QEMUTimer *setup_timer;     /* for what the peer has to accept */
     bool asked;                 /* atomic: the main loop is to respond */
     /* Used by mux-watch.c; get_clock() times */
@@ -70,6 +73,9 @@ bool mux_source_over(MuxSource *m);
 const Error *mux_source_cause(MuxSource *m);
 
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
+
+/* Send the phase to the destination.  BQL held. */
+void mux_source_say_phase(MuxSource *m);
 
 /*
  * The migration has failed because of @err, which is sent to the destination;

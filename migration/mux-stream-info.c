@@ -61,6 +61,9 @@ MigrationStreamInfo *mux_stream_info_disk(DiskMirror *d)
 void mux_stream_info_report(MigrationInfo *info, MigrationPhase phase,
                             MigrationStreamInfoList *streams)
 {
+    QEMU_BUILD_BUG_ON(MUX_VERSION != 2);
+    info->has_mux_version = true;
+    info->mux_version = MIGRATION_MUX_VERSION_2;
     info->has_phase = true;
     info->phase = phase;
     info->has_streams = streams;

@@ -222,6 +222,7 @@ static void mux_switchover_converge_bh(void *opaque)
     MuxSource *m = opaque;
 
     if (!mux_source_over(m)) {
+        mux_source_say_phase(m);
         mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
         qio_channel_mux_set_urgent(m->main, true);
@@ -305,6 +306,7 @@ void migration_mux_stopping(MigrationState *s)
 {
     if (s->mux) {
         mux_source_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
+        mux_source_say_phase(s->mux);
         /* The limits of the steps say what was awaited */
         mux_switchover_usual_silence(s->mux);
         mux_session_set_deadline(s->mux->session, mux_switchover_stop_ms(0),
@@ -425,10 +427,14 @@ bool migration_mux_handover_commit(MigrationState *s)
     mux_switchover_end_step(m);
 
     BQL_LOCK_GUARD();
-    m->committed = !mux_source_cause(m) && qio_channel_mux_fin_ok(m->main);
-    if (!m->committed) {
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->committed = !m->cause && mux_control_commit(m->control, &err);
+    }
+    if (m->committed) {
+        /* Its end says nothing any more */
+        qio_channel_mux_fin_ok(m->main);
+    } else {
         /* The main loop may not have heard of it: the time may be over, too */
-        err = qio_channel_mux_get_error(m->main);
         mux_source_ended(m, err);
     }
     return m->committed;

@@ -16,6 +16,8 @@
 -- What a side does against the protocol is said where it does it, but for the
 -- number of control frames, and what can be judged at one end only.
 --
+-- The messages of stream control are shown as text, where their ends are.
+--
 -- Streams nbd-<disk> carry NBD.  It is cut into messages here, each of which
 -- goes to Wireshark's own dissector `nbd`.  What that does not know is named
 -- in one line: with Wireshark 4.0 and 4.4 the handshake, and all but READ,
@@ -75,6 +77,10 @@ local f = {
     text = ProtoField.string("qmux.text", "Text"),
     data = ProtoField.bytes("qmux.data", "Data"),
     nbd = ProtoField.string("qmux.nbd", "NBD"),
+    control = ProtoField.none("qmux.control", "Message"),
+    control_length = ProtoField.uint32("qmux.control.length", "Length"),
+    control_type = ProtoField.string("qmux.control.type", "Type"),
+    control_text = ProtoField.string("qmux.control.text", "Text"),
 }
 qmux.fields = f
 
@@ -136,7 +142,7 @@ local function once(key, action)
     return findings[key] or nil
 end
 
--- One direction of a stream: bytes seen, limit, and NBD not yet complete
+-- One direction of a stream: bytes seen, and what makes no message yet
 local function direction(stream, from)
     stream[from] = stream[from] or
         { seen = 0, chunks = {}, waiting = 0, needed = 1 }
@@ -147,6 +153,38 @@ local function stream_of(conn, id)
     conn.streams[id] = conn.streams[id] or
         { requests = {}, limits = {}, reset = {} }
     return conn.streams[id]
+end
+
+-- Messages within DATA ------------------------------------------------------
+
+-- The complete messages of which this DATA has the end.  `parse` is told the
+-- bytes and the stream, and returns the size of the message at the beginning;
+-- with `what`, unless that is only the size of what it needs to tell more.
+local function collect(dir, stream, range, parse)
+    local messages = {}
+
+    dir.chunks[#dir.chunks + 1] = range:bytes()
+    dir.waiting = dir.waiting + range:len()
+    while dir.waiting >= dir.needed do
+        local all = dir.chunks[1]
+        for i = 2, #dir.chunks do
+            all:append(dir.chunks[i])
+        end
+        dir.chunks = { all }
+        local message = parse(all, stream)
+        dir.needed = message.size
+        if message.what and message.size <= all:len() then
+            message.bytes = all:subset(0, message.size)
+            messages[#messages + 1] = message
+            dir.waiting = all:len() - message.size
+            dir.chunks = {}
+            if dir.waiting > 0 then
+                dir.chunks[1] = all:subset(message.size, dir.waiting)
+            end
+            dir.needed = 1
+        end
+    end
+    return messages
 end
 
 -- NBD ----------------------------------------------------------------------
@@ -264,34 +302,6 @@ local function nbd_message(bytes, stream)
              magic = magic }
 end
 
--- The complete messages of which this DATA has the end
-local function nbd_collect(dir, stream, range)
-    local messages = {}
-
-    dir.chunks[#dir.chunks + 1] = range:bytes()
-    dir.waiting = dir.waiting + range:len()
-    while dir.waiting >= dir.needed do
-        local all = dir.chunks[1]
-        for i = 2, #dir.chunks do
-            all:append(dir.chunks[i])
-        end
-        dir.chunks = { all }
-        local message = nbd_message(all, stream)
-        dir.needed = message.size
-        if message.what and message.size <= all:len() then
-            message.bytes = all:subset(0, message.size)
-            messages[#messages + 1] = message
-            dir.waiting = all:len() - message.size
-            dir.chunks = {}
-            if dir.waiting > 0 then
-                dir.chunks[1] = all:subset(message.size, dir.waiting)
-            end
-            dir.needed = 1
-        end
-    end
-    return messages
-end
-
 -- What Wireshark knows in versions that have no name for the dissector
 local nbd_old_commands = { [NBD_CMD_READ] = true, [NBD_CMD_WRITE] = true,
                            [NBD_CMD_DISC] = true }
@@ -321,7 +331,7 @@ local function dissect_nbd(range, pinfo, tree, conn, id, key)
     local stream = stream_of(conn, id)
     local from = sides(conn, pinfo)
     local messages = once(key .. " nbd", function()
-        return nbd_collect(direction(stream, from), stream, range)
+        return collect(direction(stream, from), stream, range, nbd_message)
     end)
 
     for _, message in ipairs(messages) do
@@ -333,6 +343,71 @@ local function dissect_nbd(range, pinfo, tree, conn, id, key)
     end
     if #messages == 0 then
         tree:append_text(", within an NBD message")
+    end
+end
+
+-- Stream control -----------------------------------------------------------
+
+local CONTROL_MAX = 65536
+
+-- The value of the member "type" of the outermost object, or nil
+local function control_type(text)
+    local function plain(string)
+        return (string:gsub("[{}%[%]]", "_"))
+    end
+    local inner = text:gsub("\\.", "__"):gsub('"[^"]*"', plain)
+        :gsub("^%s*{", ""):gsub("%b{}", ""):gsub("%b[]", "")
+
+    return inner:match('"type"%s*:%s*"([^"]*)"')
+end
+
+-- As collect() wants it.  With a length that cannot be, all is shown as one.
+local function control_message(bytes)
+    if bytes:len() < 4 then
+        return { size = 4 }
+    end
+    local length = bytes:tvb("Length")(0, 4):uint()
+    if length == 0 or length > CONTROL_MAX then
+        return { size = bytes:len(), what = "malformed", length = length }
+    end
+    if bytes:len() < 4 + length then
+        return { size = 4 + length }
+    end
+    local text = bytes:subset(4, length):tvb("Message")():string(ENC_UTF_8)
+    local kind = control_type(text)
+    return { size = 4 + length, what = kind or "no type", length = length,
+             kind = kind, text = text }
+end
+
+local function dissect_control(range, pinfo, tree, conn, id, key)
+    local stream = stream_of(conn, id)
+    local messages = once(key .. " control", function()
+        return collect(direction(stream, (sides(conn, pinfo))), stream,
+                       range, control_message)
+    end)
+
+    for _, message in ipairs(messages) do
+        local item = tree:add(f.control, range)
+        local length = item:add(f.control_length, range, message.length)
+        item:append_text(": " .. message.what):set_generated()
+        length:set_generated()
+        if message.kind then
+            item:add(f.control_type, range, message.kind):set_generated()
+        end
+        if message.text then
+            item:add(f.control_text, range, message.text):set_generated()
+        end
+        if not message.text then
+            length:add_proto_expert_info(e.malformed,
+                                         "Message of a bad length")
+        elseif not message.kind then
+            item:add_proto_expert_info(e.malformed, "Message without a type")
+        end
+        pinfo.cols.info:append(" " .. message.what)
+        pinfo.cols.info:fence()
+    end
+    if #messages == 0 then
+        tree:append_text(", within a message")
     end
 end
 
@@ -632,7 +707,9 @@ local function dissect_frame(tvb, pinfo, tree, key)
     pinfo.cols.info:append(" [" .. what .. (kind == DATA and ", " .. length
                                             or "") .. "]")
     pinfo.cols.info:fence()
-    if kind == DATA and name and string.sub(name, 1, 4) == "nbd-" then
+    if kind == DATA and name == "control" then
+        dissect_control(tvb(HEADER_SIZE), pinfo, item, conn, id, key)
+    elseif kind == DATA and name and string.sub(name, 1, 4) == "nbd-" then
         dissect_nbd(tvb(HEADER_SIZE), pinfo, item, conn, id, key)
     end
 end

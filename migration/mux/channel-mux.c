@@ -343,6 +343,34 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
     return taken;
 }
 
+bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
+                                 size_t len, Error **errp)
+{
+    MuxSession *s = ioc->session;
+    const struct iovec iov = { .iov_base = (void *)buf, .iov_len = len };
+    size_t taken = 0;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (s->tx_error) {
+        mux_session_cut(s, s->tx_error);
+    }
+    mux_session_settle(s);
+    if (mux_channel_write_over(ioc)) {
+        mux_channel_write_failed(ioc, errp);
+        return false;
+    }
+    if (!ioc->writing && mux_stream_writable(ioc->stream)) {
+        taken = mux_stream_tx_copy(ioc->stream, &iov, 1);
+        stat64_add(&ioc->bytes_sent, taken);
+        mux_session_settle(s);
+    }
+    if (taken < len) {
+        error_setg(errp, "stream '%s': the peer does not accept data",
+                   ioc->name);
+    }
+    return taken == len;
+}
+
 void qio_channel_mux_hold_back(QIOChannelMux *ioc)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
@@ -461,19 +489,15 @@ void qio_channel_mux_accept(QIOChannelMux *ioc)
     mux_session_settle(ioc->session);
 }
 
-bool qio_channel_mux_fin_ok(QIOChannelMux *ioc)
+void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
 {
     MuxSession *s = ioc->session;
 
     QEMU_LOCK_GUARD(&s->lock);
-    /* The engine may have seen the end just now */
-    mux_session_settle(s);
-    if (mux_channel_aborted(ioc) || s->over || s->closing || s->tx_error) {
-        return false;
+    if (!mux_channel_aborted(ioc) && !s->over && !s->closing) {
+        mux_stream_fin_ok(ioc->stream);
+        mux_session_settle(s);
     }
-    mux_stream_fin_ok(ioc->stream);
-    mux_session_settle(s);
-    return true;
 }
 
 bool qio_channel_mux_has_input(QIOChannelMux *ioc)

@@ -85,6 +85,13 @@ MuxSession *mux_session_ref(MuxSession *session);
 void mux_session_unref(MuxSession *session);
 
 /*
+ * Replace the callbacks.  Neither @ops nor those before have a tick.  Main loop
+ * only, but not in a callback of @session.
+ */
+void mux_session_set_ops(MuxSession *session, const MuxSessionOps *ops,
+                         void *opaque);
+
+/*
  * No callback comes after this returns.  Main loop only, and without a lock
  * that MuxSessionOps.tick takes.
  */
@@ -138,6 +145,9 @@ void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
 void mux_session_close_wait(MuxSession *session, const Error *why,
                             int timeout_ms);
 
+/* Is the transport closed, after mux_session_close() or mux_session_yank()? */
+bool mux_session_closed(MuxSession *session);
+
 /*
  * Opens a stream.  I/O may start at once (it waits for the peer's OPEN_OK).
  *
@@ -145,6 +155,14 @@ void mux_session_close_wait(MuxSession *session, const Error *why,
  */
 QIOChannelMux *mux_session_open(MuxSession *session, const char *name,
                                 Error **errp);
+
+/*
+ * Write all @len bytes of @buf at once, or fail: then the peer does not receive
+ * all of them.  Never blocks.  A write that has failed before on any stream of
+ * the connection makes this one fail, too.
+ */
+bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
+                                 size_t len, Error **errp);
 
 /* The stream's name, valid as long as @ioc */
 const char *qio_channel_mux_name(QIOChannelMux *ioc);
@@ -161,13 +179,8 @@ void qio_channel_mux_accept(QIOChannelMux *ioc);
  */
 void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
 
-/*
- * Answer the peer's FIN, now or when it comes: what it sent is dealt with.
- *
- * Returns: false if the stream or the connection has already ended, so that
- * the peer does not receive this answer
- */
-bool qio_channel_mux_fin_ok(QIOChannelMux *ioc);
+/* Answer the peer's FIN, now or when it comes: what it sent is dealt with. */
+void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 
 /* Whether the peer's FIN_OK came */
 bool qio_channel_mux_fin_acked(QIOChannelMux *ioc);

@@ -236,9 +236,9 @@ void mux_session_call_opened(MuxSession *s, MuxStream *stream)
 {
     QIOChannelMux *ioc;
 
-    if (!s->ops || !s->ops->opened) {
+    if (s->goaway || !s->ops || !s->ops->opened) {
         mux_stream_reset(stream, MUX_CODE_REFUSED,
-                         "this side does not accept streams");
+                         s->goaway ?: "this side does not accept streams");
         mux_stream_release(stream);
         return;
     }
@@ -260,6 +260,16 @@ void mux_session_call_changed(QIOChannelMux *ioc)
     }
     ioc->call_changed = true;
     mux_session_schedule_call(s);
+}
+
+void mux_session_set_ops(MuxSession *s, const MuxSessionOps *ops, void *opaque)
+{
+    GLOBAL_STATE_CODE();
+    QEMU_LOCK_GUARD(&s->lock);
+    if (s->ops) {
+        s->ops = ops;
+        s->opaque = opaque;
+    }
 }
 
 void mux_session_detach(MuxSession *s)
@@ -443,4 +453,10 @@ void mux_session_close_wait(MuxSession *s, const Error *why, int timeout_ms)
         qemu_cond_timedwait(&s->closed_cond, &s->lock,
                             (deadline - now) / SCALE_MS + 1);
     }
+}
+
+bool mux_session_closed(MuxSession *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return s->transport_closed;
 }

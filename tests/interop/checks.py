@@ -7,11 +7,13 @@ import socket
 import unittest
 from pathlib import Path
 
+from muxpeer.connection import MuxError
 from muxpeer.frames import Role
 from scene import Scene
-from vm import DISK_SIZE, DISKS, QEMU, make_images, work_folder
+from vm import DISK_SIZE, DISKS, LISTENING, QEMU, make_images, work_folder
 
 SIZES = {disk: DISK_SIZE for disk in DISKS}
+MULTIFD = 2                     # QEMU's default of multifd-channels
 BUILD = Path(os.environ.get(
     'INTEROP_BUILD', Path(__file__).resolve().parents[2] / 'build/qemu'))
 
@@ -20,8 +22,8 @@ class QEMUScene(Scene):
     """A scene with a QEMU that the test has started."""
 
     def __init__(self, qemu: QEMU, sock, role: Role,
-                 hello: bytes | None = None):
-        super().__init__(sock, role, SIZES, hello)
+                 hello: bytes | None = None, multifd: int = 0):
+        super().__init__(sock, role, SIZES, hello, multifd)
         self.qemu = qemu
 
 
@@ -54,7 +56,8 @@ class Bench:
         for name in capabilities:
             qemu.set_capability(name)
         sock = socket.create_connection(('127.0.0.1', qemu.listen()))
-        return QEMUScene(qemu, sock, role, hello)
+        return QEMUScene(qemu, sock, role, hello,
+                         MULTIFD if 'multifd' in capabilities else 0)
 
     def leave(self, scene: 'QEMUScene') -> None:
         """Cut a connection; a destination ends with it, a source stays."""
@@ -87,14 +90,37 @@ class QEMUTest(unittest.TestCase):
     def assert_failed(self, scene: QEMUScene, text: str) -> None:
         """
         QEMU reports the failure, with that text in it, and at the source
-        no job is left and its guest runs on.
+        no job is left and its guest runs on.  A destination that has not
+        accepted the migration waits on, and reports nothing.
         """
         scene.connection.drop()
+        if scene.role == Role.SOURCE and not scene.accepted:
+            self.assert_listens(scene)
+            return
         answer = scene.qemu.wait_end()
         self.assertEqual(answer['status'], 'failed')
         self.assertIn(text, answer['error-desc'])
         if scene.role == Role.DESTINATION:
             scene.qemu.wait_for_guest()
+
+    def again(self, scene: QEMUScene,
+              hello: bytes | None = None) -> QEMUScene:
+        """Another connection to the same destination."""
+        sock = socket.create_connection(scene.connection.peer)
+        other = QEMUScene(scene.qemu, sock, scene.role, hello, scene.multifd)
+        self.addCleanup(other.connection.drop)
+        return other
+
+    def assert_listens(self, scene: QEMUScene) -> None:
+        """A destination is as before, and accepts a good source."""
+        self.assertEqual(scene.qemu.status(), LISTENING)
+        self.assertEqual(scene.qemu.qmp.cmd('query-status')['status'],
+                         'inmigrate')
+        good = self.again(scene)
+        try:
+            good.main()
+        except MuxError as error:
+            self.fail(error)
 
 
 def for_each(cases, possible=lambda case, role: True):

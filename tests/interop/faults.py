@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from muxpeer import frames
 from muxpeer.frames import Code, Frame, Hello, Role, Type, data, numbered
-from scene import Scene
+from scene import MAIN_ID, Scene
 
 BIT = 1 << 63
 PAYLOAD = b'12345678'
@@ -122,15 +122,16 @@ frame_fault('type 0x0b', Frame(0x0b))
 frame_fault('type 0x7f', Frame(0x7f))
 for _kind in Type:
     if _kind in frames.ABOUT_CONNECTION:
-        frame_fault(f'{_kind.name} about stream 1', about(_kind, 1))
+        frame_fault(f'{_kind.name} about stream {MAIN_ID}',
+                    about(_kind, MAIN_ID))
     else:
         frame_fault(f'{_kind.name} about stream 0', about(_kind, 0))
-    _id = 0 if _kind in frames.ABOUT_CONNECTION else 1
+    _id = 0 if _kind in frames.ABOUT_CONNECTION else MAIN_ID
     if frames.LENGTHS[_kind] == (8, 8):
         frame_fault(f'{_kind.name} of 7 bytes', Frame(_kind, _id, bytes(7)))
         frame_fault(f'{_kind.name} of 9 bytes', Frame(_kind, _id, bytes(9)))
 frame_fault('RESET of 1025 bytes',
-            Frame(Type.RESET, 1, b'x' * 1025, Code.ABORTED))
+            Frame(Type.RESET, MAIN_ID, b'x' * 1025, Code.ABORTED))
 frame_fault('GOAWAY of 1025 bytes',
             Frame(Type.GOAWAY, 0, b'x' * 1025, Code.ABORTED))
 frame_fault('PONG that answers no PING', Frame(Type.PONG, 0, PAYLOAD))
@@ -193,7 +194,7 @@ def open_unanswered(scene: Scene) -> dict:
 @fault('OPEN beyond 4096 in a lifetime')
 def open_lifetime(scene: Scene) -> dict:
     conn = scene.connection
-    mine = scene.role == Role.SOURCE            # then main is one of them
+    mine = 2 if scene.role == Role.SOURCE else 0    # control and main
     for _ in range(frames.STREAMS_IN_LIFETIME - mine):
         stream = conn.offer('foo')
     conn.wait(lambda: stream.reset)
@@ -205,22 +206,22 @@ def open_lifetime(scene: Scene) -> dict:
 @fault('WINDOW beyond the limit of control frames')
 def window_flood(scene: Scene) -> None:
     # with what time allows meanwhile
-    scene.send(*[numbered(Type.WINDOW, 1, 0)] * 70000)
+    scene.send(*[numbered(Type.WINDOW, MAIN_ID, 0)] * 70000)
 
 
 @fault('DATA of 0 bytes')
 def data_empty(scene: Scene) -> None:
-    scene.send(data(1, 0, b''))
+    scene.send(data(MAIN_ID, 0, b''))
 
 
 @fault('DATA above max frame')
 def data_long(scene: Scene) -> None:
-    scene.send(data(1, 0, bytes(scene.max_frame + 1)))
+    scene.send(data(MAIN_ID, 0, bytes(scene.max_frame + 1)))
 
 
 @fault('DATA with offset 1 instead of 0')
 def data_offset(scene: Scene) -> None:
-    scene.send(data(1, 1, b'x'))
+    scene.send(data(MAIN_ID, 1, b'x'))
 
 
 @fault('DATA beyond the credit', Scene.deaf)
@@ -250,7 +251,7 @@ def data_finished(scene: Scene) -> dict:
 
 @fault('FIN with size 1 after 0 bytes')
 def fin_size(scene: Scene) -> None:
-    scene.send(numbered(Type.FIN, 1, 1))
+    scene.send(numbered(Type.FIN, MAIN_ID, 1))
 
 
 @fault('FIN with size 1 after 0 bytes on an id that was refused',
@@ -262,7 +263,7 @@ def fin_size_refused(scene: Scene) -> dict:
 
 @fault('FIN_OK without FIN')
 def fin_ok_early(scene: Scene) -> None:
-    scene.send(numbered(Type.FIN_OK, 1, 0))
+    scene.send(numbered(Type.FIN_OK, MAIN_ID, 0))
 
 
 @fault('FIN_OK with another size than FIN', Scene.disk)

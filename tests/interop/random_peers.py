@@ -3,10 +3,12 @@
 """
 Migrations of a real QEMU with a peer that injects random faults.
 
-The peer speaks the multiplexer's protocol, and NBD and the migration stream on
-top of it, mostly correctly.  After each round QEMU must still run and respond
-to QMP, must have reported how the migration ended, and must have no additional
-file descriptors or block jobs; the guest of a source must continue to run.
+The peer speaks the multiplexer's protocol, and control, NBD and the migration
+stream on top of it, mostly correctly.  After each round QEMU must still run,
+respond to QMP, have reported how the migration ended, and have no additional
+file descriptors or block jobs; the guest of a source must continue to run,
+unless the peer has said that everything is loaded.  A destination that has
+accepted nothing must wait on.
 
 Prints TAP, with QEMU's output after a failure, and a comment when QMP took
 longer than a second.  QEMU is ended by 'quit', so that LeakSanitizer can
@@ -25,16 +27,19 @@ import threading
 import time
 from pathlib import Path
 
-from muxpeer import connection, nbd
+from muxpeer import connection, control, nbd
 from muxpeer.connection import Connection, MuxError
+from muxpeer.control import Control, make_offer, pack
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Role
 from muxpeer.nbd import NBDError
-from vm import (DISK_SIZE, DISKS, ENDS, QEMU, QMPError, make_images,
-                wait_until, work_folder)
+from scene import MAIN_ID
+from vm import (DISK_SIZE, DISKS, ENDS, LISTENING, QEMU, QMPError,
+                make_images, wait_until, work_folder)
 
 LIMIT_MS = 1000                 # QEMU's, for a peer that makes no progress
 RATES = (0, 0.002, 0.02, 0.1, 0.4)
+ON_CONTROL = 0.2                # of what else goes wrong, to get beyond it
 OPT_LIST, OPT_STARTTLS, OPT_INFO = 3, 5, 6
 DONE = 1
 SETTLE = 30                     # seconds until resources are released
@@ -71,6 +76,87 @@ class FaultChooser:
                                  self.rng.getrandbits(bits),
                                  (1 << bits) - 1))
         return (value + self.rng.choice((-1, 0, 0, 1))) % (1 << bits)
+
+
+class RandomControl(Control):
+    """Says the right thing, or something else."""
+
+    def __init__(self, stream: connection.Stream, faults: FaultChooser):
+        super().__init__(stream)
+        self.faults = faults
+
+    def say(self, message: dict | bytes) -> None:
+        faults, rng = self.faults, self.faults.rng
+        if not (faults.happens() and rng.random() < ON_CONTROL):
+            super().say(message)
+            return
+        self.said.add(message['type'])      # QEMU may take it for that
+        right = pack(message)
+        text = right[control.LENGTH.size:]
+
+        def raw(data: bytes) -> None:
+            self.stream.write(data)
+
+        def bad_length():
+            raw(control.LENGTH.pack(faults.number(32)) + text)
+
+        def wrong_text():
+            raw(pack(faults.bytes()))
+
+        def cut_text():
+            raw(pack(text[:rng.randrange(1, len(text))]))
+
+        def deep():
+            depth = rng.choice((control.NESTING_MAX, 100, 30000))
+            raw(pack(b'{"type":"x","y":' + b'[' * depth + b']' * depth
+                     + b'}'))
+
+        def unknown_type():
+            raw(pack({'type': 'no-such', 'require': ['x']}) + right)
+
+        def unknown_member():
+            raw(pack({**message, 'no-such': [{}]}))
+
+        def required():
+            raw(pack({**message, 'no-such': 1, 'require': ['no-such']}))
+
+        def missing_member():
+            raw(pack({'type': message['type']}))
+
+        def other_value():
+            raw(pack({name: name == 'type' and value or rng.choice(
+                (None, -1, 1 << 64, 'x', [], {}, [value]))
+                for name, value in message.items()}))
+
+        def other_kind():
+            raw(pack({**message, 'type': rng.choice(
+                [*control.MESSAGES])}))
+
+        def too_much():
+            raw(pack(b'{"type":"no-such"}'.ljust(control.MESSAGE_MAX))
+                * rng.choice((4, 16)))
+
+        def in_pieces():
+            for byte in right:
+                raw(bytes([byte]))
+
+        def twice():
+            raw(right * 2)
+
+        def nothing():
+            pass
+
+        def abort():
+            self.stream.abort(rng.randrange(1, 9), 'no more')
+            raise PeerDone
+
+        def finish():
+            self.stream.finish()
+
+        faults.one_of(bad_length, wrong_text, cut_text, deep, unknown_type,
+                      unknown_member, required, missing_member, other_value,
+                      other_kind, too_much, in_pieces, twice, nothing, abort,
+                      finish)
 
 
 class RandomServer:
@@ -303,6 +389,13 @@ class Round:
         self.slow = self.faults.happens()
         self.qmp_time = 0.0             # seconds, of the slowest command
         self.qmp_name = ''
+        self.control: Control | None = None
+        self.loaded = threading.Event()
+
+    @property
+    def may_have_guest(self) -> bool:
+        """Whether a source may have given its guest up, or will."""
+        return self.control is not None and 'loaded' in self.control.said
 
     def ask(self, qemu: QEMU, command: str):
         began = time.monotonic()
@@ -360,16 +453,35 @@ class Round:
     def accept(self, conn: Connection, stream: connection.Stream) -> None:
         """A stream of a source."""
         rng = self.faults.rng
-        if self.faults.happens():
+        if self.faults.happens() and (stream.name != control.NAME
+                                      or rng.random() < ON_CONTROL):
             stream.abort(Code.REFUSED, 'not this one')
             return
-        if self.slow:
+        if self.slow and stream.name != control.NAME:
             conn.engine.window = rng.choice((0, 1, 64, 400, 5000))
         conn.accept(stream)
-        if stream.name == 'main':
+        if stream.name == control.NAME:
+            self.control = RandomControl(stream, self.faults)
+            self.start(lambda: self.talk(conn))
+        elif stream.name == control.MAIN:
             self.start(lambda: self.take(stream))
         else:
             self.start(RandomServer(stream, self.faults).serve)
+
+    def talk(self, conn: Connection) -> None:
+        """A destination's part on control."""
+        self.control.introduce()
+        self.control.expect('offer')
+        self.control.accept()
+        conn.wait(lambda: MAIN_ID in conn.streams)
+        self.accept(conn, conn.streams[MAIN_ID])
+        if not self.loaded.wait(SETTLE):
+            return
+        self.control.send('loaded')
+        self.control.expect('committed')
+        self.control.send('running')
+        self.control.stream.finish()
+        self.control.stream.settle()
 
     def take(self, stream: connection.Stream) -> None:
         def garbage_on_main():
@@ -390,17 +502,24 @@ class Round:
                 self.faults.one_of(stream.finish, stream.settle,
                                  garbage_on_main)
         self.faults.one_of(hand_over, only_settle, only_finish)
+        self.loaded.set()
 
     def be_destination(self, sock: socket.socket) -> Connection:
-        conn = Connection(sock, Engine(Role.DESTINATION),
-                          on_open=lambda stream: self.accept(conn, stream))
-        return conn
+        def opened(stream: connection.Stream) -> None:
+            if stream.name != control.MAIN:     # which talk() accepts
+                self.accept(stream.connection, stream)
+        return Connection(sock, Engine(Role.DESTINATION), on_open=opened)
 
     def be_source(self, sock: socket.socket) -> Connection:
         conn = Connection(sock, Engine(Role.SOURCE))
 
         def work():
-            main = conn.open('main')
+            opened = conn.offer(control.NAME)
+            early = conn.offer(control.MAIN)
+            self.control = RandomControl(conn.opened(opened), self.faults)
+            self.control.propose(**make_offer(
+                {disk: DISK_SIZE for disk in DISKS}))
+            main = conn.opened(early)
             for disk in DISKS:
                 if self.faults.happens():
                     continue
@@ -464,7 +583,7 @@ class Sources:
         play.end(conn, qemu)
         status = play.wait_end(qemu)['status']
         conn.drop()
-        if status == 'completed':
+        if status == 'completed' or play.may_have_guest:
             self.end_life()
             return status
         qemu.wait_for_guest()
@@ -484,6 +603,11 @@ class Destinations:
     def close(self) -> None:
         """Nothing is open."""
 
+    @staticmethod
+    def waits_on(qemu: QEMU, before: int) -> bool:
+        """Whether it listens, and has closed all connections."""
+        return qemu.status() == LISTENING and qemu.descriptors() <= before
+
     def one(self, play: Round) -> str:
         with work_folder() as name:
             folder = Path(name)
@@ -492,12 +616,16 @@ class Destinations:
                       incoming=True) as qemu:
                 self.last = qemu
                 limits(qemu)
+                port = qemu.listen()
                 before = qemu.descriptors()
-                sock = socket.create_connection(('127.0.0.1', qemu.listen()))
-                conn = play.be_source(sock)
+                conn = play.be_source(
+                    socket.create_connection(('127.0.0.1', port)))
                 play.end(conn, qemu)
                 conn.drop()
-                answer = play.wait_end(qemu)
+                wait_until(lambda: play.ask(qemu, 'query-migrate')['status']
+                           in ENDS or self.waits_on(qemu, before), 'the end',
+                           lambda: qemu.qmp.cmd('query-migrate'))
+                answer = qemu.qmp.cmd('query-migrate')
                 if qemu.qmp.cmd('query-status')['running']:
                     raise QMPError('the guest runs')
                 wait_until(lambda: qemu.descriptors() <= before,

@@ -12,10 +12,15 @@ from pathlib import Path
 
 from muxpeer import frames
 from muxpeer.connection import PATIENCE, Connection, MuxError, Stream
+from muxpeer.control import KNOWS, MAIN, NAME, Control, make_offer
 from muxpeer.engine import Engine
 from muxpeer.frames import Frame, Hello, Role, Type
 from muxpeer.nbd import Client, Server
 from muxpeer.record import end
+
+CONTROL_ID, MAIN_ID = 1, 3
+# Without the only message that comes at any time
+STEADY = [name for name in KNOWS if name.partition('.')[0] != 'phase']
 
 
 class Scene:
@@ -26,10 +31,12 @@ class Scene:
     """
 
     def __init__(self, sock, role: Role, disks: dict[str, int],
-                 hello: bytes | None = None):
+                 hello: bytes | None = None, multifd: int = 0):
         self.role = role
         self.disks = disks
+        self.multifd = multifd          # streams that are offered
         self.stream: Stream | None = None
+        self.control: Control | None = None
         self.began = self.heard = time.monotonic()      # QEMU's last bytes
         self._seen = bytearray()
         engine = Engine(role)
@@ -45,15 +52,44 @@ class Scene:
 
     # Stages
 
+    def controlled(self) -> None:
+        """control is open, and nothing was said on it by this side."""
+        if self.role == Role.SOURCE:
+            self.stream = self.connection.open(NAME)
+        else:
+            self.stream = self._offered(CONTROL_ID)
+            self.connection.accept(self.stream)
+        self.control = Control(self.stream)
+
+    def introduced(self) -> None:
+        """Both sides have said what they know."""
+        self.controlled()
+        self.control.introduce(STEADY)
+
+    def proposed(self) -> None:
+        """The offer was made, and has no answer (as destination)."""
+        self.introduced()
+        self.control.expect('offer')
+
+    def agreed(self) -> None:
+        """The destination has accepted the migration."""
+        if self.role == Role.SOURCE:
+            self.controlled()
+            self.control.propose(**make_offer(self.disks, self.multifd))
+        else:
+            self.proposed()
+            self.control.accept()
+
     def offered(self) -> None:
         """main was offered by QEMU, and has no answer (as destination)."""
-        self.connection.wait(lambda: 1 in self.connection.streams)
-        self.stream = self.connection.streams[1]
+        self.agreed()
+        self.stream = self._offered(MAIN_ID)
 
     def main(self) -> None:
         """main is open."""
         if self.role == Role.SOURCE:
-            self.stream = self.connection.open('main')
+            self.agreed()
+            self.stream = self.connection.open(MAIN)
         else:
             self.offered()
             self.connection.accept(self.stream)
@@ -96,12 +132,22 @@ class Scene:
         self.stream = self.connection.offer('nbd-no-such')
         self.connection.wait(lambda: self.stream.reset)
 
+    def _offered(self, number: int) -> Stream:
+        """By QEMU."""
+        self.connection.wait(lambda: number in self.connection.streams)
+        return self.connection.streams[number]
+
     # What can be done then
 
     @property
     def next_id(self) -> int:
         """An id that this side may open."""
         return 1001 if self.role == Role.SOURCE else 1002
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the destination has accepted the migration."""
+        return self.control is not None and self.control.accepted
 
     @property
     def credit(self) -> int:
@@ -167,7 +213,7 @@ class Scene:
     def _offered_disks(self) -> list[Stream]:
         """By QEMU, as source."""
         return [stream for number, stream in self.connection.streams.items()
-                if number % 2 and stream.name != 'main']
+                if number % 2 and stream.name not in (NAME, MAIN)]
 
     def _has_all_disks(self) -> bool:
         return len(self._offered_disks()) == len(self.disks)

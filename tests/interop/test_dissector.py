@@ -17,13 +17,14 @@ from unittest import mock
 
 import pcap
 from muxpeer import frames, nbd
+from muxpeer.control import LENGTH, pack
 from muxpeer.frames import Hello, Role, Type, data, numbered
 from pcap import ADDRESSES, Capture
 from checks import BUILD
 from scene import decode
 from test_migration import record
 from tlscapture import TLSCapture
-from tshark import TROUBLE, knows_handshake, tshark
+from tshark import TROUBLE, info_column, knows_handshake, tshark
 from vm import DISKS, QEMU, make_images, work_folder
 
 SIDES = {'.'.join(map(str, address)): direction
@@ -197,7 +198,8 @@ class Recordings(DissectorTest):
             self.assertEqual(seen.count('DISC request, offset 0, length 0'),
                              len(DISKS))
             self.assertEqual({name for _, names in packets for name in names},
-                             {'main', *(f'nbd-{disk}' for disk in DISKS)})
+                             {'control', 'main',
+                              *(f'nbd-{disk}' for disk in DISKS)})
             self.assertEqual(tshark(path, 'frame.number', only=TROUBLE,
                                     passes=passes, options=options), [])
 
@@ -243,15 +245,17 @@ class DecodeAs(DissectorTest):
                    '-o', f'tls.keylog_file:{capture.keys}')
 
 
-class Disks(DissectorTest):
-    """Two NBD sessions of one connection, with the same cookies."""
+class StreamTest(DissectorTest):
+    """A connection with open streams."""
+
+    STREAMS: dict[int, bytes] = {}
 
     def setUp(self):
         super().setUp()
         self.sent = {}
         self.traffic('out', Hello(Role.SOURCE).pack())
         self.traffic('in', Hello(Role.DESTINATION).pack())
-        for stream, name in ((1, b'nbd-a'), (3, b'nbd-b')):
+        for stream, name in self.STREAMS.items():
             self.traffic('out', frames.open_(stream, 5000, name).pack())
             self.traffic('in', numbered(Type.OPEN_OK, stream, 5000).pack())
 
@@ -260,6 +264,12 @@ class Disks(DissectorTest):
         offset = self.sent.get(key, 0)
         self.sent[key] = offset + len(payload)
         self.traffic(direction, data(stream, offset, payload).pack())
+
+
+class Disks(StreamTest):
+    """Two NBD sessions of one connection, with the same cookies."""
+
+    STREAMS = {1: b'nbd-a', 3: b'nbd-b'}
 
     def test_each_has_its_own_session(self):
         """Replies belong to the requests on the same stream."""
@@ -338,6 +348,70 @@ class Disks(DissectorTest):
                                  ['WRITE request, offset 0, length 2000',
                                   'FLUSH request, offset 0, length 0',
                                   'FLUSH request, offset 0, length 0'])
+
+
+class Control(StreamTest):
+    """The messages of stream control."""
+
+    STREAMS = {1: b'control'}
+    TYPES = 'knows', 'offer', 'accepted'
+
+    def setUp(self):
+        super().setUp()
+        offer = {'x': {'type': 'no'}, 'y': '}"{', 'type': 'offer', 'z': [1]}
+        self.messages = [pack(message) for message in (
+            {'type': 'knows', 'names': ['phase'] * 300}, offer,
+            {'type': 'accepted'})]
+
+    def check(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.send('out', 1, piece)
+        path = self.traffic.write(self.folder)
+        for passes in (1, 2):
+            with self.subTest(passes=passes):
+                self.assert_all_frames(path, passes)
+                self.assert_messages(path, passes)
+
+    def assert_messages(self, path: Path, passes: int) -> None:
+        packets = tshark(path, 'qmux.control.length', 'qmux.control.type',
+                         info_column(), passes=passes)
+        lengths = [length for lengths, *_ in packets for length in lengths]
+        self.assertEqual(lengths, [str(len(message) - LENGTH.size)
+                                   for message in self.messages])
+        self.assertEqual([kind for _, kinds, _ in packets for kind in kinds],
+                         [*self.TYPES])
+        said = [word for *_, infos in packets for info in infos
+                for word in info.split() if word in self.TYPES]
+        self.assertEqual(said, [*self.TYPES])
+
+    def test_one_by_one(self):
+        self.check(*self.messages)
+
+    def test_several_in_one_frame(self):
+        self.check(b''.join(self.messages))
+
+    def test_messages_that_span_frames(self):
+        whole = b''.join(self.messages)
+        self.check(whole[:2], whole[2:100], whole[100:-3], whole[-3:])
+
+    def test_text(self):
+        text = '{"type":"phase","phase":"a\\u00e4\u00e4"}'
+        self.send('in', 1, pack(text.encode()))
+        self.assertEqual(tshark(self.traffic.write(self.folder),
+                                'qmux.control.text',
+                                only='qmux.control'), [[[text]]])
+
+    def test_messages_that_are_none(self):
+        for piece, text in (
+                (pack(b'[]'), 'Message without a type'),
+                (LENGTH.pack(0), 'Message of a bad length'),
+                (LENGTH.pack(65537) + b'x', 'Message of a bad length')):
+            with self.subTest(piece):
+                self.setUp()
+                self.send('out', 1, piece)
+                self.assertEqual(
+                    tshark(self.traffic.write(self.folder),
+                           '_ws.expert.message', only=TROUBLE), [[[text]]])
 
 
 class Other(DissectorTest):

@@ -12,12 +12,13 @@ import unittest
 
 import document
 import faults
-from muxpeer import frames
+from muxpeer import control, frames
 from muxpeer.engine import Engine, Fault, State
 from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
 
 MIGRATION = document.PATH.parents[2] / 'migration'
 HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h')
+CONTROL_HEADERS = ('control-message.h',)
 BYTES = document.vectors()
 WINDOW = 100
 
@@ -26,9 +27,9 @@ def numbers(cell: str) -> list[int]:
     return [int(digits) for digits in re.findall(r'\d+', cell)]
 
 
-def macros() -> dict[str, int]:
+def macros(headers=HEADERS) -> dict[str, int]:
     """QEMU's constants."""
-    text = ''.join((MIGRATION / header).read_text() for header in HEADERS)
+    text = ''.join((MIGRATION / header).read_text() for header in headers)
     text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
     result = {'NANOSECONDS_PER_SECOND': 10**9}
     define = re.compile(r'^#define (\w*MUX_\w+)[ \t]+([\w() *]+)$', re.M)
@@ -302,6 +303,84 @@ class Tables(unittest.TestCase):
                             side.feed(hello)
                         self.assertEqual(caught.exception.code,
                                          Code.INCOMPATIBLE)
+
+
+class Control(unittest.TestCase):
+    """What section "control" says of messages."""
+
+    def setUp(self):
+        text = document.PATH.read_text(encoding='utf-8')
+        self.text = re.search(r'^control\n-+\n(.*?)^main\n-+\n', text,
+                              re.M | re.S).group(1)
+
+    def stated(self) -> list[int]:
+        """Limits: of a message, of nesting, before `accepted`, in all."""
+        least, most, deep, kib, mib = re.search(
+            r'(\d+) to (\d+) bytes long\. .* nested (\d+) deep at most.* '
+            r'carries at most (\d+) KiB before .*, and (\d+) MiB in all',
+            ' '.join(self.text.split())).groups()
+        self.assertEqual(least, '1')
+        return [int(most), int(deep), int(kib) << 10, int(mib) << 20]
+
+    def test_limits(self):
+        self.assertEqual(self.stated(), [
+            control.MESSAGE_MAX, control.NESTING_MAX, control.UNACCEPTED_MAX,
+            control.LIFETIME_MAX])
+
+    def test_limits_of_qemu(self):
+        q = macros(CONTROL_HEADERS)
+        self.assertEqual(self.stated(), [
+            q['MUX_CONTROL_MESSAGE_MAX'], q['MUX_CONTROL_NESTING_MAX'],
+            q['MUX_CONTROL_UNACCEPTED_MAX'], q['MUX_CONTROL_LIFETIME_MAX']])
+
+    def test_kinds(self):
+        """Each with its sender."""
+        senders = {kind: sender for kind, sender, _
+                   in document.table('Messages')}
+        self.assertEqual(senders, {'knows': 'both', **{
+            kind: role.name.lower() for role, kinds in control.AFTER.items()
+            for kind in kinds}})
+        self.assertEqual(list(senders), list(control.MESSAGES))
+
+    def test_members(self):
+        """A paragraph for each, which names those within it."""
+        described = {}
+        for kinds, body in re.findall(
+                r'^(\w+(?:, \w+)*)\n((?:  .*\n|\n)+)', self.text, re.M):
+            for kind in kinds.split(', '):
+                described[kind] = self.members(body)
+        for kind in control.MESSAGES.keys() - described.keys():
+            self.fail(f'{kind} is not described')
+        self.assertEqual(
+            {kind: described[kind] for kind in control.MESSAGES},
+            {kind: self.shape(members)
+             for kind, members in control.MESSAGES.items()})
+
+    @staticmethod
+    def members(body: str) -> dict[str, list[str]]:
+        """The members, with their members; optional ones have asterisks."""
+        result = {}
+        for paragraph in body.split('\n\n'):
+            head, *inner = [
+                [name + '*' * bool(optional) for name, optional in
+                 re.findall(r'(?<!\*)\*([a-z-]+)\*(\\\*)?', part)]
+                for part in paragraph.split('with the members')]
+            if paragraph.strip().startswith('*'):
+                result[head[0]] = inner[0] if inner else []
+        return result
+
+    @staticmethod
+    def shape(members: dict) -> dict[str, list[str]]:
+        return {name: list(inner[0]) if isinstance(inner, list) and
+                isinstance(inner[0], dict) else []
+                for name, inner in members.items()}
+
+    def test_names(self):
+        """As the example in the text has them."""
+        self.assertIn('offer.disks.size', self.text)
+        self.assertIn('offer.disks.size', control.KNOWS)
+        for name in 'knows', 'knows.names', 'offer.type':
+            self.assertNotIn(name, control.KNOWS)
 
 
 class LateFrames(unittest.TestCase):

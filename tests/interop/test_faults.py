@@ -124,7 +124,7 @@ class Command(QEMUTest):
         with qemu:
             process = self.peer(name, '--connect', f'--port={qemu.listen()}')
             self.assert_answered(process, qemu, FRAME[name], {
-                'peer': 'source', 'stream': "stream 'nbd-disk0' (id 3)"})
+                'peer': 'source', 'stream': "stream 'nbd-disk0' (id 5)"})
 
     def test_as_destination(self):
         name = 'length 39'

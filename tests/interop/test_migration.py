@@ -15,12 +15,13 @@ from types import SimpleNamespace
 
 from checks import BUILD, SIZES, QEMUTest, for_each
 from muxpeer import frames
-from muxpeer.connection import PATIENCE, Connection, MuxError
+from muxpeer.connection import Connection, MuxError
+from muxpeer.control import DISK
 from muxpeer.engine import Engine
 from muxpeer.frames import Code, Frame, Hello, Role, Type
 from muxpeer.nbd import SEND_FLUSH, SERVED, Server
-from muxpeer.record import DISK, Recorder, image, replay, send
-from scene import Scene, goaway
+from muxpeer.record import Recorder, image, replay, send
+from scene import MAIN_ID, Scene, goaway
 from vm import DISK_SIZE, DISKS, QEMU, make_images, work_folder
 
 
@@ -131,7 +132,7 @@ class Migrations(WholeMigration):
 
 
 class Handover(WholeMigration):
-    """The guest runs where the end of main says, and nowhere else."""
+    """The guest runs where control says, and nowhere else."""
 
     def test_source_goes_on_if_loading_fails(self):
         class Failing(Recorder):
@@ -155,13 +156,13 @@ class Handover(WholeMigration):
             source.wait_for_guest()
 
     def test_destination_needs_the_last_word(self):
-        """All is loaded, and the source's FIN_OK of main does not come."""
+        """All is loaded, and the source's `committed` does not come."""
         record(self.folder)
         with self.destination() as qemu:
             sock = socket.create_connection(('127.0.0.1', qemu.listen()))
             conn = Connection(sock, Engine(Role.SOURCE))
-            main = send(conn, self.folder, DISKS)[0]
-            conn.wait(lambda: main.ended)
+            control, _ = send(conn, self.folder, DISKS)
+            control.expect('loaded')
             self.assertFalse(qemu.qmp.cmd('query-status')['running'])
             conn.drop()
             answer = qemu.wait_end()
@@ -191,7 +192,7 @@ def skipped_types(scene: Scene) -> None:
 
 @oddity('arg where it has no meaning')
 def meaningless_arg(scene: Scene) -> None:
-    window = frames.numbered(Type.WINDOW, 1, scene.credit)
+    window = frames.numbered(Type.WINDOW, MAIN_ID, scene.credit)
     window.arg = 7
     scene.connection.send_raw(window.pack())
 
@@ -200,7 +201,7 @@ def meaningless_arg(scene: Scene) -> None:
 def windows(scene: Scene) -> None:
     for limit in (0, 0, (1 << 64) - 1, (1 << 64) - 1, 1):
         scene.connection.send_raw(
-            frames.numbered(Type.WINDOW, 1, limit).pack())
+            frames.numbered(Type.WINDOW, MAIN_ID, limit).pack())
 
 
 @oddity('bytes one by one')
@@ -224,7 +225,7 @@ def many(scene: Scene) -> None:
     def ask(engine):
         for number in range(400):
             engine.ping(number.to_bytes(8, 'big'))
-            engine.send(frames.numbered(Type.WINDOW, 1, 0))
+            engine.send(frames.numbered(Type.WINDOW, MAIN_ID, 0))
     for _ in range(100):
         scene.connection.offer('nbd-no-such')
     scene.connection.do(ask)
@@ -236,7 +237,7 @@ def many(scene: Scene) -> None:
 def patient(scene: Scene) -> None:
     def flood(engine):
         for _ in range(frames.CONTROL_BURST + 500):
-            engine.send(frames.numbered(Type.WINDOW, 1, 0))
+            engine.send(frames.numbered(Type.WINDOW, MAIN_ID, 0))
     scene.connection.do(flood)
     scene.connection.flush()
 
@@ -307,33 +308,16 @@ class Refusals(QEMUTest):
         scene = self.to_qemu(Role.SOURCE)
         scene.main()
         scene.connection.open('nbd-disk0')
-        for name in ('main', 'nbd-disk0'):
+        for name in ('control', 'main', 'nbd-disk0'):
             with self.assertRaises(MuxError) as caught:
                 scene.connection.open(name)
             self.assertEqual(caught.exception.code, Code.REFUSED)
 
-    def test_second_connection(self):
-        """It is closed without a word, at any time."""
-        scene = self.to_qemu(Role.SOURCE, b'')
-        for stage in (lambda: None,
-                      lambda: scene.connection.send_raw(
-                          Hello(Role.SOURCE).pack()),
-                      scene.main):
-            stage()
-            with socket.create_connection(scene.connection.peer) as second:
-                second.settimeout(PATIENCE)
-                try:
-                    self.assertEqual(second.recv(1), b'')
-                except ConnectionResetError:
-                    pass
-        scene.connection.do(lambda engine: engine.ping(b'question'))
-        scene.connection.wait(lambda: scene.count(Type.PONG))
-
     def test_refused_disk_fails_the_migration(self):
         scene = self.to_qemu(Role.DESTINATION)
         scene.main()
-        scene.connection.wait(lambda: len(scene.connection.streams) > 1)
-        stream = scene.connection.streams[3]
+        scene.connection.wait(lambda: len(scene.connection.streams) > 2)
+        stream = scene.connection.streams[MAIN_ID + 2]
         stream.abort(Code.REFUSED, 'there is no room')
         code, text = goaway(scene.answers())
         self.assertEqual(code, Code.ABORTED)

@@ -36,8 +36,18 @@ def tshark(capture: Path, *fields: str, only: str = 'qmux', passes: int = 1,
             for line in result.stdout.splitlines()]
 
 
-def knows_handshake() -> bool:
-    """Whether Wireshark's dissector for NBD is one of those with a name."""
+def knows(field: str) -> bool:
+    """Whether this version has a field of that name."""
     fields = subprocess.run(['tshark', '-G', 'fields'], check=True,
                             capture_output=True, text=True).stdout
-    return '\tnbd.hnd.magic\t' in fields
+    return f'\t{field}\t' in fields
+
+
+def knows_handshake() -> bool:
+    """Whether Wireshark's dissector for NBD is one of those with a name."""
+    return knows('nbd.hnd.magic')
+
+
+def info_column() -> str:
+    """The field that is what a packet's line says."""
+    return '_ws.col.info' if knows('_ws.col.info') else '_ws.col.Info'

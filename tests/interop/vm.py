@@ -6,6 +6,7 @@ waits for it.
 The guest only counts timer ticks in its memory, which shows that it runs.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from guestlib.source import machine_class                      # noqa: E402
 
 DISK_SIZE = 1 << 20
 DISKS = ('disk0', 'disk1')
+LISTENING = 'setup'             # the status of a destination that waits
 ENDS = ('completed', 'failed', 'cancelled')
 COUNTER = 0x7e00
 # cli; xor ax,ax; mov ds,ax; sti; again: inc dword [COUNTER]; hlt; jmp again
@@ -102,6 +104,14 @@ class QEMU:
     def descriptors(self) -> int:
         """How many are open."""
         return len(os.listdir(f'/proc/{self.qmp.pid}/fd'))
+
+    def sockets(self) -> int:
+        """How many of them are sockets."""
+        found = 0
+        for entry in Path(f'/proc/{self.qmp.pid}/fd').iterdir():
+            with contextlib.suppress(FileNotFoundError):    # closed by now
+                found += os.readlink(entry).startswith('socket:')
+        return found
 
     def status(self) -> str:
         return self.qmp.cmd('query-migrate').get('status', 'none')

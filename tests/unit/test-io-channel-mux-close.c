@@ -500,6 +500,51 @@ static void test_cut(void)
     pair_free(p);
 }
 
+/* All of it is written, or the caller knows that the peer lacks some. */
+static void test_write_whole(void)
+{
+    Pair *p = pair_new(0);
+    g_autofree uint8_t *buf = g_malloc0(MiB);
+    g_autofree char *error = NULL;
+    QIOChannel *a, *b;
+    Error *err = NULL;
+
+    a = open_stream(p, "main", &b);
+    qio_channel_set_blocking(a, false, &error_abort);
+    pattern_fill(buf, 100, 7, 0);
+    WAIT_FOR(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), buf, 100, NULL));
+    memset(buf, 0, 100);
+    qio_channel_read_all(b, (char *)buf, 100, &error_abort);
+    pattern_check(buf, 100, 7, 0);
+
+    g_assert_false(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), buf, MiB,
+                                               &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "stream 'main': the peer does not accept data");
+    error_free(err);
+    streams_free(a, b);
+    pair_free(p);
+}
+
+/* An earlier write has failed, but the connection has not ended yet. */
+static void test_write_whole_too_late(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    Error *err = NULL;
+
+    a = open_stream(p, "main", &b);
+    qio_channel_set_blocking(a, false, &error_abort);
+    shutdown(p->src.fd, SHUT_WR);
+    qio_channel_write(a, "x", 1, NULL);
+    g_assert_false(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), "y", 1,
+                                               &err));
+    g_assert(g_str_has_prefix(error_get_pretty(err), "all streams: "));
+    error_free(err);
+    streams_free(a, b);
+    pair_free(p);
+}
+
 /* The limit works while the main loop does not run. */
 static void test_deadline(void)
 {
@@ -831,6 +876,9 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-foreign", test_close_foreign);
     g_test_add_func("/io/channel/mux/close-unsent", test_close_unsent);
     g_test_add_func("/io/channel/mux/cut", test_cut);
+    g_test_add_func("/io/channel/mux/write-whole", test_write_whole);
+    g_test_add_func("/io/channel/mux/write-whole-too-late",
+                    test_write_whole_too_late);
     g_test_add_func("/io/channel/mux/deadline", test_deadline);
     g_test_add_func("/io/channel/mux/idle-is-not-silent",
                     test_idle_is_not_silent);

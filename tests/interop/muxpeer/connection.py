@@ -170,7 +170,10 @@ class Connection:
 
     def open(self, name: str) -> Stream:
         """Open a stream and wait for the answer."""
-        stream = self.offer(name)
+        return self.opened(self.offer(name))
+
+    def opened(self, stream: Stream) -> Stream:
+        """Wait for the answer to an offer."""
         stream._wait(lambda: stream.state.state != State.OFFERED)
         return stream
 

@@ -148,8 +148,12 @@ class Frame:
     @property
     def text(self) -> str:
         """The payload as a text, fit to be shown."""
-        text = self.payload.decode(errors='replace')
-        return ''.join(c if c.isprintable() else '\ufffd' for c in text)
+        return printable(self.payload.decode(errors='replace'))
+
+
+def printable(text: str) -> str:
+    """A text of the peer, fit to be shown."""
+    return ''.join(c if c.isprintable() else '\ufffd' for c in text)
 
 
 def open_(stream: int, limit: int, name: bytes, zero: int = 0,

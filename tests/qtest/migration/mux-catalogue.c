@@ -155,8 +155,8 @@ GStrv mux_fault_texts(const char *fault, const char *phase, const char *side)
 /* --- check of the keys --- */
 
 static const char *const phase_keys[] = {
-    "at", "back", "destination", "destination-later", "source", "status",
-    "stopped", NULL
+    "at", "back", "destination", "destination-later", "hold", "source",
+    "status", "stopped", "waits", NULL
 };
 
 static const char *const fault_keys[] = {
@@ -209,7 +209,7 @@ static void check_cell(const char *fault, const char *phase)
         "not-handed-over", NULL
     };
     static const char *const destinations[] = {
-        "failed", "cut-off", "gone", NULL
+        "failed", "cut-off", "gone", "rejected", NULL
     };
     static const char *const flags[] = { "true", "false", NULL };
     g_autofree char *group = g_strconcat(PHASE, phase, NULL);
@@ -225,7 +225,8 @@ static void check_cell(const char *fault, const char *phase)
         g_assert(mux_fault_get(fault, phase, "source-says"));
     }
     if (!g_str_equal(end, "completed") &&
-        g_strcmp0(mux_fault_get(fault, phase, "destination"), "gone")) {
+        !mux_fault_get(fault, phase, "destination") &&
+        !mux_phase_is(phase, "waits")) {
         g_assert(mux_fault_get(fault, phase, "destination-says"));
     }
     if (mux_fault_get(fault, phase, "relay-back")) {

@@ -48,8 +48,7 @@ static void unlimit_descriptors(QTestState *who)
  * The side that lacks descriptors reports it; so does its peer, if they were
  * connected by then.
  */
-static void assert_descriptors_missed(MuxTest *t, bool at_source,
-                                      unsigned spare)
+static void assert_descriptors_missed(MuxTest *t, bool at_source)
 {
     const char *const cause[] = { g_strerror(EMFILE), NULL };
     const char *const unheard[] = {
@@ -57,10 +56,11 @@ static void assert_descriptors_missed(MuxTest *t, bool at_source,
         "no data received from the destination for 5 s", NULL
     };
 
+    g_autofree char *status = migrate_query_status(t->to);
+
     g_free(mux_assert_has_one_of(t->from, at_source ? cause : unheard));
-    /* Without any, the destination has not seen a connection. */
-    if (spare) {
-        mux_wait_target_status(t, "failed");
+    /* If it has not accepted the migration, the destination waits on. */
+    if (g_str_equal(status, "failed")) {
         g_free(mux_assert_has_one_of(t->to, at_source ? unheard : cause));
     }
 }
@@ -97,7 +97,7 @@ static void run_out_of_descriptors(bool at_source)
         g_test_message("%u spare: %s", spare, status);
         g_assert(spare || g_str_equal(status, "failed"));
         if (g_str_equal(status, "failed")) {
-            assert_descriptors_missed(&t, at_source, spare);
+            assert_descriptors_missed(&t, at_source);
         }
     }
     mux_end(&t, true);

@@ -479,6 +479,7 @@ void mux_assert_error_has(QTestState *who, const char *const *texts)
 static QList *get_streams(QDict *info)
 {
     g_assert(qdict_haskey(info, "phase"));
+    g_assert_cmpstr(qdict_get_str(info, "mux-version"), ==, "2");
     g_assert(qdict_haskey(info, "streams"));
     return qdict_get_qlist(info, "streams");
 }
@@ -643,9 +644,11 @@ void mux_end_after_failure(MuxTest *t)
     g_assert(!t->to || !mux_is_running(t->to));
     mux_assert_nothing_left(t);
 
-    mux_replace_target(t);
+    if (!t->target_waits) {
+        mux_replace_target(t);
+        mux_listen(t, MUX_BOTH_DISKS);
+    }
     g_clear_pointer(&t->via_port, g_free);
-    mux_listen(t, MUX_BOTH_DISKS);
     /* The guest really continues, including its disks. */
     mux_write(t, 0, 0x20, MiB / 2, MiB);
     mux_write(t, 1, 0x21, 0, 64 * KiB);

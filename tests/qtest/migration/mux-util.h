@@ -41,6 +41,7 @@ typedef struct MuxTest {
     const char *to_protocol1;   /* the same below disk1 */
     unsigned to_size_mb;        /* destination's disk0: MUX_DISK_SIZE_MB */
     bool keep_target;           /* the destination survives its failure */
+    bool target_waits;          /* it still waits for a source */
 
     /* Filled in */
     QTestState *from;

@@ -1,0 +1,94 @@
+/*
+ * Stream `control` of a multiplexed migration
+ *
+ * Sends and receives the messages by which both sides agree on what is
+ * migrated, and on who has the guest: section "control" of
+ * docs/interop/migration-mux.rst.  Keeps the peer to the order of the messages
+ * and to their limits.  Never waits for the peer.
+ *
+ * All functions belong to the main loop, BQL held; so do the callbacks.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_MUX_CONTROL_H
+#define MIGRATION_MUX_CONTROL_H
+
+#include "migration/mux/channel-mux.h"
+#include "qapi/qapi-types-migration-control.h"
+
+typedef struct MuxControl MuxControl;
+
+/*
+ * Called by the main loop and by mux_control_receive(); each may free the
+ * MuxControl.
+ */
+typedef struct MuxControlOps {
+    /*
+     * @message has come, in the right order; after `knows` of the peer, the
+     * first one, others can be sent.
+     */
+    void (*message)(const MigrationControl *message, void *opaque);
+
+    /* The peer broke a rule, @err says which; nothing more comes. */
+    void (*broken)(const Error *err, void *opaque);
+
+    /* The stream or the connection has ended; nothing more comes. */
+    void (*ended)(void *opaque);
+} MuxControlOps;
+
+/*
+ * Use @ioc, of which a reference is taken: send `knows` as soon as the stream
+ * is accepted, and receive.
+ */
+MuxControl *mux_control_new(QIOChannelMux *ioc, MuxRole role,
+                            const MuxControlOps *ops, void *opaque);
+
+/* Replace the callbacks. */
+void mux_control_set_ops(MuxControl *c, const MuxControlOps *ops, void *opaque);
+
+/* Let go of the stream, NULL is ignored.  What was sent still goes out. */
+void mux_control_free(MuxControl *c);
+
+/*
+ * End the stream while @c is still in use, so that it does not hold up the end
+ * of the connection.  What was sent still goes out.
+ */
+void mux_control_finish(MuxControl *c);
+
+/*
+ * Handle a piece of what was received, or the end, with callbacks, when the
+ * main loop does not run any more.
+ */
+void mux_control_receive(MuxControl *c);
+
+/* Does the peer know @name, such as "phase.phase"? */
+bool mux_control_knows(MuxControl *c, const char *name);
+
+QIOChannelMux *mux_control_stream(MuxControl *c);
+
+/* Has such a message come? */
+bool mux_control_received(MuxControl *c, MigrationControlType type);
+
+/* Will nothing more come? */
+bool mux_control_over(MuxControl *c);
+
+/*
+ * Send @message, when the peer takes it.  It is an error if the peer does not
+ * know it.
+ */
+bool mux_control_send(MuxControl *c, const MigrationControl *message,
+                      Error **errp);
+
+/* The same for one that has nothing but its type */
+bool mux_control_say(MuxControl *c, MigrationControlType type, Error **errp);
+
+/*
+ * Send `committed` without queueing it.
+ *
+ * Returns: true if the stream has accepted all of it; false with @errp set if
+ *          not, and the peer will never receive the complete message
+ */
+bool mux_control_commit(MuxControl *c, Error **errp);
+
+#endif
