@@ -71,7 +71,7 @@ GHashTable *control_names_new(const strList *names)
 
 bool control_names_has(GHashTable *names, const char *name)
 {
-    /* `knows` comes before anybody can know what the other one knows */
+    /* `knows` is sent before the names of the peer are known */
     return g_str_equal(name, "knows") || g_str_equal(name, "knows.names") ||
         g_hash_table_contains(names, name);
 }

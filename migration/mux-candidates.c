@@ -147,7 +147,7 @@ static void mux_candidate_leave(MuxCandidate *c, const Error *why)
     }
 }
 
-/* Can nobody else connect? */
+/* Is this the only connection that is possible? */
 static bool mux_candidate_is_only(void)
 {
     MigrationAddress *addr =

@@ -32,7 +32,7 @@ bool mux_candidates_admit(QIOChannel *ioc);
 /* Serve @ioc, of which a reference is taken; its handshake, if any, is done. */
 void mux_candidate_serve(QIOChannel *ioc);
 
-/* Turn all away because of @why; @wait: until that has been sent. */
+/* Reject all because of @why; @wait: until that has been sent. */
 void mux_candidates_end(const Error *why, bool wait);
 
 #endif

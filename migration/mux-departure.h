@@ -18,8 +18,8 @@
 typedef struct MuxDeparture MuxDeparture;
 
 /*
- * `committed` was sent on @control: close @session in good order.  Takes over
- * @control, and a reference to @session.
+ * `committed` was sent on @control: close @session without an error.  Takes
+ * over @control, and a reference to @session.
  */
 MuxDeparture *mux_departure_new(MuxSession *session, MuxControl *control);
 

@@ -157,7 +157,7 @@ end
 
 -- Messages within DATA ------------------------------------------------------
 
--- The complete messages of which this DATA has the end.  `parse` is told the
+-- The complete messages of which this DATA has the end.  `parse` gets the
 -- bytes and the stream, and returns the size of the message at the beginning;
 -- with `what`, unless that is only the size of what it needs to tell more.
 local function collect(dir, stream, range, parse)

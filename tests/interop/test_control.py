@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from checks import BUILD, SIZES, QEMUScene, QEMUTest, for_each
+from checks import SIZES, QEMUScene, QEMUTest, for_each
 from muxpeer import control
 from muxpeer.connection import MuxError, connection
 from muxpeer.control import KNOWS, Control, Unknown, make_offer, pack
@@ -24,7 +24,7 @@ from muxpeer.frames import Code, Role, Type
 from muxpeer.record import Recorder, image, replay, send
 from scene import MAIN_ID, Scene, goaway
 from test_migration import WholeMigration, record
-from vm import DISKS, QEMU, make_images, work_folder
+from vm import DISKS, QEMU, work_folder
 
 DISK0, DISK1 = DISKS
 OFFER = {'type': 'offer', **make_offer(SIZES)}
@@ -251,7 +251,7 @@ class BothSides(unittest.TestCase):
 
 
 def more(offer: dict) -> dict:
-    """With members that nobody knows."""
+    """With members that are not known."""
     return {**offer, 'x': {'disks': 1}, 'disks': [
         {**disk, 'x': [1.5, None]} for disk in offer['disks']]}
 
@@ -441,7 +441,7 @@ class Others(ControlTest):
 
 
 class Source(ControlTest):
-    """QEMU is the source, and its guest goes on whatever it is told."""
+    """QEMU is the source, and its guest goes on whatever comes."""
 
     def controlled(self) -> QEMUScene:
         scene = self.to_qemu(DESTINATION)
@@ -546,13 +546,7 @@ class Commit(WholeMigration):
                 side.expect('committed')
                 raise MuxError('gone')
 
-        make_images(self.folder)
-        with QEMU(BUILD, self.folder, 'source') as source, \
-                socket.create_server(('127.0.0.1', 0)) as listener:
-            source.wait_for_guest()
-            source.migrate(listener.getsockname()[1])
-            with self.assertRaises(MuxError):
-                Unconfirmed(listener.accept()[0], self.folder, SIZES).run()
+        with self.source_to(Unconfirmed) as source:
             source.wait_end()
             self.assertFalse(source.qmp.cmd('query-status')['running'])
 

@@ -63,6 +63,19 @@ class WholeMigration(unittest.TestCase):
             self.assertEqual(file.read(), b'')
         return target
 
+    @contextlib.contextmanager
+    def source_to(self, failing: type[Recorder]):
+        """A QEMU that has migrated to a recorder, which has failed."""
+        make_images(self.folder)
+        with QEMU(BUILD, self.folder, 'source') as source, \
+                socket.create_server(('127.0.0.1', 0)) as listener:
+            source.wait_for_guest()
+            source.migrate(listener.getsockname()[1])
+            recorder = failing(listener.accept()[0], self.folder, SIZES)
+            with self.assertRaises(MuxError):
+                recorder.run()
+            yield source
+
     def destination(self) -> QEMU:
         other = self.folder / 'replayed'
         other.mkdir()
@@ -142,14 +155,7 @@ class Handover(WholeMigration):
                 super()._store(stream)
                 raise MuxError('cannot load this')
 
-        make_images(self.folder)
-        with QEMU(BUILD, self.folder, 'source') as source, \
-                socket.create_server(('127.0.0.1', 0)) as listener:
-            source.wait_for_guest()
-            source.migrate(listener.getsockname()[1])
-            recorder = Failing(listener.accept()[0], self.folder, SIZES)
-            with self.assertRaises(MuxError):
-                recorder.run()
+        with self.source_to(Failing) as source:
             answer = source.wait_end()
             self.assertEqual(answer['status'], 'failed')
             self.assertIn('cannot load this', answer['error-desc'])

@@ -136,7 +136,7 @@ static void test_zero_byte(void)
     error_free(err);
 }
 
-/* `knows` is reduced, too, although nobody lists it. */
+/* `knows` is reduced, too, although it is not in the lists of names. */
 static void test_extended_knows(void)
 {
     const char *text = "{ 'type': 'knows', 'names': [ 'offer' ], "

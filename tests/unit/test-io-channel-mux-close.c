@@ -471,6 +471,67 @@ static void test_close_unsent(void)
                     "all streams: destination ended the connection: full");
 }
 
+/* Read until @text has come; returns all that came, to be freed. */
+static GString *read_up_to(int fd, const char *text)
+{
+    GString *all = g_string_new(NULL);
+    char buf[4096];
+    ssize_t len;
+
+    do {
+        len = recv(fd, buf, sizeof(buf), 0);
+        g_assert_cmpint(len, >, 0);
+        g_string_append_len(all, buf, len);
+    } while (!memmem(all->str, all->len, text, strlen(text)));
+    return all;
+}
+
+/*
+ * The peer opens a stream while an error cannot be sent yet: that error is the
+ * reason to refuse it.
+ */
+static void test_close_refuses_with_why(void)
+{
+    static const char hello[] = DESTINATION_HELLO;
+    static const char open_ok[] = "\x02\0\0\0" "\0\0\0\1" "\0\0\0\x8" "\0\0\0\0"
+        "\0\0\0\0\x40\0\0\0";
+    static const char open[] = "\x01\0\0\0" "\0\0\0\2" "\0\0\0\x0d" "\0\0\0\0"
+        "\0\0\0\0\0\0\0\0" "\0\x01\0\0" "x";
+    static const char data[64 * KiB];
+    Error *why = make_error("shut down");
+    QIOChannelMux *ioc;
+    GString *got;
+    Lone l = {};
+
+    clock_stop();
+    lone_start_socket(&l, false);
+    ioc = mux_session_open(l.session, "main", &error_abort);
+    qio_channel_set_blocking(QIO_CHANNEL(ioc), false, &error_abort);
+    g_assert_cmpint(write(l.fd, hello, sizeof(hello) - 1), ==,
+                    sizeof(hello) - 1);
+    g_string_free(read_up_to(l.fd, "main"), true);
+    g_assert_cmpint(write(l.fd, open_ok, sizeof(open_ok) - 1), ==,
+                    sizeof(open_ok) - 1);
+    WAIT_FOR(qio_channel_write(QIO_CHANNEL(ioc), data, sizeof(data),
+                               &error_abort) > 0);
+
+    mux_session_close(l.session, why, 300);
+    g_assert_cmpint(write(l.fd, open, sizeof(open) - 1), ==, sizeof(open) - 1);
+    let_threads_wait();
+    got = read_up_to(l.fd, "shut down");
+    g_assert_null(memmem(got->str, got->len, "does not accept", 15));
+    clock_run();
+
+    g_string_free(got, true);
+    object_unref(OBJECT(ioc));
+    close(l.fd);
+    l.fd = -1;
+    WAIT_FOR(l.end && session_closed(l.session));
+    session_free(l.session, l.transport);
+    g_free(l.end);
+    error_free(why);
+}
+
 /* The connection is cut: received data is read first, then the error. */
 static void test_cut(void)
 {
@@ -537,6 +598,8 @@ static void test_write_whole_too_late(void)
     qio_channel_set_blocking(a, false, &error_abort);
     shutdown(p->src.fd, SHUT_WR);
     qio_channel_write(a, "x", 1, NULL);
+    /* The peer may end the connection before that write is tried. */
+    WAIT_FOR(session_cannot_write(p->src.session) || p->src.ended);
     g_assert_false(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), "y", 1,
                                                &err));
     g_assert(g_str_has_prefix(error_get_pretty(err), "all streams: "));
@@ -875,6 +938,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/close-flooded", test_close_flooded);
     g_test_add_func("/io/channel/mux/close-foreign", test_close_foreign);
     g_test_add_func("/io/channel/mux/close-unsent", test_close_unsent);
+    g_test_add_func("/io/channel/mux/close-refuses-with-why",
+                    test_close_refuses_with_why);
     g_test_add_func("/io/channel/mux/cut", test_cut);
     g_test_add_func("/io/channel/mux/write-whole", test_write_whole);
     g_test_add_func("/io/channel/mux/write-whole-too-late",
