@@ -421,6 +421,26 @@ class ToolsTest(unittest.TestCase):
         self.assertIn('"! too long"',
                       self.tool('series', '--branch', fails=True))
 
+    def test_cover_letter_lists_the_parts(self):
+        for name in ('one', 'two', 'three'):
+            self.write(f'docs/{name}.rst', 'x\n')
+        commits = ('Cover\n\n{structure}\n\nend\n=== the first part\n'
+                   '== one\n+ docs/one.rst\n=== a title of\ntwo lines\n'
+                   '== two\n+ docs/two.rst\n== three\n+ docs/three.rst\n')
+        self.write('patches/commits', commits)
+        self.new_base({'scripts/checkpatch.pl': '', 'MAINTAINERS':
+                       'Core\n----\n\nMigration\nM: A <a@b>\n'})
+        self.tool('series')
+        self.assertIn('\n  1      the first part\n'
+                      '  2-3    a title of two lines\n\nend\n',
+                      self.read('build/series/0000-cover-letter.patch'))
+        for wrong in (commits.replace('=== the first part\n', ''),
+                      commits + '=== nothing\n',
+                      commits.replace('=== a', '=== empty\n=== a')):
+            self.write('patches/commits', wrong)
+            self.assertIn('needs a commit',
+                          self.tool('series', fails=True))
+
     def test_forgotten_file_is_named(self):
         self.write('docs/feature.rst', 'Feature\n')
         self.write('core/feature.c', 'feature\n')
