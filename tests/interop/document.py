@@ -15,10 +15,9 @@ CELL = re.compile(r'^ {3}(\*| ) - ', re.M)
 
 
 def plain(cell: str) -> str:
-    """A cell without markup for looks; a word *x* becomes {x}."""
+    """A cell without markup and references to footnotes."""
     text = re.sub(r'\[#\w+\]_', '', ' '.join(cell.split()))
-    text = re.sub(r'\*(\w+)\*', r'{\1}', text.replace('``', ''))
-    return text.replace('*', '').strip()
+    return text.replace('``', '').replace('*', '').strip()
 
 
 def table(caption: str, text: str | None = None) -> list[list[str]]:

@@ -187,7 +187,7 @@ class Scene:
         return sum(frame.type == kind for frame in self.seen())
 
     def words(self) -> dict[str, object]:
-        """What the words in the document's texts stand for here."""
+        """What the words in the texts of faults.py stand for here."""
         sides = ('source', 'destination')
         me, qemu = sides if self.role == Role.SOURCE else sides[::-1]
         words = {'peer': me, 'self': qemu, 'id': self.next_id}

@@ -63,10 +63,6 @@ class Vectors(unittest.TestCase):
         'ping': numbered(Type.PING, 0, 1),
         'pong': numbered(Type.PONG, 0, 0x0123456789abcdef),
         'goaway': frames.ended(Type.GOAWAY, 0, Code.ABORTED, 'bye'),
-        'goaway-version': frames.ended(
-            Type.GOAWAY, 0, Code.INCOMPATIBLE, 'no common version of the '
-            'migration multiplexer: source offers 2 to 2, destination offers '
-            '3 to 4'),
         'skipped': Frame(0x80, 0xffffffff, b'abc', 0xffffffff, 0xff, 0xffff),
     }
     HELLOS = {

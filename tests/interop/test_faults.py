@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Every fault of the document's tables is committed against a real QEMU, as
-source and as destination: QEMU answers with the code and the text that the
-document gives, reports the failure, and the guest of a source runs on.
+Every fault of the specification's tables is committed against a real QEMU, as
+source and as destination: QEMU answers with the code of the table and the text
+of the catalogue, reports the failure, and the guest of a source runs on.
 """
 
 import re
@@ -18,15 +18,14 @@ from muxpeer.frames import Code, Role
 from scene import goaway
 from vm import QEMU, make_images, work_folder
 
-HELLO = {name: (code, text) for name, code, text
-         in document.table('Faults of a HELLO')}
-FRAME = {name: (code, text) for name, code, text
-         in document.table('Faults of a frame')}
+HELLO = dict(document.table('Faults of a HELLO'))
+FRAME = dict(document.table('Faults of a frame'))
 ENDS = dict(document.table('Faulty ends'))
+CODES = HELLO | FRAME
 
 
 def pattern(text: str, words: dict) -> str:
-    """A text of the document as a regular expression."""
+    """A text of the catalogue as a regular expression."""
     parts = re.split(r'\{(\w+)\}', text)
     for index in range(1, len(parts), 2):
         known = words.get(parts[index])
@@ -38,14 +37,13 @@ def pattern(text: str, words: dict) -> str:
 class FaultTest(QEMUTest):
     """A case is a fault's name."""
 
-    def assert_answer(self, scene: QEMUScene, wanted, extra=None) -> None:
-        """QEMU ends the connection with this code and text."""
-        code, text = wanted
+    def assert_answer(self, scene: QEMUScene, name: str, extra=None) -> None:
+        """QEMU ends the connection with the fault's code and text."""
         got = goaway(scene.answers())
         self.assertIsNotNone(got, 'no GOAWAY')
-        self.assertRegex(got[1], pattern(text, {**scene.words(),
-                                                **(extra or {})}))
-        self.assertEqual(Code(got[0]).name, code)
+        self.assertRegex(got[1], pattern(faults.text(name),
+                                         {**scene.words(), **(extra or {})}))
+        self.assertEqual(Code(got[0]).name, CODES[name])
         self.assert_failed(scene, got[1])
 
 
@@ -55,17 +53,17 @@ class HelloFaults(FaultTest):
 
     def check(self, case: str, role: Role) -> None:
         scene = self.to_qemu(role, faults.beginning(case, role))
-        self.assert_answer(scene, HELLO[case])
+        self.assert_answer(scene, case)
 
 
-@for_each(faults.FAULTS, lambda case, role: role == Role.SOURCE or
+@for_each(faults.FRAMES, lambda case, role: role == Role.SOURCE or
           case not in faults.ONLY_AT_DESTINATION)
 class FrameFaults(FaultTest):
 
     def check(self, case: str, role: Role) -> None:
         scene = self.to_qemu(role)
         extra = faults.commit(case, scene)
-        self.assert_answer(scene, FRAME[case], extra)
+        self.assert_answer(scene, case, extra)
 
 
 @for_each(faults.ENDS)
@@ -75,16 +73,16 @@ class Ends(FaultTest):
         scene = self.to_qemu(role, faults.beginning(case, role))
         faults.commit(case, scene)
         self.assert_failed(scene,
-                           ENDS[case].format(**scene.words()))
+                           faults.text(case).format(**scene.words()))
 
 
 class Catalogue(unittest.TestCase):
-    """The document's tables and the catalogue have the same faults."""
+    """The specification's tables and the catalogue have the same faults."""
 
     def test_nothing_is_left_out(self):
         self.assertEqual(sorted(HELLO), sorted([*faults.HELLOS,
-                                                faults.TIMED]))
-        self.assertEqual(sorted(FRAME), sorted(faults.FAULTS))
+                                                *faults.TIMED]))
+        self.assertEqual(sorted(FRAME), sorted(faults.FRAMES))
         self.assertEqual(sorted(ENDS), sorted(faults.ENDS))
 
 
@@ -107,12 +105,12 @@ class Command(QEMUTest):
         self.addCleanup(process.__exit__, None, None, None)
         return process
 
-    def assert_answered(self, process, qemu, wanted, words: dict) -> None:
+    def assert_answered(self, process, qemu, name: str, words: dict) -> None:
         """The peer shows what QEMU tells its user, too."""
-        code, text = wanted
         answer = process.stdout.read().strip()
         self.assertEqual(process.wait(), 0)
-        self.assertRegex(answer, f'GOAWAY {code}: ' + pattern(text, words))
+        self.assertRegex(answer, f'GOAWAY {CODES[name]}: '
+                         + pattern(faults.text(name), words))
         self.assertIn(answer.partition(': ')[2],
                       qemu.wait_end()['error-desc'])
 
@@ -123,7 +121,7 @@ class Command(QEMUTest):
             qemu = QEMU(BUILD, Path(folder), 'destination', incoming=True)
         with qemu:
             process = self.peer(name, '--connect', f'--port={qemu.listen()}')
-            self.assert_answered(process, qemu, FRAME[name], {
+            self.assert_answered(process, qemu, name, {
                 'peer': 'source', 'stream': "stream 'nbd-disk0' (id 5)"})
 
     def test_as_destination(self):
@@ -131,13 +129,14 @@ class Command(QEMUTest):
         process = self.peer(name, '--port=0')
         port = int(process.stdout.readline().split()[-1])
         self.bench.source.migrate(port)
-        self.assert_answered(process, self.bench.source, HELLO[name],
+        self.assert_answered(process, self.bench.source, name,
                              {'peer': 'destination'})
 
 
 class TimeoutOfHello(FaultTest):
     """Begun with the module: the other tests fill the 30 seconds."""
 
+    NAME, = faults.TIMED
     scenes = []
 
     @classmethod
@@ -146,13 +145,13 @@ class TimeoutOfHello(FaultTest):
         unittest.addModuleCleanup(bench.close)
         for role in Role:
             cls.scenes.append(bench.scene(
-                role, faults.beginning(faults.TIMED, role)))
+                role, faults.beginning(cls.NAME, role)))
             unittest.addModuleCleanup(bench.leave, cls.scenes[-1])
 
     def test_incomplete_hello(self):
         self.assertEqual(len(self.scenes), len(Role))
         for scene in self.scenes:
-            self.assert_answer(scene, HELLO[faults.TIMED])
+            self.assert_answer(scene, self.NAME)
             self.assertGreater(scene.heard - scene.began, 29)
 
 

@@ -16,7 +16,7 @@
 static const char *const known[] = {
     "hello-source", "hello-destination", "hello-future", "open", "open-ok",
     "data", "data-next", "window", "fin", "fin-ok", "reset", "ping", "pong",
-    "goaway", "goaway-version", "skipped",
+    "goaway", "skipped",
 };
 
 /* Of the vectors' source */
@@ -24,6 +24,15 @@ static const uint8_t session[MUX_SESSION_ID_SIZE] = {
     0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78,
     0x87, 0x96, 0xa5, 0xb4, 0xc3, 0xd2, 0xe1, 0xf0,
 };
+
+/*
+ * Not in the document, which leaves texts to the implementation: GOAWAY of a
+ * source that speaks version 2 to a destination that speaks 3 to 4
+ */
+#define REFUSAL \
+    "no common version of the migration multiplexer: " \
+    "source offers 2 to 2, destination offers 3 to 4"
+#define REFUSAL_HEADER  "0a 00 0000 00000000 0000005f 00000002"
 
 static char *document;
 
@@ -47,6 +56,14 @@ static GByteArray *vector(const char *name)
     }
     g_assert_cmpuint(hex->len, >, 0);
     return mux_unhex(hex->str);
+}
+
+static GByteArray *refusal_of_versions(void)
+{
+    GByteArray *frame = mux_unhex(REFUSAL_HEADER);
+
+    g_byte_array_append(frame, (const uint8_t *)REFUSAL, strlen(REFUSAL));
+    return frame;
 }
 
 static void feed_vector(MuxEngine *e, const char *name)
@@ -215,12 +232,17 @@ static void test_sent_goaway(void)
 static void test_sent_refusal_of_versions(void)
 {
     g_autoptr(GByteArray) hello = vector("hello-destination");
+    g_autoptr(GByteArray) refusal = refusal_of_versions();
+    g_autoptr(GByteArray) want = vector("hello-source");
+    g_autoptr(GByteArray) got = g_byte_array_new();
     MuxEngine *e = engine_new(MUX_ROLE_SOURCE);
 
     hello->data[5] = 3;
     hello->data[7] = 4;
     mux_feed(e, hello->data, hello->len, 0);
-    expect(e, "hello-source", "goaway-version");
+    g_byte_array_append(want, refusal->data, refusal->len);
+    mux_drain(e, got, 0);
+    g_assert_cmpmem(got->data, got->len, want->data, want->len);
     mux_engine_free(e);
 }
 
@@ -287,24 +309,24 @@ static void test_taken_ping_and_pong(void)
     mux_engine_free(e);
 }
 
+static void take_goaway(const GByteArray *frame, const char *text)
+{
+    MuxStream *s;
+    MuxEngine *e = destination_new(&s);
+
+    mux_feed(e, frame->data, frame->len, 0);
+    mux_expect_event(e, MUX_EVENT_ENDED);
+    g_assert_nonnull(strstr(mux_engine_error(e), text));
+    mux_engine_free(e);
+}
+
 static void test_taken_goaway(void)
 {
-    static const struct {
-        const char *name, *text;
-    } t[] = {
-        { "goaway", "bye" },
-        { "goaway-version", "source offers 2 to 2, destination offers 3 to 4" },
-    };
+    g_autoptr(GByteArray) goaway = vector("goaway");
+    g_autoptr(GByteArray) refusal = refusal_of_versions();
 
-    for (size_t i = 0; i < G_N_ELEMENTS(t); i++) {
-        MuxStream *s;
-        MuxEngine *e = destination_new(&s);
-
-        feed_vector(e, t[i].name);
-        mux_expect_event(e, MUX_EVENT_ENDED);
-        g_assert_nonnull(strstr(mux_engine_error(e), t[i].text));
-        mux_engine_free(e);
-    }
+    take_goaway(goaway, "bye");
+    take_goaway(refusal, REFUSAL);
 }
 
 static void test_taken_hello_of_the_future(void)
