@@ -292,7 +292,7 @@ def open_lifetime(scene: Scene) -> dict:
     return {'id': one_more}
 
 
-@fault('WINDOW beyond the limit of control frames',
+@fault('WINDOW beyond the control-frame budget',
        'more than {n} control frames, the limit by now')
 def window_flood(scene: Scene) -> None:
     # with what time allows meanwhile

@@ -205,9 +205,9 @@ class Tables(unittest.TestCase):
             'streams open at once, each opener': ([], [q['MUX_MAX_STREAMS']]),
             'streams in a lifetime, each opener':
                 ([q['MUX_LIFETIME_STREAMS']], []),
-            'OPEN without an answer, each opener':
+            'unanswered OPEN, each opener':
                 ([q['MUX_UNANSWERED_OPENS']],) * 2,
-            'PING without an answer, each side':
+            'unanswered PING, each side':
                 ([q['MUX_UNANSWERED_PINGS']], [q['MUX_PINGS_OUT']]),
             'credit of a stream, bytes':
                 ([], [q['MUX_WINDOW'], q['MUX_WINDOW_MAX']]),
@@ -217,6 +217,7 @@ class Tables(unittest.TestCase):
                       q['MIGRATION_MUX_LINGER_MS'] // 1000,
                       q['MIGRATION_MUX_DONE_MS'] // 1000]),
         }
+        self.assertEqual({*wanted, 'control frames'}, set(rows))
         for name, (protocol, qemu) in wanted.items():
             with self.subTest(name):
                 self.assertEqual(numbers(rows[name][0]), protocol)
@@ -238,14 +239,13 @@ class Tables(unittest.TestCase):
             (MIGRATION / HEADERS[0]).read_text(), re.M).groups())
         text = ' '.join(document.PATH.read_text(encoding='utf-8').split())
         stated = re.search(
-            r'- (\d+), and - one for each (\d+) ms .*?, and - (\w+) for '
-            r'each ``DATA`` frame .*?, and - one more for each whole (\d+) '
+            r'exceed the sum of - (\d+), - 1 for every whole (\d+) ms .*?, '
+            r'- (\d+) for each ``DATA`` frame .*?, - 1 for every whole (\d+) '
             r'KiB', text)
         self.assertIsNotNone(stated)
         burst, interval, count, kib = stated.groups()
         self.assertEqual(
-            (int(burst), int(interval) * 10**6, ['', 'one', 'two'].index(
-                count), int(kib) << 10),
+            (int(burst), int(interval) * 10**6, int(count), int(kib) << 10),
             (frames.CONTROL_BURST, frames.CONTROL_INTERVAL,
              frames.CONTROL_PER_DATA, frames.CONTROL_BYTES))
         self.assertEqual(
