@@ -17,7 +17,13 @@ from muxpeer.engine import Engine, Fault, State
 from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
 
 MIGRATION = document.PATH.parents[2] / 'migration'
-HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h')
+HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h',
+           'mux-source.c', 'mux-candidates.c', '../nbd/private-export.c')
+LOCAL_HEADERS = HEADERS + (
+    'mux/transport.h', 'mux/transport.c', 'mux/channel-mux.h', 'mux-watch.c',
+    'disk-mirror.c', 'delivery-probe.c', 'delivery-rate.h', 'source-flush.c')
+DEVELOPERS = MIGRATION.parent / 'docs/devel/migration/mux.rst'
+PARAMETERS = MIGRATION.parent / 'patches/migration/options.c.patch'
 CONTROL_HEADERS = ('control-message.h',)
 BYTES = document.vectors()
 WINDOW = 100
@@ -31,8 +37,10 @@ def macros(headers=HEADERS) -> dict[str, int]:
     """QEMU's constants."""
     text = ''.join((MIGRATION / header).read_text() for header in headers)
     text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
-    result = {'NANOSECONDS_PER_SECOND': 10**9}
-    define = re.compile(r'^#define (\w*MUX_\w+)[ \t]+([\w() *]+)$', re.M)
+    result = {'NANOSECONDS_PER_SECOND': 10**9, 'SCALE_MS': 10**6,
+              'KiB': 1 << 10}
+    define = re.compile(r'^#define (\w*MUX_\w+|\w+_(?:MS|NS|SECS|POLLS))'
+                        r'[ \t]+([\w() *]+)$', re.M)
     for name, value in define.findall(text):
         result[name] = math.prod(
             result.get(factor) or ast.literal_eval(factor)
@@ -191,8 +199,6 @@ class Tables(unittest.TestCase):
         wanted = {
             'HELLO, bytes':
                 ([frames.HELLO_MIN, q['MUX_HELLO_MAX']], [frames.HELLO_MIN]),
-            "time for the peer's HELLO, seconds":
-                ([q['MUX_HELLO_TIMEOUT'] // 10**9],) * 2,
             'max frame, bytes':
                 ([q['MUX_FRAME_MIN'], q['MUX_FRAME_LIMIT']],
                  [q['MUX_FRAME_BULK']]),
@@ -212,10 +218,6 @@ class Tables(unittest.TestCase):
             'credit of a stream, bytes':
                 ([], [q['MUX_WINDOW'], q['MUX_WINDOW_MAX']]),
             'credit of all streams, bytes': ([], [q['MUX_WINDOW_SUM']]),
-            'time for the peer to close after a GOAWAY, seconds':
-                ([], [q['MUX_LINGER_NS'] // 10**9,
-                      q['MIGRATION_MUX_LINGER_MS'] // 1000,
-                      q['MIGRATION_MUX_DONE_MS'] // 1000]),
         }
         self.assertEqual({*wanted, 'control frames'}, set(rows))
         for name, (protocol, qemu) in wanted.items():
@@ -229,6 +231,90 @@ class Tables(unittest.TestCase):
             (frames.HELLO_MAX, frames.MAX_FRAME_MIN, frames.MAX_FRAME_MAX,
              frames.TEXT_MAX, frames.NAME_MAX, frames.OPENS_UNANSWERED,
              frames.PINGS_UNANSWERED, frames.STREAMS_IN_LIFETIME))
+
+    def test_time_limits(self):
+        """Those in the table that are not parameters, and their defaults."""
+        q = macros()
+        hello = q['MUX_HELLO_TIMEOUT'] // 10**9
+        setup = q['MUX_SOURCE_SETUP_MS'] // 1000
+        candidate = q['MUX_CANDIDATE_MS'] // 1000
+        fault = q['MUX_LINGER_NS'] // 10**9
+        leave = q['MIGRATION_MUX_LINGER_MS'] // 1000
+        done = q['MIGRATION_MUX_DONE_MS'] // 1000
+        fixed = {row[0]: numbers(row[2])
+                 for row in document.table('Time limits') if numbers(row[2])}
+        self.assertEqual(fixed, {
+            'for the whole HELLO': [hello],
+            'for the TLS handshake': [setup],
+            'for the TLS handshake, HELLO and offer': [candidate],
+            'for the TLS handshake, after another source was accepted':
+                [leave],
+            'for accepted and OPEN_OK of main, after HELLO': [setup],
+            'for the NBD handshakes of all disks, after OPEN_OK of main':
+                [setup],
+            'for the NBD handshake of a disk, after OPEN_OK of its stream':
+                [q['NBD_PRIVATE_HANDSHAKE_MAX_SECS']],
+            'for credit for the first bytes on main': [setup],
+            'for running and the end of all streams, after committed': [done],
+            'for the disk to be flushed, after FIN of its stream': [2],
+            'for the peer to close, after a GOAWAY because of a fault, or a '
+            'failed connection': [fault],
+            'for queued data to be sent and the peer to close, when a side '
+            'aborts the migration': [leave],
+            'for queued data to be sent and the peer to close, after running':
+                [leave],
+        })
+        text = ' '.join(document.PATH.read_text(encoding='utf-8').split())
+        self.assertIn(f'whole ``HELLO`` within {hello} s after', text)
+        for name, macro in (('channel-mux-timeout', 'TIMEOUT'),
+                            ('channel-mux-stop-timeout', 'STOP_TIMEOUT')):
+            value = re.search(r'^\+#define DEFAULT_MIGRATE_CHANNEL_MUX_'
+                              + macro + r' \(?([\d *]+)\)?$',
+                              PARAMETERS.read_text(), re.M).group(1)
+            seconds = math.prod(map(int, value.split('*'))) // 1000
+            self.assertRegex(text, f'``{name}``[^;.]*, {seconds} s by default')
+
+    def test_local_time_limits(self):
+        """Those of the developers' page, in milliseconds."""
+        q = macros(LOCAL_HEADERS)
+        page = DEVELOPERS.read_text(encoding='utf-8')
+        stated = {row[0]: [
+            float(number) * (1 if unit == 'ms' else 1000) for number, unit
+            in re.findall(r'([\d.]+) (m?s)\b', row[1])]
+            for caption in ('Local time limits', 'Intervals')
+            for row in document.table(caption, page)}
+        ns = 10**6
+        self.assertEqual(stated, {
+            'for a rejected connection to close':
+                [q['MIGRATION_MUX_LINGER_MS']],
+            'for queued data to be sent and the peer to close, before the '
+            'process exits': [q['MIGRATION_MUX_LINGER_MS'],
+                              q['MIGRATION_MUX_DONE_MS']],
+            'for the transport to close after that':
+                [q['MUX_COMMAND_END_NS'] / ns],
+            'for a GOAWAY from the peer, after a write has failed':
+                [q['MUX_LINGER_NS'] / ns],
+            'for the command of exec to exit, after its pipes were closed':
+                [q['MUX_COMMAND_EXIT_MS']],
+            'for it to exit after that': [q['MUX_COMMAND_TERM_MS']],
+            'for a mirror that has copied the whole disk to become ready':
+                [q['DISK_MIRROR_POLL_MS'] * q['DISK_MIRROR_POLLS']],
+            'calls of tick': [q['MUX_TICK_MS']],
+            'without a call of tick': [q['MUX_WATCH_AWAY_NS'] / ns],
+            'without received data': [q['MUX_WATCH_AWAY_NS'] / ns],
+            'without a run of the main loop': [q['MUX_WATCH_BLOCKED_NS'] / ns],
+            'without a reply to an NBD request':
+                [q['DISK_MIRROR_PING_NS'] / ns],
+            'silence': [],
+            'measuring the round trip': [q['MUX_MEASURE_INTERVAL'] / ns],
+            'flushes of the destination in converge':
+                [q['DELIVERY_PROBE_INTERVAL_NS'] / ns],
+            'measuring the speed of the link':
+                [q['DELIVERY_RATE_LEAST_NS'] / ns,
+                 q['DELIVERY_RATE_SPAN_NS'] / ns],
+            'checks of the downtime': [10],
+            'flushes of the source': [q['SOURCE_FLUSH_INTERVAL_NS'] / ns],
+        })
 
     def test_control_frames(self):
         """How many are allowed, and how many QEMU sends."""
