@@ -12,6 +12,7 @@
 #include "qemu/id.h"
 #include "system/block-backend.h"
 #include "channel-disk.h"
+#include "mux-streams.h"
 
 static bool check_disk_name(const char *disk, Error **errp)
 {
@@ -129,7 +130,7 @@ MigrationDiskChannel *migration_disk_channel_new(const MigrationChannelNbd *def,
 
     channel = g_new0(MigrationDiskChannel, 1);
     channel->disk = g_strdup(def->disk);
-    channel->stream = g_strdup_printf("nbd-%s", def->disk);
+    channel->stream = mux_stream_kind_name(MUX_STREAM_KIND_NBD, def->disk);
     channel->node_name = g_strdup(bdrv_get_node_name(bs));
     channel->sync = def->has_sync ? def->sync : MIGRATION_DISK_SYNC_FULL;
     return channel;

@@ -121,7 +121,7 @@ void delivery_probe_flushed(DeliveryProbe *p, DiskMirror *d)
             cd->took = cd->trip.answered - cd->trip.asked;
             delivery_rate_add(&p->rate, &cd->trip);
             p->ram_arrived = MAX(p->ram_arrived, cd->ram_sent);
-            trace_delivery_probe_trip(disk_mirror_name(d), cd->took,
+            trace_delivery_probe_trip(disk_mirror_stream_name(d), cd->took,
                                       cd->trip.sent,
                                       delivery_rate_get(&p->rate));
             delivery_probe_notify(p);

@@ -20,9 +20,9 @@ struct DiskExport {
     unsigned refcount;          /* the owner's, the export's, the flush's */
     bool freed;                 /* the owner let go: no callback any more */
     bool done;
-    bool lost;                  /* @failed was called */
+    bool lost;                  /* ops->failed() was called */
     const MigrationDiskChannel *def;
-    DiskExportFailed *failed;
+    const DiskExportOps *ops;
     void *opaque;
     QIOChannelMux *ioc;
     NBDPrivateExport *export;   /* NULL again when it is gone */
@@ -41,13 +41,13 @@ static void disk_export_unref(DiskExport *d)
 }
 
 DiskExport *disk_export_new(const MigrationDiskChannel *def,
-                            DiskExportFailed *failed, void *opaque)
+                            const DiskExportOps *ops, void *opaque)
 {
     DiskExport *d = g_new0(DiskExport, 1);
 
     d->refcount = 1;
     d->def = def;
-    d->failed = failed;
+    d->ops = ops;
     d->opaque = opaque;
     return d;
 }
@@ -67,22 +67,29 @@ bool disk_export_done(DiskExport *d)
     return d->done;
 }
 
-/* Takes @err, what was seen of the failure; the stream may know the cause. */
-static void disk_export_fail(DiskExport *d, Error *err)
+/* @own: what was seen of the failure; the stream may know the cause. */
+static void disk_export_fail(DiskExport *d, const MuxFailure *own)
 {
-    g_autoptr(Error) own = err;
-    g_autoptr(Error) cause = NULL;
+    g_autoptr(MuxFailure) known = NULL;
 
     if (d->freed || d->lost) {
         return;
     }
     d->lost = true;
-    cause = qio_channel_mux_get_error(d->ioc);
-    if (!cause) {
-        error_prepend(&own, "stream '%s': ", d->def->stream);
+    known = qio_channel_mux_get_failure(d->ioc);
+    if (!known) {
         qio_channel_mux_abort(d->ioc, own);
     }
-    d->failed(d, cause ?: own, d->opaque);
+    d->ops->failed(d, known ?: own, d->opaque);
+}
+
+/* Takes @err. */
+static void disk_export_error(DiskExport *d, Error *err)
+{
+    g_autoptr(MuxFailure) failure = mux_failure_from_error(d->def->stream, err);
+
+    error_free(err);
+    disk_export_fail(d, failure);
 }
 
 /* --- the end: export closed, node flushed, FIN answered --- */
@@ -96,7 +103,7 @@ static void disk_export_flushed_bh(void *opaque)
     if (d->flush_ret < 0) {
         error_setg_errno(&err, -d->flush_ret, "cannot flush node '%s'",
                          d->def->node_name);
-        disk_export_fail(d, err);
+        disk_export_error(d, err);
     } else if (!d->freed && !d->lost) {
         trace_migration_disk_export_done(d->def->disk);
         d->done = true;
@@ -129,7 +136,7 @@ static void disk_export_flush(DiskExport *d)
         d->blk = blk_new_with_bs(bs, BLK_PERM_WRITE, BLK_PERM_ALL, &err);
     }
     if (!d->blk) {
-        disk_export_fail(d, err);
+        disk_export_error(d, err);
         return;
     }
     d->refcount++;
@@ -145,7 +152,7 @@ static void disk_export_closed(void *opaque, const Error *why)
     trace_migration_disk_export_closed(d->def->disk, text);
     d->export = NULL;
     if (why) {
-        disk_export_fail(d, error_copy(why));
+        disk_export_error(d, error_copy(why));
     } else if (!d->freed && !d->lost) {
         disk_export_flush(d);
     }
@@ -155,13 +162,12 @@ static void disk_export_closed(void *opaque, const Error *why)
 static void disk_export_end_timeout(void *opaque)
 {
     DiskExport *d = opaque;
-    g_autofree char *text = mux_timeout_text(d->end_ms, d->export ?
-                                             "the source's requests in flight" :
-                                             "the last flush of the disk");
-    Error *err = NULL;
+    g_autoptr(MuxFailure) late =
+        mux_failure_timeout(d->def->stream, d->end_ms, d->export ?
+                            "the source's requests in flight" :
+                            "the last flush of the disk");
 
-    error_setg(&err, "%s", text);
-    disk_export_fail(d, err);
+    disk_export_fail(d, late);
 }
 
 void disk_export_end(DiskExport *d, uint32_t ms)
@@ -177,6 +183,31 @@ void disk_export_end(DiskExport *d, uint32_t ms)
 }
 
 /* --- the beginning --- */
+
+static void disk_export_stream_changed(QIOChannelMux *ioc, void *opaque)
+{
+    DiskExport *d = opaque;
+    g_autoptr(MuxFailure) failure = NULL;
+
+    if (d->freed || d->lost) {
+        return;
+    }
+    switch (qio_channel_mux_state(ioc)) {
+    case MUX_STREAM_RESET:
+        /* None: the connection was closed without a reason */
+        failure = qio_channel_mux_get_failure(ioc);
+        if (failure) {
+            d->lost = true;
+            d->ops->failed(d, failure, d->opaque);
+        }
+        break;
+    case MUX_STREAM_FINISHING:
+        d->ops->finishing(d, d->opaque);
+        break;
+    default:
+        break;
+    }
+}
 
 bool disk_export_accept(DiskExport *d, QIOChannelMux *ioc, Error **errp)
 {
@@ -200,28 +231,25 @@ bool disk_export_accept(DiskExport *d, QIOChannelMux *ioc, Error **errp)
     }
     d->ioc = ioc;
     object_ref(OBJECT(ioc));
+    qio_channel_mux_set_changed(ioc, disk_export_stream_changed, d);
     qio_channel_mux_accept(ioc);
     return true;
 }
 
-void disk_export_abort(DiskExport *d, const Error *why)
-{
-    if (d->ioc && !d->done) {
-        qio_channel_mux_abort(d->ioc, why);
-    }
-}
-
-void disk_export_free(DiskExport *d, const Error *why)
+void disk_export_free(DiskExport *d, const MuxFailure *why)
 {
     d->freed = true;
     if (d->end_timer) {
         timer_del(d->end_timer);
     }
-    disk_export_abort(d, why);
+    if (d->ioc && !d->done) {
+        qio_channel_mux_abort(d->ioc, why);
+    }
     if (d->export) {
         nbd_export_private_close(d->export);
     }
     if (d->ioc) {
+        qio_channel_mux_set_changed(d->ioc, NULL, NULL);
         object_unref(OBJECT(d->ioc));
     }
     disk_export_unref(d);

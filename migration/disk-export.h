@@ -18,15 +18,18 @@
 
 typedef struct DiskExport DiskExport;
 
-/*
- * The disk is lost because of @err, which begins with the stream's name.  At
- * most once, never from within a call.
- */
-typedef void DiskExportFailed(DiskExport *d, const Error *err, void *opaque);
+/* Never called from within a function of this file */
+typedef struct DiskExportOps {
+    /* The source has sent FIN: call disk_export_end(). */
+    void (*finishing)(DiskExport *d, void *opaque);
+
+    /* The disk has failed.  Called at most once. */
+    void (*failed)(DiskExport *d, const MuxFailure *failure, void *opaque);
+} DiskExportOps;
 
 /* Expect the disk of @def, which must outlive the result. */
 DiskExport *disk_export_new(const MigrationDiskChannel *def,
-                            DiskExportFailed *failed, void *opaque);
+                            const DiskExportOps *ops, void *opaque);
 
 const MigrationDiskChannel *disk_export_def(DiskExport *d);
 
@@ -45,10 +48,7 @@ void disk_export_end(DiskExport *d, uint32_t ms);
 /* Is the disk complete, on stable storage, and its node not in use? */
 bool disk_export_done(DiskExport *d);
 
-/* Reset the stream, with @why as the reason, if @d is not done. */
-void disk_export_abort(DiskExport *d, const Error *why);
-
-/* The same, and release @d. */
-void disk_export_free(DiskExport *d, const Error *why);
+/* Release @d.  If it is not done, the stream is reset because of @why. */
+void disk_export_free(DiskExport *d, const MuxFailure *why);
 
 #endif

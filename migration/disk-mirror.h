@@ -15,6 +15,7 @@
 #define MIGRATION_DISK_MIRROR_H
 
 #include "channel-disk.h"
+#include "disk-watch.h"
 #include "migration/mux/channel-mux.h"
 
 typedef struct DiskMirror DiskMirror;
@@ -28,11 +29,8 @@ typedef struct DiskMirrorOps {
     void (*flushed)(DiskMirror *d, void *opaque);
     /* The destination has written all data; the node is no longer in use. */
     void (*completed)(DiskMirror *d, void *opaque);
-    /*
-     * The copy has failed.  Called at most once.  @err begins with the name
-     * of the stream.
-     */
-    void (*failed)(DiskMirror *d, const Error *err, void *opaque);
+    /* The copy has failed.  Called at most once. */
+    void (*failed)(DiskMirror *d, const MuxFailure *failure, void *opaque);
     /*
      * After disk_mirror_abort(): disk_mirror_quiescent() or
      * disk_mirror_ended() may have become true.
@@ -49,10 +47,8 @@ typedef struct DiskMirrorOps {
 DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
                             const DiskMirrorOps *ops, void *opaque);
 
-/*
- * Open the stream and shake hands; failures from here on go to ops->failed().
- */
-bool disk_mirror_start(DiskMirror *d, MuxSession *session, Error **errp);
+/* Open the stream and negotiate NBD.  May call ops->failed(). */
+void disk_mirror_start(DiskMirror *d, MuxSession *session);
 
 /*
  * Start to copy.  Making a mirror job waits until no request uses the block
@@ -60,8 +56,6 @@ bool disk_mirror_start(DiskMirror *d, MuxSession *session, Error **errp);
  * call it for all disks of a migration in one drained section.
  */
 void disk_mirror_begin(DiskMirror *d);
-
-const char *disk_mirror_name(DiskMirror *d);
 
 /* The name of its stream.  Any thread. */
 const char *disk_mirror_stream_name(DiskMirror *d);
@@ -71,12 +65,6 @@ BlockDriverState *disk_mirror_target(DiskMirror *d);
 
 /* The stream of @d, or NULL before disk_mirror_start(). */
 QIOChannelMux *disk_mirror_stream(DiskMirror *d);
-
-/*
- * The stream's state changed (the session's @changed callback).  May call
- * ops->completed() or ops->failed().
- */
-void disk_mirror_stream_changed(DiskMirror *d);
 
 /* Change the limit; 0: none. */
 void disk_mirror_set_speed(DiskMirror *d, int64_t speed);
@@ -108,54 +96,28 @@ void disk_mirror_flush(DiskMirror *d);
 void disk_mirror_complete(DiskMirror *d);
 
 /*
- * @ms have passed since disk_mirror_start() or disk_mirror_complete(): is @d
- * where it should be by now?  If not, @errp says what is late.  Any thread.
+ * @ms have passed since disk_mirror_start() or disk_mirror_complete().
+ *
+ * Returns: what @d still waits for, as a failure; NULL: nothing.  Any thread.
  */
-bool disk_mirror_in_time(DiskMirror *d, uint32_t ms, Error **errp);
+MuxFailure *disk_mirror_late(DiskMirror *d, uint32_t ms);
 
-/* Was the node not written to since disk_mirror_complete()? */
-bool disk_mirror_unmodified(DiskMirror *d, Error **errp);
+/* Returns: a failure if the node was written to since disk_mirror_complete() */
+MuxFailure *disk_mirror_modified(DiskMirror *d);
+
+/* See disk_watch_look().  By one thread of the session. */
+DiskWait disk_mirror_watch(DiskMirror *d, const DiskWatchTime *t);
 
 /*
- * How long a copy has been waiting for a disk, in nanoseconds; 0: it does not
- * wait.  For the destination: the time since the oldest unanswered request was
- * sent or, while one is being sent, since the stream last sent a byte.
+ * Returns: the failure of the mirror job of @d, if it has failed or was
+ * cancelled by force.  Known before ops->failed() is called: the job waits for
+ * its requests first, and to finalize it, the main loop waits for those of all
+ * other disks.  Any thread.
  */
-typedef struct DiskMirrorWait {
-    int64_t destination;
-    int64_t flush;          /* the same for flushes, which may take long */
-    int64_t silent;         /* since the last reply */
-    bool unread;            /* a reply was received and is not being read */
-    int64_t source;         /* in the first pass */
-    bool ping;              /* a request is unanswered for 1 s: send PING */
-} DiskMirrorWait;
-
-/* get_clock() times */
-typedef struct DiskMirrorTime {
-    int64_t now;
-    int64_t heard;          /* last data from the peer */
-    int64_t resumed;        /* end of the last interruption of either process */
-    int64_t responsive;     /* the main loop last ran, not a nested one */
-    bool blocked;           /* not for a while: it may wait for a request */
-} DiskMirrorTime;
-
-/*
- * Find out what @d waits for; called at regular intervals, by one thread of the
- * session.  While the main loop responds, time counts only until @t->heard: a
- * silent peer is not a disk that hangs.
- */
-DiskMirrorWait disk_mirror_watch(DiskMirror *d, const DiskMirrorTime *t);
-
-/*
- * Check that the mirror job of @d, if there is one, has not failed or been
- * cancelled by force.  Detects that before ops->failed() is called: the job
- * waits for its requests first, and to finalize it, the main loop waits for
- * those of all other disks.  Any thread.
- */
-bool disk_mirror_check_mirror(DiskMirror *d, Error **errp);
+MuxFailure *disk_mirror_job_failure(DiskMirror *d);
 
 /* What disk_mirror_watch() found last.  Any thread. */
-DiskMirrorWait disk_mirror_wait(DiskMirror *d);
+DiskWait disk_mirror_wait(DiskMirror *d);
 
 /* Bytes still to be copied, and in all, as far as known.  Any thread. */
 void disk_mirror_progress(DiskMirror *d, uint64_t *remaining, uint64_t *total);
@@ -164,7 +126,7 @@ void disk_mirror_progress(DiskMirror *d, uint64_t *remaining, uint64_t *total);
  * Unless the copy is completed, pause the mirror and reset the stream with the
  * reason @why, so that nothing waits for a stalled peer.  Any thread.
  */
-void disk_mirror_reset(DiskMirror *d, const Error *why);
+void disk_mirror_reset(DiskMirror *d, const MuxFailure *why);
 
 /*
  * Give up the copy, whatever its state: reset it, as above, if it is not
@@ -177,7 +139,7 @@ void disk_mirror_reset(DiskMirror *d, const Error *why);
  * then call disk_mirror_free().  If storage of the source hangs, only the end
  * of the migration is delayed.
  */
-void disk_mirror_abort(DiskMirror *d, const Error *why);
+void disk_mirror_abort(DiskMirror *d, const MuxFailure *why);
 
 /* Is the mirror paused or ended, so that it has no requests? */
 bool disk_mirror_quiescent(DiskMirror *d);

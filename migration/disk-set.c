@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "block/block.h"
 #include "qemu/lockable.h"
 #include "disk-set.h"
@@ -55,12 +54,13 @@ static void disk_set_flushed(DiskMirror *d, void *opaque)
     set->ops->flushed(d, set->opaque);
 }
 
-static void disk_set_failed(DiskMirror *d, const Error *err, void *opaque)
+static void disk_set_failed(DiskMirror *d, const MuxFailure *failure,
+                            void *opaque)
 {
     DiskSet *set = opaque;
 
     set->failed = true;
-    set->ops->failed(err, set->opaque);
+    set->ops->failed(failure, set->opaque);
 }
 
 static void disk_set_ending(DiskMirror *d, void *opaque)
@@ -133,11 +133,11 @@ static int64_t disk_set_share(int64_t speed, guint num)
     return speed ? MAX(speed / num, 1) : 0;
 }
 
-bool disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
-                    MuxSession *session, Error **errp)
+void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
+                    MuxSession *session)
 {
     set->pending = defs->len;
-    for (guint i = 0; i < defs->len; i++) {
+    for (guint i = 0; i < defs->len && !set->failed; i++) {
         DiskMirror *d = disk_mirror_new(g_ptr_array_index(defs, i),
                                         disk_set_share(speed, defs->len),
                                         &disk_set_ops, set);
@@ -145,11 +145,8 @@ bool disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
         WITH_QEMU_LOCK_GUARD(&set->lock) {
             g_ptr_array_add(set->disks, d);
         }
-        if (!disk_mirror_start(d, session, errp)) {
-            return false;
-        }
+        disk_mirror_start(d, session);
     }
-    return true;
 }
 
 void disk_set_begin(DiskSet *set)
@@ -185,18 +182,6 @@ void disk_set_set_speed(DiskSet *set, int64_t speed)
     }
 }
 
-void disk_set_stream_changed(DiskSet *set, QIOChannelMux *ioc)
-{
-    DiskMirror *d;
-
-    FOR_EACH_DISK(d, set) {
-        if (disk_mirror_stream(d) == ioc) {
-            disk_mirror_stream_changed(d);
-            return;
-        }
-    }
-}
-
 /* --- queries --- */
 
 bool disk_set_has_target(DiskSet *set, BlockDriverState *bs)
@@ -211,29 +196,27 @@ bool disk_set_has_target(DiskSet *set, BlockDriverState *bs)
     return false;
 }
 
-bool disk_set_unmodified(DiskSet *set, Error **errp)
+MuxFailure *disk_set_modified(DiskSet *set)
 {
+    MuxFailure *failure = NULL;
     DiskMirror *d;
 
     FOR_EACH_DISK(d, set) {
-        if (!disk_mirror_unmodified(d, errp)) {
-            return false;
-        }
+        failure = failure ?: disk_mirror_modified(d);
     }
-    return true;
+    return failure;
 }
 
-bool disk_set_in_time(DiskSet *set, uint32_t ms, Error **errp)
+MuxFailure *disk_set_late(DiskSet *set, uint32_t ms)
 {
+    MuxFailure *failure = NULL;
     DiskMirror *d;
 
     QEMU_LOCK_GUARD(&set->lock);
     FOR_EACH_DISK(d, set) {
-        if (!disk_mirror_in_time(d, ms, errp)) {
-            return false;
-        }
+        failure = failure ?: disk_mirror_late(d, ms);
     }
-    return true;
+    return failure;
 }
 
 uint64_t disk_set_sent(DiskSet *set)
@@ -264,38 +247,21 @@ uint64_t disk_set_remaining(DiskSet *set, bool *converged)
     return sum;
 }
 
-Error *disk_set_get_error(DiskSet *set)
+MuxFailure *disk_set_watch(DiskSet *set, const DiskWatchTime *t,
+                           DiskSetCheck *check, void *opaque, bool *ping)
 {
-    Error *err = NULL;
+    MuxFailure *failure = NULL;
     DiskMirror *d;
 
     QEMU_LOCK_GUARD(&set->lock);
     FOR_EACH_DISK(d, set) {
-        err = qio_channel_mux_get_error(disk_mirror_stream(d));
-        if (err) {
-            break;
-        }
-    }
-    return err;
-}
-
-bool disk_set_watch(DiskSet *set, const DiskMirrorTime *t,
-                    DiskSetCheck *check, void *opaque, bool *ping,
-                    Error **errp)
-{
-    DiskMirror *d;
-
-    QEMU_LOCK_GUARD(&set->lock);
-    FOR_EACH_DISK(d, set) {
-        DiskMirrorWait wait = disk_mirror_watch(d, t);
+        DiskWait wait = disk_mirror_watch(d, t);
 
         *ping |= wait.ping;
-        if (!disk_mirror_check_mirror(d, errp) ||
-            !check(d, t, &wait, opaque, errp)) {
-            return false;
-        }
+        failure = failure ?: disk_mirror_job_failure(d) ?:
+            check(d, t, &wait, opaque);
     }
-    return true;
+    return failure;
 }
 
 void disk_set_info(DiskSet *set, MigrationStreamInfoList ***tail)
@@ -311,7 +277,7 @@ void disk_set_info(DiskSet *set, MigrationStreamInfoList ***tail)
 
 /* --- the end --- */
 
-void disk_set_reset(DiskSet *set, const Error *why)
+void disk_set_reset(DiskSet *set, const MuxFailure *why)
 {
     DiskMirror *d;
 
@@ -321,7 +287,7 @@ void disk_set_reset(DiskSet *set, const Error *why)
     }
 }
 
-void disk_set_abort(DiskSet *set, const Error *why)
+void disk_set_abort(DiskSet *set, const MuxFailure *why)
 {
     DiskMirror *d;
 

@@ -24,7 +24,7 @@ typedef struct DiskSetOps {
     void (*completed)(void *opaque);
     /* Of one disk */
     void (*flushed)(DiskMirror *d, void *opaque);
-    void (*failed)(const Error *err, void *opaque);
+    void (*failed)(const MuxFailure *failure, void *opaque);
     void (*ending)(void *opaque);
 } DiskSetOps;
 
@@ -39,10 +39,10 @@ GPtrArray *disk_set_disks(DiskSet *set);
 /*
  * Open the stream of each disk of @defs (MigrationDiskChannel *) and start the
  * NBD handshakes; @speed is the limit in bytes per second of all together, 0:
- * none.  ops->connected() follows.
+ * none.  ops->connected() or ops->failed() follows.
  */
-bool disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
-                    MuxSession *session, Error **errp);
+void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
+                    MuxSession *session);
 
 /* Start the mirrors.  ops->ready() follows.  Not in a nested event loop. */
 void disk_set_begin(DiskSet *set);
@@ -56,17 +56,14 @@ void disk_set_complete(DiskSet *set);
 /* Change the limit of all disks together; 0: none. */
 void disk_set_set_speed(DiskSet *set, int64_t speed);
 
-/* The state of stream @ioc has changed; ignored if no disk has it. */
-void disk_set_stream_changed(DiskSet *set, QIOChannelMux *ioc);
-
 /* Is @bs the NBD node of a disk? */
 bool disk_set_has_target(DiskSet *set, BlockDriverState *bs);
 
-/* See disk_mirror_unmodified(). */
-bool disk_set_unmodified(DiskSet *set, Error **errp);
+/* See disk_mirror_modified(). */
+MuxFailure *disk_set_modified(DiskSet *set);
 
-/* See disk_mirror_in_time().  Any thread. */
-bool disk_set_in_time(DiskSet *set, uint32_t ms, Error **errp);
+/* See disk_mirror_late().  Any thread. */
+MuxFailure *disk_set_late(DiskSet *set, uint32_t ms);
 
 /* Bytes that were sent on the disks' streams.  Any thread. */
 uint64_t disk_set_sent(DiskSet *set);
@@ -77,33 +74,30 @@ uint64_t disk_set_sent(DiskSet *set);
  */
 uint64_t disk_set_remaining(DiskSet *set, bool *converged);
 
-/* Returns: why a stream of a disk has failed; NULL: none has.  Any thread. */
-Error *disk_set_get_error(DiskSet *set);
-
-/* Is what @d waits for, @wait, within the time limits? */
-typedef bool DiskSetCheck(DiskMirror *d, const DiskMirrorTime *t,
-                          const DiskMirrorWait *wait, void *opaque,
-                          Error **errp);
+/* Returns: a failure if what @d waits for, @wait, exceeds a time limit */
+typedef MuxFailure *DiskSetCheck(DiskMirror *d, const DiskWatchTime *t,
+                                 const DiskWait *wait, void *opaque);
 
 /*
  * Check each disk's mirror, and what it waits for with @check; *@ping is set if
  * a PING is to be sent.  Thread of the session.
+ *
+ * Returns: the first failure; NULL: none
  */
-bool disk_set_watch(DiskSet *set, const DiskMirrorTime *t,
-                    DiskSetCheck *check, void *opaque, bool *ping,
-                    Error **errp);
+MuxFailure *disk_set_watch(DiskSet *set, const DiskWatchTime *t,
+                           DiskSetCheck *check, void *opaque, bool *ping);
 
 /* Append the streams of the disks to a list for query-migrate. */
 void disk_set_info(DiskSet *set, MigrationStreamInfoList ***tail);
 
 /* See disk_mirror_reset().  Any thread. */
-void disk_set_reset(DiskSet *set, const Error *why);
+void disk_set_reset(DiskSet *set, const MuxFailure *why);
 
 /*
  * The steps to end all disks, which disk_mirror_abort() explains.  The first
  * one may be repeated; ops->ending() is called when another may be possible.
  */
-void disk_set_abort(DiskSet *set, const Error *why);
+void disk_set_abort(DiskSet *set, const MuxFailure *why);
 bool disk_set_quiescent(DiskSet *set);
 void disk_set_cancel(DiskSet *set);
 bool disk_set_ended(DiskSet *set);

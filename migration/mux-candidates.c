@@ -9,15 +9,14 @@
 #include "qemu/error-report.h"
 #include "qemu/queue.h"
 #include "qemu/timer.h"
-#include "qemu/units.h"
 #include "qemu/yank.h"
 #include "control-message.h"
 #include "migration.h"
 #include "mux-candidates.h"
 #include "mux-control.h"
-#include "mux-destination.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
+#include "mux-streams.h"
 #include "options.h"
 #include "trace.h"
 
@@ -40,6 +39,7 @@ typedef struct MuxCandidate {
     QTAILQ_ENTRY(MuxCandidate) next;
 } MuxCandidate;
 
+static const MuxCandidatesOps *candidates_ops;
 static QTAILQ_HEAD(, MuxCandidate) candidates =
     QTAILQ_HEAD_INITIALIZER(candidates);
 
@@ -97,7 +97,10 @@ static MuxCandidate *mux_candidate_find(QIOChannel *ioc)
 static void mux_candidate_free(MuxCandidate *c)
 {
     mux_control_free(c->control);
-    object_unref(OBJECT(c->main));
+    if (c->main) {
+        qio_channel_mux_set_changed(c->main, NULL, NULL);
+        object_unref(OBJECT(c->main));
+    }
     mux_session_unref(c->session);
     timer_free(c->timer);
     QTAILQ_REMOVE(&candidates, c, next);
@@ -123,7 +126,7 @@ static unsigned mux_candidates_count(bool leaving)
  * Say @why and close, in the background.  The streams stay until that is done:
  * what was sent on `control` has to go out, and `main` gets no other answer.
  */
-static void mux_candidate_close(MuxCandidate *c, const Error *why)
+static void mux_candidate_close(MuxCandidate *c, const MuxFailure *why)
 {
     mux_session_detach(c->session);
     if (mux_candidates_count(true) < MUX_LEAVING_MAX) {
@@ -135,7 +138,7 @@ static void mux_candidate_close(MuxCandidate *c, const Error *why)
     mux_candidate_set_timer(c, MIGRATION_MUX_LINGER_MS);
 }
 
-static void mux_candidate_leave(MuxCandidate *c, const Error *why)
+static void mux_candidate_leave(MuxCandidate *c, const MuxFailure *why)
 {
     if (c->session) {
         yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
@@ -157,35 +160,34 @@ static bool mux_candidate_is_only(void)
         addr->u.socket.type == SOCKET_ADDRESS_TYPE_FD;
 }
 
-/* @c cannot be the source because of @err. */
-static void mux_candidate_fail(MuxCandidate *c, const Error *err)
+/* @c cannot be the source because of @failure. */
+static void mux_candidate_fail(MuxCandidate *c, const MuxFailure *failure)
 {
+    g_autofree char *text = mux_failure_text(failure);
+
     if (c->leaving) {
         return;
     }
-    trace_migration_mux_candidate_failed(error_get_pretty(err));
-    mux_candidate_leave(c, err);
+    trace_migration_mux_candidate_failed(text);
+    mux_candidate_leave(c, failure);
     if (mux_candidate_is_only()) {
-        mux_destination_no_source(migration_incoming_get_current(), err);
+        candidates_ops->failed(failure);
     } else {
-        error_report("migration: rejected a connection: %s",
-                     error_get_pretty(err));
+        error_report("migration: rejected a connection: %s", text);
     }
 }
 
 static void mux_candidate_timeout(void *opaque)
 {
     MuxCandidate *c = opaque;
-    g_autofree char *text = mux_timeout_text(mux_candidate_ms(),
-                                             "the source's offer");
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) late = mux_failure_timeout(NULL, mux_candidate_ms(),
+                                                     "the source's offer");
 
     if (c->leaving) {
         mux_candidate_free(c);
         return;
     }
-    error_setg(&err, "all streams: %s", text);
-    mux_candidate_fail(c, err);
+    mux_candidate_fail(c, late);
 }
 
 /* --- the offer --- */
@@ -194,42 +196,46 @@ static void mux_candidate_reject(MuxCandidate *c,
                                  MigrationControlReasonList *reasons)
 {
     MigrationControl message = { .type = MIGRATION_CONTROL_TYPE_REJECTED };
-    g_autoptr(Error) err = mux_offer_error(reasons);
+    g_autoptr(MuxFailure) failure = mux_offer_failure(reasons, false);
 
     message.u.rejected.reasons = reasons;
     mux_control_send(c->control, &message, NULL);
-    mux_candidate_fail(c, err);
+    mux_candidate_fail(c, failure);
 }
 
-static bool mux_candidate_send_accepted(MuxCandidate *c, Error **errp)
+static MuxFailure *mux_candidates_too_late(void)
+{
+    return mux_failure_new(NULL, MUX_CODE_REFUSED,
+                           "another source was accepted");
+}
+
+static bool mux_candidate_send_accepted(MuxCandidate *c, MuxFailure **failp)
 {
     MigrationControl message = { .type = MIGRATION_CONTROL_TYPE_ACCEPTED };
-    g_autofree char *token = mux_offer_token_new(errp);
+    g_autofree char *token = mux_offer_token_new(failp);
 
     message.u.accepted.token = token;
-    return token && mux_control_send(c->control, &message, errp);
+    return token && mux_control_send(c->control, &message, failp);
 }
 
 static void mux_candidate_accept(MuxCandidate *c)
 {
-    MigrationIncomingState *mis = migration_incoming_get_current();
-    g_autoptr(Error) others = NULL;
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) others = mux_candidates_too_late();
+    g_autoptr(MuxFailure) failure = NULL;
     QIOChannelMux *main;
     MuxSession *session;
     MuxControl *control;
 
-    if (!mux_candidate_send_accepted(c, &err)) {
-        mux_candidate_fail(c, err);
+    if (!mux_candidate_send_accepted(c, &failure)) {
+        mux_candidate_fail(c, failure);
         return;
     }
     session = g_steal_pointer(&c->session);
     control = g_steal_pointer(&c->control);
     main = g_steal_pointer(&c->main);
     mux_candidate_free(c);
-    error_setg(&others, "another source was accepted");
     mux_candidates_end(others, false);
-    mux_destination_begin(mis, session, control, main);
+    candidates_ops->accepted(session, control, main);
 }
 
 static void mux_candidate_message(const MigrationControl *message, void *opaque)
@@ -248,91 +254,85 @@ static void mux_candidate_message(const MigrationControl *message, void *opaque)
     }
 }
 
-static void mux_candidate_broken(const Error *err, void *opaque)
-{
-    mux_candidate_fail(opaque, err);
-}
-
 /* --- the session --- */
 
-/* The connection has ended because of @err, or NULL. */
-static void mux_candidate_lost(MuxCandidate *c, const Error *err)
+/* The connection, or `control`, has ended because of @failure, or NULL. */
+static void mux_candidate_lost(MuxCandidate *c, const MuxFailure *failure)
 {
-    g_autoptr(Error) early = NULL;
+    g_autoptr(MuxFailure) early =
+        mux_failure_new(NULL, MUX_CODE_PROTOCOL,
+                        "the source ended the connection early");
 
-    if (!err) {
-        error_setg(&early, "all streams: the source ended the connection "
-                   "early");
-    }
-    mux_candidate_fail(c, err ?: early);
+    mux_candidate_fail(c, failure ?: early);
 }
 
-static void mux_candidate_control_ended(void *opaque)
+static void mux_candidate_control_ended(const MuxFailure *failure,
+                                        void *opaque)
 {
-    MuxCandidate *c = opaque;
-    g_autoptr(Error) err =
-        qio_channel_mux_get_error(mux_control_stream(c->control));
-
-    mux_candidate_lost(c, err);
+    mux_candidate_lost(opaque, failure);
 }
 
 static const MuxControlOps mux_candidate_control_ops = {
     .message = mux_candidate_message,
-    .broken = mux_candidate_broken,
+    .broken = mux_candidate_control_ended,
     .ended = mux_candidate_control_ended,
 };
+
+/* The end of `control` is seen by those who read it. */
+static void mux_candidate_main_changed(QIOChannelMux *ioc, void *opaque)
+{
+    g_autoptr(MuxFailure) failure = qio_channel_mux_get_failure(ioc);
+
+    if (failure) {
+        mux_candidate_fail(opaque, failure);
+    }
+}
+
+static void mux_candidate_refuse(QIOChannelMux *ioc)
+{
+    g_autoptr(MuxFailure) early =
+        mux_failure_new(NULL, MUX_CODE_REFUSED, "opened before the destination "
+                        "has accepted the migration");
+
+    qio_channel_mux_abort(ioc, early);
+}
 
 static void mux_candidate_opened(MuxSession *session, QIOChannelMux *ioc,
                                  void *opaque)
 {
     MuxCandidate *c = opaque;
-    const char *name = qio_channel_mux_name(ioc);
-    g_autoptr(Error) err = NULL;
+    MuxStreamKind kind = mux_stream_kind_of(qio_channel_mux_name(ioc));
 
-    if (g_str_equal(name, "control") && !c->control) {
-        qio_channel_mux_set_window_max(ioc, MUX_CONTROL_MESSAGE_MAX);
+    if (kind == MUX_STREAM_KIND_CONTROL && !c->control) {
+        mux_stream_kind_set_up(kind, ioc);
         c->control = mux_control_new(ioc, MUX_ROLE_DESTINATION,
                                      &mux_candidate_control_ops, c);
         qio_channel_mux_accept(ioc);
-    } else if (g_str_equal(name, "main") && !c->main) {
+    } else if (kind == MUX_STREAM_KIND_MAIN && !c->main) {
+        qio_channel_mux_set_changed(ioc, mux_candidate_main_changed, c);
         c->main = ioc;
         object_ref(OBJECT(ioc));
     } else {
-        error_setg(&err, "opened before the destination has accepted the "
-                   "migration");
-        qio_channel_mux_abort(ioc, err);
+        mux_candidate_refuse(ioc);
     }
 }
 
-static void mux_candidate_changed(MuxSession *session, QIOChannelMux *ioc,
-                                  void *opaque)
-{
-    g_autoptr(Error) err = NULL;
-
-    if (qio_channel_mux_state(ioc) == MUX_STREAM_RESET) {
-        err = qio_channel_mux_get_error(ioc);
-        if (err) {
-            mux_candidate_fail(opaque, err);
-        }
-    }
-}
-
-static void mux_candidate_ended(MuxSession *session, const Error *err,
+static void mux_candidate_ended(MuxSession *session, const MuxFailure *failure,
                                 void *opaque)
 {
-    mux_candidate_lost(opaque, err);
+    mux_candidate_lost(opaque, failure);
 }
 
 static const MuxSessionOps mux_candidate_ops = {
     .opened = mux_candidate_opened,
-    .changed = mux_candidate_changed,
     .ended = mux_candidate_ended,
 };
 
 /* --- what comes from the listener and from TLS --- */
 
-bool mux_candidates_admit(QIOChannel *ioc)
+bool mux_candidates_admit(QIOChannel *ioc, const MuxCandidatesOps *ops)
 {
+    candidates_ops = ops;
     if (mux_candidate_find(ioc) ||
         mux_candidates_count(false) < MUX_CANDIDATES_MAX) {
         return true;
@@ -351,12 +351,13 @@ void mux_candidate_handshake(QIOChannel *ioc)
 void mux_candidate_handshake_failed(QIOChannel *ioc, const Error *err)
 {
     MuxCandidate *c = mux_candidate_find(ioc);
+    g_autoptr(MuxFailure) failure = mux_failure_from_error(NULL, err);
 
     if (c) {
         c->ioc = NULL;
         mux_candidate_free(c);
         if (mux_candidate_is_only()) {
-            mux_destination_no_source(migration_incoming_get_current(), err);
+            candidates_ops->failed(failure);
         }
     }
 }
@@ -364,16 +365,14 @@ void mux_candidate_handshake_failed(QIOChannel *ioc, const Error *err)
 void mux_candidate_serve(QIOChannel *ioc)
 {
     MuxCandidate *c = mux_candidate_find(ioc) ?: mux_candidate_new();
-    g_autoptr(Error) late = NULL;
+    g_autoptr(MuxFailure) late = mux_candidates_too_late();
 
     c->ioc = NULL;
     c->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
                                  &mux_candidate_ops, c);
     if (mux_candidates_late()) {
-        error_setg(&late, "another source was accepted");
         mux_candidate_close(c, late);
-        error_report("migration: rejected a connection: %s",
-                     error_get_pretty(late));
+        error_report("migration: rejected a connection: %s", late->text);
         return;
     }
     mux_session_set_silence(c->session, migrate_channel_mux_timeout());
@@ -381,7 +380,7 @@ void mux_candidate_serve(QIOChannel *ioc)
                            c->session);
 }
 
-void mux_candidates_end(const Error *why, bool wait)
+void mux_candidates_end(const MuxFailure *why, bool wait)
 {
     MuxCandidate *c, *tmp;
 

@@ -4,8 +4,8 @@
  * Until the destination has accepted an offer, every connection is a candidate:
  * it completes the TLS handshake, if there is one, and sends an offer on stream
  * `control`.  The number of candidates and the time of each are limited.  The
- * first one whose offer matches becomes the source, mux_destination_begin();
- * all others are rejected with a reason.  Where only one connection is
+ * first one whose offer matches becomes the source; all others are rejected
+ * with a reason.  Where only one connection is
  * possible, as with 'fd' or 'exec', its failure fails the migration.
  *
  * All functions belong to the main loop.
@@ -17,22 +17,37 @@
 #define MIGRATION_MUX_CANDIDATES_H
 
 #include "io/channel.h"
+#include "mux-control.h"
+
+typedef struct MuxCandidatesOps {
+    /*
+     * The offer that came on @control was accepted, and the candidate is one no
+     * more.  Takes over the three references; @main is the stream, not yet
+     * answered, or NULL if the source has not opened it yet.
+     */
+    void (*accepted)(MuxSession *session, MuxControl *control,
+                     QIOChannelMux *main);
+
+    /* The only possible connection has failed. */
+    void (*failed)(const MuxFailure *failure);
+} MuxCandidatesOps;
 
 /* The TLS handshake on @ioc begins, or has failed because of @err. */
 void mux_candidate_handshake(QIOChannel *ioc);
 void mux_candidate_handshake_failed(QIOChannel *ioc, const Error *err);
 
 /*
- * @ioc, which was accepted, waits for the TLS handshake.
+ * @ioc was accepted, or has completed the TLS handshake.  @ops are those of
+ * all candidates.
  *
  * Returns: false, with @ioc closed, if there are too many already
  */
-bool mux_candidates_admit(QIOChannel *ioc);
+bool mux_candidates_admit(QIOChannel *ioc, const MuxCandidatesOps *ops);
 
 /* Serve @ioc, of which a reference is taken; its handshake, if any, is done. */
 void mux_candidate_serve(QIOChannel *ioc);
 
 /* Reject all because of @why; @wait: until that has been sent. */
-void mux_candidates_end(const Error *why, bool wait);
+void mux_candidates_end(const MuxFailure *why, bool wait);
 
 #endif

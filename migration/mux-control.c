@@ -50,6 +50,7 @@ struct MuxControl {
     GByteArray *in;             /* of one message, its length first */
     GByteArray *out;            /* that the stream has not taken */
     uint64_t bytes_in;
+    MuxFailure *failure;        /* why the stream has ended */
 };
 
 static const char *mux_control_peer(MuxControl *c)
@@ -59,7 +60,14 @@ static const char *mux_control_peer(MuxControl *c)
 
 /* --- sending --- */
 
-static bool mux_control_flush(MuxControl *c, Error **errp);
+static bool mux_control_flush(MuxControl *c, MuxFailure **failp);
+
+/* The stream cannot be used any more */
+static MuxFailure *mux_control_stream_failure(MuxControl *c)
+{
+    return qio_channel_mux_get_failure(c->ioc) ?:
+        mux_failure_new("control", MUX_CODE_ABORTED, "connection closed");
+}
 
 static gboolean mux_control_writable(QIOChannel *ioc, GIOCondition cond,
                                      gpointer opaque)
@@ -72,12 +80,12 @@ static gboolean mux_control_writable(QIOChannel *ioc, GIOCondition cond,
     return G_SOURCE_REMOVE;
 }
 
-static bool mux_control_flush(MuxControl *c, Error **errp)
+static bool mux_control_flush(MuxControl *c, MuxFailure **failp)
 {
     while (c->out->len) {
         ssize_t len = qio_channel_write(QIO_CHANNEL(c->ioc),
                                         (char *)c->out->data, c->out->len,
-                                        errp);
+                                        NULL);
 
         if (len == QIO_CHANNEL_ERR_BLOCK) {
             if (!c->watch_out) {
@@ -89,6 +97,7 @@ static bool mux_control_flush(MuxControl *c, Error **errp)
             return true;
         }
         if (len < 0) {
+            mux_failure_propagate(failp, mux_control_stream_failure(c));
             return false;
         }
         g_byte_array_remove_range(c->out, 0, len);
@@ -98,17 +107,17 @@ static bool mux_control_flush(MuxControl *c, Error **errp)
 
 /* Put @message into c->out. */
 static bool mux_control_queue(MuxControl *c, const MigrationControl *message,
-                              Error **errp)
+                              MuxFailure **failp)
 {
-    ERRP_GUARD();
+    g_autoptr(Error) err = NULL;
     GHashTable *peer = c->peer ?: control_names_own();
     uint8_t header[MUX_CONTROL_HEADER_SIZE];
     size_t len;
     g_autofree char *text =
-        control_message_encode(message, peer, mux_control_peer(c), &len, errp);
+        control_message_encode(message, peer, mux_control_peer(c), &len, &err);
 
     if (!text) {
-        error_prepend(errp, "stream 'control': ");
+        mux_failure_propagate(failp, mux_failure_from_error("control", err));
         return false;
     }
     trace_migration_mux_control_sent(text);
@@ -120,19 +129,20 @@ static bool mux_control_queue(MuxControl *c, const MigrationControl *message,
 }
 
 bool mux_control_send(MuxControl *c, const MigrationControl *message,
-                      Error **errp)
+                      MuxFailure **failp)
 {
-    return mux_control_queue(c, message, errp) && mux_control_flush(c, errp);
+    return mux_control_queue(c, message, failp) && mux_control_flush(c, failp);
 }
 
-bool mux_control_say(MuxControl *c, MigrationControlType type, Error **errp)
+bool mux_control_say(MuxControl *c, MigrationControlType type,
+                     MuxFailure **failp)
 {
     MigrationControl message = { .type = type };
 
-    return mux_control_send(c, &message, errp);
+    return mux_control_send(c, &message, failp);
 }
 
-bool mux_control_commit(MuxControl *c, Error **errp)
+bool mux_control_commit(MuxControl *c, MuxFailure **failp)
 {
     const MigrationControl message = {
         .type = MIGRATION_CONTROL_TYPE_COMMITTED
@@ -140,12 +150,14 @@ bool mux_control_commit(MuxControl *c, Error **errp)
     bool ok;
 
     if (c->out->len) {
-        error_setg(errp, "stream 'control': the destination does not accept "
-                   "data");
+        mux_failure_propagate(failp,
+                              mux_failure_new("control", MUX_CODE_ABORTED,
+                                              "the destination does not accept "
+                                              "data"));
         return false;
     }
-    ok = mux_control_queue(c, &message, errp) &&
-        qio_channel_mux_write_whole(c->ioc, c->out->data, c->out->len, errp);
+    ok = mux_control_queue(c, &message, failp) &&
+        qio_channel_mux_write_whole(c->ioc, c->out->data, c->out->len, failp);
     /* The peer ignores an incomplete message */
     g_byte_array_set_size(c->out, 0);
     return ok;
@@ -297,13 +309,27 @@ static ssize_t mux_control_read(MuxControl *c, size_t missing)
     return len;
 }
 
-static void mux_control_break(MuxControl *c, Error *err)
+/* Takes @failure.  The callback, @report, may free @c. */
+static void mux_control_end(MuxControl *c, MuxFailure *failure,
+                            void (*report)(const MuxFailure *, void *))
 {
-    g_autoptr(Error) cause = err;
+    g_autoptr(MuxFailure) passed = failure ? mux_failure_copy(failure) : NULL;
 
-    error_prepend(&cause, "stream 'control': ");
     c->watch_in = 0;
-    c->ops->broken(cause, c->opaque);
+    c->failure = failure;
+    report(passed, c->opaque);
+}
+
+/* The stream has no more data: by the peer's FIN, or by a failure */
+static MuxFailure *mux_control_eof(MuxControl *c)
+{
+    MuxFailure *f = qio_channel_mux_get_failure(c->ioc);
+
+    if (!f && qio_channel_mux_state(c->ioc) != MUX_STREAM_RESET) {
+        f = mux_failure_new("control", MUX_CODE_PROTOCOL, "the %s ended the "
+                            "stream early", mux_control_peer(c));
+    }
+    return f;
 }
 
 /* One read at a time, so that others have their turn */
@@ -312,15 +338,14 @@ static gboolean mux_control_readable(QIOChannel *ioc, GIOCondition cond,
 {
     MuxControl *c = opaque;
     g_autoptr(MigrationControl) message = NULL;
-    Error *err = NULL;
+    g_autoptr(Error) err = NULL;
     ssize_t len = mux_control_read(c, mux_control_missing(c, &error_abort));
 
     if (len == QIO_CHANNEL_ERR_BLOCK) {
         return G_SOURCE_CONTINUE;
     }
     if (len <= 0) {
-        c->watch_in = 0;
-        c->ops->ended(c->opaque);
+        mux_control_end(c, mux_control_eof(c), c->ops->ended);
         return G_SOURCE_REMOVE;
     }
     if (mux_control_missing(c, &err)) {
@@ -330,7 +355,9 @@ static gboolean mux_control_readable(QIOChannel *ioc, GIOCondition cond,
         message = mux_control_decode(c, &err);
     }
     if (err) {
-        mux_control_break(c, err);
+        mux_control_end(c, mux_failure_new("control", MUX_CODE_PROTOCOL, "%s",
+                                           error_get_pretty(err)),
+                        c->ops->broken);
         return G_SOURCE_REMOVE;
     }
     g_byte_array_set_size(c->in, 0);
@@ -383,6 +410,7 @@ void mux_control_free(MuxControl *c)
     g_clear_pointer(&c->peer, g_hash_table_unref);
     g_byte_array_unref(c->in);
     g_byte_array_unref(c->out);
+    mux_failure_free(c->failure);
     g_free(c);
 }
 
@@ -394,6 +422,11 @@ bool mux_control_received(MuxControl *c, MigrationControlType type)
 bool mux_control_over(MuxControl *c)
 {
     return !c->watch_in;
+}
+
+const MuxFailure *mux_control_failure(MuxControl *c)
+{
+    return c->failure;
 }
 
 void mux_control_finish(MuxControl *c)

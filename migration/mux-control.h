@@ -30,11 +30,14 @@ typedef struct MuxControlOps {
      */
     void (*message)(const MigrationControl *message, void *opaque);
 
-    /* The peer broke a rule, @err says which; nothing more comes. */
-    void (*broken)(const Error *err, void *opaque);
+    /* The peer broke a rule, @failure says which; nothing more comes. */
+    void (*broken)(const MuxFailure *failure, void *opaque);
 
-    /* The stream or the connection has ended; nothing more comes. */
-    void (*ended)(void *opaque);
+    /*
+     * The stream or the connection has ended; nothing more comes.  @failure is
+     * NULL if the connection has ended without one.
+     */
+    void (*ended)(const MuxFailure *failure, void *opaque);
 } MuxControlOps;
 
 /*
@@ -70,25 +73,27 @@ QIOChannelMux *mux_control_stream(MuxControl *c);
 /* Has such a message come? */
 bool mux_control_received(MuxControl *c, MigrationControlType type);
 
-/* Will nothing more come? */
+/* Will nothing more come?  Then mux_control_failure() says why. */
 bool mux_control_over(MuxControl *c);
+const MuxFailure *mux_control_failure(MuxControl *c);
 
 /*
  * Send @message, when the peer takes it.  It is an error if the peer does not
  * know it.
  */
 bool mux_control_send(MuxControl *c, const MigrationControl *message,
-                      Error **errp);
+                      MuxFailure **failp);
 
 /* The same for one that has nothing but its type */
-bool mux_control_say(MuxControl *c, MigrationControlType type, Error **errp);
+bool mux_control_say(MuxControl *c, MigrationControlType type,
+                     MuxFailure **failp);
 
 /*
  * Send `committed` without queueing it.
  *
- * Returns: true if the stream has accepted all of it; false with @errp set if
+ * Returns: true if the stream has accepted all of it; false with @failp set if
  *          not, and the peer will never receive the complete message
  */
-bool mux_control_commit(MuxControl *c, Error **errp);
+bool mux_control_commit(MuxControl *c, MuxFailure **failp);
 
 #endif

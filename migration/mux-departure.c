@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "mux-departure.h"
 #include "mux-migration.h"
@@ -24,30 +23,26 @@ static void mux_departure_done(MuxDeparture *d)
     g_clear_pointer(&d->control, mux_control_free);
 }
 
-static void mux_departure_lost(MuxDeparture *d, const Error *err)
+static void mux_departure_lost(MuxDeparture *d)
 {
+    const MuxFailure *f = mux_control_failure(d->control);
+    g_autofree char *text = f ? mux_failure_text(f) :
+                                g_strdup("it ended the connection");
+
     warn_report("migration: the destination did not confirm that it runs the "
                 "guest: %s.  Check the destination before ending this process",
-                err ? error_get_pretty(err) : "it ended the connection");
+                text);
     mux_departure_done(d);
-}
-
-static void mux_departure_broken(const Error *err, void *opaque)
-{
-    mux_departure_lost(opaque, err);
 }
 
 /* Has what is awaited happened? */
 static void mux_departure_check(MuxDeparture *d)
 {
-    g_autoptr(Error) err = NULL;
-
     if (mux_control_received(d->control, MIGRATION_CONTROL_TYPE_RUNNING)) {
         trace_migration_mux_departure_running();
         mux_departure_done(d);
     } else if (mux_control_over(d->control)) {
-        err = qio_channel_mux_get_error(mux_control_stream(d->control));
-        mux_departure_lost(d, err);
+        mux_departure_lost(d);
     }
 }
 
@@ -56,14 +51,14 @@ static void mux_departure_message(const MigrationControl *message, void *opaque)
     mux_departure_check(opaque);
 }
 
-static void mux_departure_ended(void *opaque)
+static void mux_departure_ended(const MuxFailure *failure, void *opaque)
 {
     mux_departure_check(opaque);
 }
 
 static const MuxControlOps mux_departure_ops = {
     .message = mux_departure_message,
-    .broken = mux_departure_broken,
+    .broken = mux_departure_ended,
     .ended = mux_departure_ended,
 };
 

@@ -17,31 +17,25 @@
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/units.h"
 #include "qemu/yank.h"
 #include "channel-args.h"
-#include "disk-export.h"
+#include "export-set.h"
 #include "migration.h"
 #include "multifd.h"
 #include "mux-candidates.h"
-#include "mux-destination.h"
+#include "mux-control.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
+#include "mux-streams.h"
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
 
-/*
- * What waits here to be loaded is downtime that the source cannot see.  At the
- * 500 MB/s of a slow loader this much is 34 ms, a tenth of the default limit;
- * and RAM has the whole of a 10 Gb/s link up to a round trip of 7 ms.
- */
-#define MUX_DESTINATION_RAM_WINDOW     (16 * MiB)
-
 typedef struct MuxDestination MuxDestination;
 
-/* A stream that migration_ioc_process_incoming() takes once it has data */
+/* `main` or a stream of multifd, which QEMU's loader takes once it has data */
 typedef struct MuxDestinationChannel {
     MuxDestination *m;
     QIOChannelMux *ioc;
@@ -54,11 +48,15 @@ struct MuxDestination {
     MuxControl *control;
     MigrationPhase phase;       /* what the source said last; atomic */
     QIOChannelMux *main;        /* NULL until the source opened it */
+    QEMUFile *file;             /* of @main, until the loader has it */
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
-    GPtrArray *disks;           /* DiskExport *, as migrate-incoming listed */
-    Error *err;                 /* the first failure */
+    const char *taking;         /* the loader takes it now; main loop */
+    ExportSet *exports;
+    QemuMutex lock;             /* protects @failure */
+    MuxFailure *failure;        /* the first one; set once */
     bool committed;             /* the source has given the guest up */
     bool over;                  /* nothing more comes on `control` */
+    bool failing;               /* mux_destination_fail() was called */
     bool event_held;            /* the clean-up sends FAILED */
     Coroutine *taking_over;     /* waits for the source's commit */
 };
@@ -77,11 +75,6 @@ bool migration_mux_destination_phase(MigrationIncomingState *mis,
     }
     *phase = MIGRATION_PHASE_CONNECT;
     return mis->state == MIGRATION_STATUS_SETUP && migration_mux_expected(mis);
-}
-
-bool mux_destination_is_main(MigrationIncomingState *mis, QIOChannel *ioc)
-{
-    return mis->mux && ioc == QIO_CHANNEL(mis->mux->main);
 }
 
 /* --- failure --- */
@@ -106,50 +99,101 @@ bool mux_destination_hold_failed(const MigrationStatus *status)
     return true;
 }
 
+static bool mux_destination_has_failed(MuxDestination *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    return m->failure;
+}
+
+/* Record @failure, unless there is one already. */
+static void mux_destination_record(MuxDestination *m, const MuxFailure *failure)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    m->failure = m->failure ?: mux_failure_copy(failure);
+}
+
+/* Returns: @err, or the cause where that is known better */
+static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
+{
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (m->failure) {
+            return mux_failure_copy(m->failure);
+        }
+    }
+    return mux_session_find_failure(m->session) ?:
+        mux_failure_from_error(qemu_in_main_thread() ? m->taking : NULL, err);
+}
+
 /*
- * Tell the source why.  The main loop does not wait for a source that does not
- * read that, unless the process is about to exit.
+ * The source learns the cause by the streams, too, while GOAWAY waits for other
+ * data; and closing `main` cannot send FIN any more.
  */
-static void mux_destination_close(MuxDestination *m, const Error *why)
+MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
+                                   const Error *err)
+{
+    MuxDestination *m = mis->mux;
+    MuxFailure *failure;
+
+    if (!m) {
+        return mux_failure_from_error(NULL, err);
+    }
+    failure = mux_destination_cause(m, err);
+    mux_destination_record(m, failure);
+    mux_session_close(m->session, failure, MIGRATION_MUX_LINGER_MS);
+    mux_session_abort_streams(m->session, mux_control_stream(m->control),
+                              failure);
+    return failure;
+}
+
+/*
+ * The main loop does not wait for a source that does not read the cause, unless
+ * the process is about to exit.
+ */
+static void mux_destination_report_cause(MuxDestination *m)
 {
     if (m->mis->exit_on_error) {
-        mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
-    } else {
-        mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
+        mux_session_close_wait(m->session, m->failure,
+                               MIGRATION_MUX_LINGER_MS);
     }
 }
 
 /* Nothing was loaded yet: finish the incoming migration here. */
 static void mux_destination_give_up(MigrationIncomingState *mis,
-                                    const Error *err)
+                                    const MuxFailure *failure)
 {
-    migrate_set_error(migrate_get_current(), err);
-    error_report_err(migration_mux_explain(err));
+    MigrationState *s = migrate_get_current();
+
+    migration_mux_set_failure(s, failure);
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+        error_report_err(error_copy(s->error));
+    }
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
     if (mis->mux) {
-        mux_destination_close(mis->mux, err);
+        mux_destination_report_cause(mis->mux);
     } else {
-        mux_candidates_end(err, mis->exit_on_error);
+        mux_candidates_end(failure, mis->exit_on_error);
     }
     if (mis->exit_on_error) {
         exit(EXIT_FAILURE);
     }
     migration_incoming_state_destroy();
     /* The reference that qmp_migrate_incoming() has taken */
-    object_unref(OBJECT(migrate_get_current()));
+    object_unref(OBJECT(s));
 }
 
-void mux_destination_no_source(MigrationIncomingState *mis, const Error *err)
+static void mux_destination_no_source(const MuxFailure *failure)
 {
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
     if (!mis->mux && mis->state == MIGRATION_STATUS_SETUP) {
-        mux_destination_give_up(mis, err);
+        mux_destination_give_up(mis, failure);
     }
 }
 
 /* Has the source given the guest up, or will it not any more? */
 static bool mux_destination_decided(MuxDestination *m)
 {
-    return m->err || m->over || m->committed;
+    return m->over || m->committed || mux_destination_has_failed(m);
 }
 
 static void mux_destination_wake(MuxDestination *m)
@@ -160,43 +204,28 @@ static void mux_destination_wake(MuxDestination *m)
     }
 }
 
-static void mux_destination_fail(MuxDestination *m, const Error *err)
+static void mux_destination_fail(MuxDestination *m, const MuxFailure *failure)
 {
-    if (m->err) {
+    if (m->failing) {
         return;
     }
-    m->err = error_copy(err);
+    m->failing = true;
+    mux_destination_record(m, failure);
     if (mux_destination_loading(m)) {
-        /* Ends the loading, which reports m->err. */
-        qio_channel_mux_abort(m->main, err);
+        /* Ends the loading, which reports m->failure. */
+        qio_channel_mux_abort(m->main, failure);
         mux_destination_wake(m);
     } else {
-        mux_destination_give_up(m->mis, err);
+        mux_destination_give_up(m->mis, failure);
     }
 }
 
-static void mux_destination_disk_failed(DiskExport *d, const Error *err,
-                                        void *opaque)
+static void mux_destination_disk_failed(const MuxFailure *failure, void *opaque)
 {
-    mux_destination_fail(opaque, err);
+    mux_destination_fail(opaque, failure);
 }
 
 /* --- main --- */
-
-static bool mux_destination_disks_opened(MuxDestination *m, Error **errp)
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskExport *d = g_ptr_array_index(m->disks, i);
-
-        if (!disk_export_stream(d)) {
-            error_setg(errp, "stream '%s': listed in the destination's "
-                       "migrate-incoming, but not opened by the source",
-                       disk_export_def(d)->stream);
-            return false;
-        }
-    }
-    return true;
-}
 
 static void mux_destination_channel_free(gpointer opaque)
 {
@@ -209,27 +238,73 @@ static void mux_destination_channel_free(gpointer opaque)
     g_free(c);
 }
 
+/* Hand @c, which has data, to the loader; it starts when it has them all. */
+static bool mux_destination_take(MuxDestinationChannel *c, Error **errp)
+{
+    MuxDestination *m = c->m;
+    Error *err = NULL;
+
+    if (multifd_recv_setup(errp) != 0) {
+        return false;
+    }
+    if (c->ioc == m->main) {
+        m->file = qemu_file_new_input(QIO_CHANNEL(c->ioc));
+    } else {
+        /* It records an error, too, before it returns */
+        m->taking = qio_channel_mux_name(c->ioc);
+        multifd_recv_new_channel(QIO_CHANNEL(c->ioc), &err);
+        m->taking = NULL;
+        if (err) {
+            error_propagate(errp, err);
+            return false;
+        }
+    }
+    if (m->file && multifd_recv_all_channels_created()) {
+        migration_fd_process_incoming(g_steal_pointer(&m->file));
+    }
+    return true;
+}
+
+static MuxFailure *mux_destination_channel_ready(MuxDestinationChannel *c)
+{
+    MuxFailure *failure = qio_channel_mux_get_failure(c->ioc);
+    g_autoptr(Error) err = NULL;
+
+    if (!failure && c->ioc == c->m->main) {
+        failure = export_set_unopened(c->m->exports);
+    }
+    if (failure) {
+        return failure;
+    }
+    /* This may be the end of @c */
+    return mux_destination_take(c, &err) ? NULL :
+        mux_failure_from_error(qio_channel_mux_name(c->ioc), err);
+}
+
 static gboolean mux_destination_channel_readable(QIOChannel *ioc,
                                                  GIOCondition cond,
                                                  gpointer opaque)
 {
     MuxDestinationChannel *c = opaque;
-    MuxDestination *m = c->m;
-    Error *err = qio_channel_mux_get_error(c->ioc);
+    g_autoptr(MuxFailure) failure = NULL;
 
     c->watch = 0;
     qio_channel_mux_set_read_least(c->ioc, 1);
-    if (!err && (c->ioc != m->main || mux_destination_disks_opened(m, &err))) {
-        migration_ioc_process_incoming(ioc, &err);
-        if (err) {
-            error_prepend(&err, "stream '%s': ", qio_channel_mux_name(c->ioc));
-        }
-    }
-    if (err) {
-        mux_destination_fail(m, err);
-        error_free(err);
+    failure = mux_destination_channel_ready(c);
+    if (failure) {
+        mux_destination_fail(c->m, failure);
     }
     return G_SOURCE_REMOVE;
+}
+
+/* None: the connection was closed without a reason */
+static void mux_destination_channel_changed(QIOChannelMux *ioc, void *opaque)
+{
+    g_autoptr(MuxFailure) failure = qio_channel_mux_get_failure(ioc);
+
+    if (failure) {
+        mux_destination_fail(opaque, failure);
+    }
 }
 
 static bool mux_destination_is_open(MuxDestination *m, const char *name)
@@ -244,9 +319,8 @@ static bool mux_destination_is_open(MuxDestination *m, const char *name)
     return false;
 }
 
-/* @least: bytes that the code that takes it over reads at once */
 static bool mux_destination_add_channel(MuxDestination *m, QIOChannelMux *ioc,
-                                        size_t least, Error **errp)
+                                        Error **errp)
 {
     MuxDestinationChannel *c;
 
@@ -258,11 +332,10 @@ static bool mux_destination_add_channel(MuxDestination *m, QIOChannelMux *ioc,
     c->m = m;
     c->ioc = ioc;
     object_ref(OBJECT(ioc));
-    qio_channel_mux_set_read_least(ioc, least);
     c->watch = qio_channel_add_watch(QIO_CHANNEL(ioc), G_IO_IN,
                                      mux_destination_channel_readable, c, NULL);
     g_ptr_array_add(m->channels, c);
-    qio_channel_mux_set_window_max(ioc, MUX_DESTINATION_RAM_WINDOW);
+    qio_channel_mux_set_changed(ioc, mux_destination_channel_changed, m);
     qio_channel_mux_accept(ioc);
     return true;
 }
@@ -270,7 +343,7 @@ static bool mux_destination_add_channel(MuxDestination *m, QIOChannelMux *ioc,
 static bool mux_destination_open_main(MuxDestination *m, QIOChannelMux *ioc,
                                       Error **errp)
 {
-    if (!mux_destination_add_channel(m, ioc, 1, errp)) {
+    if (!mux_destination_add_channel(m, ioc, errp)) {
         return false;
     }
     m->main = ioc;
@@ -281,7 +354,9 @@ static bool mux_destination_open_main(MuxDestination *m, QIOChannelMux *ioc,
 static bool mux_destination_is_multifd(const char *name)
 {
     for (int i = 0; i < migrate_multifd_channels(); i++) {
-        g_autofree char *expected = g_strdup_printf("multifd-%d", i);
+        g_autofree char *id = g_strdup_printf("%d", i);
+        g_autofree char *expected =
+            mux_stream_kind_name(MUX_STREAM_KIND_MULTIFD, id);
 
         if (g_str_equal(name, expected)) {
             return true;
@@ -302,84 +377,45 @@ static bool mux_destination_open_multifd(MuxDestination *m, QIOChannelMux *ioc,
                    migrate_multifd_channels());
         return false;
     }
-    return mux_destination_add_channel(m, ioc, MULTIFD_INIT_SIZE, errp);
+    return mux_destination_add_channel(m, ioc, errp);
 }
 
 /* --- the session --- */
 
-static bool mux_destination_open_disk(MuxDestination *m, QIOChannelMux *ioc,
-                                      Error **errp)
+static bool mux_destination_open(MuxDestination *m, QIOChannelMux *ioc,
+                                 Error **errp)
 {
-    const char *name = qio_channel_mux_name(ioc);
+    MuxStreamKind kind = mux_stream_kind_of(qio_channel_mux_name(ioc));
 
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskExport *d = g_ptr_array_index(m->disks, i);
-
-        if (g_str_equal(disk_export_def(d)->stream, name)) {
-            return disk_export_accept(d, ioc, errp);
-        }
+    if (kind < MUX_STREAM_KIND__MAX) {
+        mux_stream_kind_set_up(kind, ioc);
     }
-    error_setg(errp, "not listed in the destination's migrate-incoming");
-    return false;
+    switch (kind) {
+    case MUX_STREAM_KIND_MAIN:
+        return mux_destination_open_main(m, ioc, errp);
+    case MUX_STREAM_KIND_MULTIFD:
+        return mux_destination_open_multifd(m, ioc, errp);
+    default:
+        return export_set_accept(m->exports, ioc, errp);
+    }
 }
 
 static void mux_destination_opened(MuxSession *session, QIOChannelMux *ioc,
                                    void *opaque)
 {
-    MuxDestination *m = opaque;
     const char *name = qio_channel_mux_name(ioc);
+    g_autoptr(MuxFailure) refusal = NULL;
     g_autoptr(Error) err = NULL;
-    bool ok;
 
-    if (g_str_equal(name, "main")) {
-        ok = mux_destination_open_main(m, ioc, &err);
-    } else if (g_str_has_prefix(name, "multifd-")) {
-        ok = mux_destination_open_multifd(m, ioc, &err);
-    } else {
-        ok = mux_destination_open_disk(m, ioc, &err);
-    }
-    if (!ok) {
+    if (!mux_destination_open(opaque, ioc, &err)) {
         trace_migration_mux_destination_refused(name, error_get_pretty(err));
-        qio_channel_mux_abort(ioc, err);
-    }
-}
-
-static void mux_destination_disk_ends(MuxDestination *m, QIOChannelMux *ioc)
-{
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskExport *d = g_ptr_array_index(m->disks, i);
-
-        if (disk_export_stream(d) == ioc) {
-            disk_export_end(d, migrate_channel_mux_stop_timeout() / 2);
-        }
-    }
-}
-
-static void mux_destination_changed(MuxSession *session, QIOChannelMux *ioc,
-                                    void *opaque)
-{
-    MuxDestination *m = opaque;
-    g_autoptr(Error) err = NULL;
-
-    switch (qio_channel_mux_state(ioc)) {
-    case MUX_STREAM_RESET:
-        /* The source's reason comes with the stream that it resets first. */
-        err = qio_channel_mux_get_error(ioc);
-        if (err) {
-            mux_destination_fail(m, err);
-        }
-        break;
-    case MUX_STREAM_FINISHING:
-        mux_destination_disk_ends(m, ioc);
-        break;
-    default:
-        break;
+        refusal = mux_failure_from_error(name, err);
+        qio_channel_mux_abort(ioc, refusal);
     }
 }
 
 static const MuxSessionOps mux_destination_ops = {
     .opened = mux_destination_opened,
-    .changed = mux_destination_changed,
 };
 
 /* --- control --- */
@@ -413,30 +449,28 @@ static void mux_destination_message(const MigrationControl *message,
     }
 }
 
-static void mux_destination_broken(const Error *err, void *opaque)
-{
-    mux_destination_fail(opaque, err);
-}
-
-/* With the connection, usually */
-static void mux_destination_control_ended(void *opaque)
+static void mux_destination_control_ended(const MuxFailure *failure,
+                                          void *opaque)
 {
     MuxDestination *m = opaque;
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) early =
+        mux_failure_new(NULL, MUX_CODE_PROTOCOL,
+                        "the source ended the connection early");
 
     /* What `main` has received is loaded before it sees the end. */
     if (mux_destination_loading(m)) {
         m->over = true;
         mux_destination_wake(m);
-        return;
+    } else {
+        mux_destination_fail(m, failure ?: early);
     }
-    err = qio_channel_mux_get_error(mux_control_stream(m->control));
-    if (!err) {
-        error_setg(&err, "all streams: the source ended the connection "
-                   "early");
-    }
-    mux_destination_fail(m, err);
 }
+
+static void mux_destination_broken(const MuxFailure *failure, void *opaque)
+{
+    mux_destination_fail(opaque, failure);
+}
+
 
 static const MuxControlOps mux_destination_control_ops = {
     .message = mux_destination_message,
@@ -446,31 +480,18 @@ static const MuxControlOps mux_destination_control_ops = {
 
 /* --- the source --- */
 
-bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc)
+static void mux_destination_begin(MuxSession *session, MuxControl *control,
+                                  QIOChannelMux *main)
 {
-    return migration_mux_expected(mis) && !mux_candidates_admit(ioc);
-}
-
-void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc)
-{
-    mux_candidate_serve(ioc);
-}
-
-void mux_destination_begin(MigrationIncomingState *mis, MuxSession *session,
-                           MuxControl *control, QIOChannelMux *main)
-{
-    GPtrArray *defs = mis->channels->disks;
+    MigrationIncomingState *mis = migration_incoming_get_current();
     MuxDestination *m = mis->mux = g_new0(MuxDestination, 1);
 
     m->mis = mis;
     m->phase = MIGRATION_PHASE_CONNECT;
+    qemu_mutex_init(&m->lock);
     m->channels = g_ptr_array_new_with_free_func(mux_destination_channel_free);
-    m->disks = g_ptr_array_new();
-    for (guint i = 0; i < defs->len; i++) {
-        g_ptr_array_add(m->disks,
-                        disk_export_new(g_ptr_array_index(defs, i),
-                                        mux_destination_disk_failed, m));
-    }
+    m->exports = export_set_new(mis->channels->disks,
+                                mux_destination_disk_failed, m);
     m->session = session;
     m->control = control;
     mux_control_set_ops(control, &mux_destination_control_ops, m);
@@ -481,101 +502,72 @@ void mux_destination_begin(MigrationIncomingState *mis, MuxSession *session,
     object_unref(OBJECT(main));
 }
 
+static const MuxCandidatesOps mux_destination_candidates_ops = {
+    .accepted = mux_destination_begin,
+    .failed = mux_destination_no_source,
+};
+
+bool migration_mux_admit(QIOChannel *ioc)
+{
+    return mux_candidates_admit(ioc, &mux_destination_candidates_ops);
+}
+
 /* --- loading --- */
 
-static bool mux_destination_check_disks(MuxDestination *m, Error **errp)
+/* The failure is the source's: say how far the migration has come. */
+static MuxFailure *mux_destination_not_committed(MuxDestination *m)
 {
-    for (guint i = 0; i < m->disks->len; i++) {
-        DiskExport *d = g_ptr_array_index(m->disks, i);
+    const MuxFailure *cause;
+    g_autofree char *text = NULL;
 
-        if (!disk_export_done(d)) {
-            error_setg(errp, "stream '%s': the device state arrived before "
-                       "the disk was complete", disk_export_def(d)->stream);
-            return false;
-        }
+    QEMU_LOCK_GUARD(&m->lock);
+    cause = m->failure ?: mux_control_failure(m->control);
+    text = cause ? mux_failure_text(cause) :
+                   g_strdup("it ended the connection");
+    mux_failure_free(m->failure);
+    m->failure = mux_failure_new("main", MUX_CODE_ABORTED, "everything was "
+                                 "loaded, but the source did not hand the "
+                                 "guest over: %s", text);
+    return mux_failure_copy(m->failure);
+}
+
+/* Returns: why the guest must not run here; NULL: it may */
+static MuxFailure *coroutine_fn mux_destination_take_over(MuxDestination *m)
+{
+    MuxFailure *failure = export_set_unfinished(m->exports);
+
+    if (failure) {
+        return failure;
     }
-    return true;
+    if (m->mis->to_src_file) {
+        migrate_send_rp_shut(m->mis, 0);
+        qemu_fclose(g_steal_pointer(&m->mis->to_src_file));
+    }
+    /* No limit: after the source's commit only this side has the guest */
+    mux_session_set_silence(m->session, 0);
+    if (!mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED,
+                         &failure)) {
+        return failure;
+    }
+    while (!mux_destination_decided(m)) {
+        m->taking_over = qemu_coroutine_self();
+        qemu_coroutine_yield();
+    }
+    return m->committed ? NULL : mux_destination_not_committed(m);
 }
 
 bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
                                                 Error **errp)
 {
     MuxDestination *m = mis->mux;
-    g_autoptr(Error) cause = NULL;
-    Error *err = NULL;
+    g_autoptr(MuxFailure) failure = m ? mux_destination_take_over(m) : NULL;
 
-    if (!m) {
+    if (!failure) {
         return true;
     }
-    if (!mux_destination_check_disks(m, errp)) {
-        return false;
-    }
-    if (mis->to_src_file) {
-        migrate_send_rp_shut(mis, 0);
-        qemu_fclose(g_steal_pointer(&mis->to_src_file));
-    }
-    /* No limit: after the source's commit only this side has the guest */
-    mux_session_set_silence(m->session, 0);
-    if (!mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED, errp)) {
-        return false;
-    }
-    while (!mux_destination_decided(m)) {
-        m->taking_over = qemu_coroutine_self();
-        qemu_coroutine_yield();
-    }
-    if (m->committed) {
-        return true;
-    }
-    cause = m->err ? error_copy(m->err) :
-        qio_channel_mux_get_error(mux_control_stream(m->control));
-    error_setg(&err, "stream 'main': everything was loaded, but the source did "
-               "not hand the guest over: %s", cause ? error_get_pretty(cause) :
-               "it ended the connection");
-    /* For migration_mux_load_failed() */
-    error_free(m->err);
-    m->err = error_copy(err);
-    error_propagate(errp, err);
+    mux_destination_record(m, failure);
+    error_setg(errp, "%s", failure->text);
     return false;
-}
-
-/*
- * While the GOAWAY waits for other data, the peer sees the cause by these; and
- * closing `main` cannot send a FIN any more.
- */
-static void mux_destination_abort_streams(MuxDestination *m)
-{
-    for (guint i = 0; i < m->channels->len; i++) {
-        MuxDestinationChannel *c = g_ptr_array_index(m->channels, i);
-
-        qio_channel_mux_abort(c->ioc, m->err);
-    }
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_export_abort(g_ptr_array_index(m->disks, i), m->err);
-    }
-}
-
-void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp)
-{
-    MuxDestination *m = mis->mux;
-    Error *cause = NULL;
-
-    if (!m) {
-        return;
-    }
-    if (m->err) {
-        cause = error_copy(m->err);
-    } else {
-        qemu_file_get_error_obj(mis->from_src_file, &cause);
-    }
-    if (cause) {
-        error_free(*errp);
-        *errp = cause;
-    }
-    if (!m->err) {
-        m->err = error_copy(*errp);
-    }
-    mux_destination_close(m, *errp);
-    mux_destination_abort_streams(m);
 }
 
 /* --- query --- */
@@ -589,14 +581,7 @@ static MigrationStreamInfoList *mux_destination_streams(MuxDestination *m)
 
         QAPI_LIST_APPEND(tail, mux_stream_info_new(c->ioc));
     }
-    for (guint i = 0; i < m->disks->len; i++) {
-        QIOChannelMux *ioc =
-            disk_export_stream(g_ptr_array_index(m->disks, i));
-
-        if (ioc) {
-            QAPI_LIST_APPEND(tail, mux_stream_info_new(ioc));
-        }
-    }
+    export_set_info(m->exports, &tail);
     return list;
 }
 
@@ -615,61 +600,68 @@ void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info)
 void mux_destination_shutdown(MigrationIncomingState *mis)
 {
     MuxSession *closing = g_steal_pointer(&mis->mux_closing);
+    g_autoptr(MuxFailure) why =
+        mux_failure_new(NULL, MUX_CODE_ABORTED,
+                        "the destination was shut down");
     MuxDestination *m = mis->mux;
-    g_autoptr(Error) why = NULL;
 
     if (closing) {
         mux_session_close_wait(closing, NULL, MIGRATION_MUX_LINGER_MS);
         mux_session_unref(closing);
     }
-    error_setg(&why, "the destination was shut down");
     mux_candidates_end(why, true);
     if (!m) {
         return;
     }
     /* The loading fails because of this, which is no reason for exit(1) */
     mis->exit_on_error = false;
-    /* First, so that streams which are not accepted any more hear of it, too */
+    /* First, so that streams which are not accepted any more get it, too */
     mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
     mux_session_detach(m->session);
-    while (m->disks->len) {
-        disk_export_free(g_ptr_array_remove_index(m->disks,
-                                                  m->disks->len - 1), why);
-    }
+    export_set_release(m->exports, why);
     mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
 }
 
 void migration_mux_destination_cleanup(MigrationIncomingState *mis)
 {
     MuxDestination *m = g_steal_pointer(&mis->mux);
-    g_autoptr(Error) unknown = NULL;
+    g_autoptr(MuxFailure) unknown =
+        mux_failure_new(NULL, MUX_CODE_ABORTED,
+                        "the migration failed at the destination");
 
-    error_setg(&unknown, "the migration failed at the destination");
     mux_candidates_end(unknown, false);
     if (!m) {
         return;
     }
     mux_session_detach(m->session);
-    if (m->err) {
-        mux_destination_abort_streams(m);
+    if (m->failure) {
+        mux_session_abort_streams(m->session, mux_control_stream(m->control),
+                                  m->failure);
     } else {
         /* Errors are ignored: the confirmation is not essential */
         mux_control_say(m->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }
     mux_control_free(m->control);
     mis->mux_streams = mux_destination_streams(m);
-    for (guint i = 0; i < m->disks->len; i++) {
-        disk_export_free(g_ptr_array_index(m->disks, i), m->err ?: unknown);
-    }
-    g_ptr_array_unref(m->disks);
+    export_set_release(m->exports, m->failure ?: unknown);
+    export_set_free(m->exports);
     g_ptr_array_unref(m->channels);
+    if (m->file) {
+        qemu_fclose(m->file);
+    }
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
-    mux_session_close(m->session, m->err, MIGRATION_MUX_LINGER_MS);
+    mux_session_close(m->session, m->failure,
+                      m->failure ? MIGRATION_MUX_LINGER_MS :
+                                   MIGRATION_MUX_DONE_MS);
+    if (m->failure) {
+        mux_destination_report_cause(m);
+    }
     mis->mux_closing = m->session;
     if (m->event_held) {
         migrate_generate_event(MIGRATION_STATUS_FAILED);
     }
-    error_free(m->err);
+    mux_failure_free(m->failure);
+    qemu_mutex_destroy(&m->lock);
     g_free(m);
 }

@@ -13,6 +13,7 @@
 
 #include "io/channel.h"
 #include "io/task.h"
+#include "migration/mux/failure.h"
 #include "qapi/qapi-types-migration.h"
 
 typedef struct MigrationState MigrationState;
@@ -22,7 +23,7 @@ typedef struct MigrationIncomingState MigrationIncomingState;
 #define MIGRATION_MUX_LINGER_MS 5000
 /*
  * The same after success, in the background: what a slow network still holds
- * is the guest, and lost if the connection is cut.
+ * is the guest at the source, and the confirmation at the destination.
  */
 #define MIGRATION_MUX_DONE_MS 60000
 
@@ -71,46 +72,33 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
  */
 void migration_mux_end_setup(MigrationState *s);
 
-/* The state just became CANCELLING: abort the migration. */
-void migration_mux_cancel(MigrationState *s);
-
 /*
- * Bytes per millisecond that went into disks since the last call, and that
- * will be free for RAM once the guest is stopped; 0 at the first one.
- * Migration thread.
+ * Cancel a multiplexed migration, or one whose connection is being established.
+ *
+ * Returns: false if it is neither, and nothing was done
  */
-double migration_mux_disk_bandwidth(MigrationState *s);
+bool migration_mux_cancel(MigrationState *s);
 
 /* The parameter max-bandwidth has changed.  Main loop. */
 void migration_mux_bandwidth_changed(MigrationState *s);
 
 /*
- * May the guest be stopped, with @ram_pending bytes of RAM left, as far as the
- * disks are concerned?  The first call makes the guest's writes wait for the
- * destination.  Migration thread, without the BQL.
+ * May the guest be stopped, with @ram_pending bytes of RAM left?  The first
+ * call for which RAM is nearly copied makes the guest's writes wait for the
+ * destination.  If true, the guest has to be stopped now.  Migration thread,
+ * without the BQL.
  */
 bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending);
 
 /*
- * The guest is about to be stopped, which waits for its writes, and these for
- * the destination: see that this has an end.  Migration thread, with the BQL.
- */
-void migration_mux_stopping(MigrationState *s);
-
-/*
  * The guest is stopped: complete the disks and wait until the destination has
- * dealt with them, or the time that channel-mux-stop-timeout allows is over.
- * Migration thread, with the BQL, which is released meanwhile: the migration
- * may have been cancelled when this returns.
+ * all their data on stable storage, call migration_switchover_prepare(), which
+ * may wait for the user, and check that the disks have not changed meanwhile.
+ * The device state follows, which has a time limit, too.  Migration thread,
+ * with the BQL, which is released meanwhile: the migration may have been
+ * cancelled when this returns.
  */
-bool migration_mux_complete_disks(MigrationState *s, Error **errp);
-
-/*
- * Were the disks left alone since, and has nothing failed, as it may have in
- * pre-switchover?  If so, the device state follows, which is bounded in time as
- * well.  Migration thread, with the BQL.
- */
-bool migration_mux_disks_unmodified(MigrationState *s, Error **errp);
+bool migration_mux_switchover_prepare(MigrationState *s, Error **errp);
 
 /*
  * The device state is sent: wait until the destination has loaded it, then hand
@@ -123,32 +111,14 @@ bool migration_mux_disks_unmodified(MigrationState *s, Error **errp);
 bool migration_mux_handover_commit(MigrationState *s);
 
 /*
- * The migration thread has failed, maybe before the main loop could hear why:
- * record what the streams know, as the first cause.
- */
-void migration_mux_find_cause(MigrationState *s);
-
-/*
- * The migration has succeeded or failed, its streams are about to be closed:
- * see that the destination hears of a failure before it sees their end.  Main
- * loop or migration thread.
- */
-void migration_mux_ending(MigrationState *s);
-
-/*
  * The migration has succeeded, failed or been cancelled.
  *
  * Returns: true if mirrors still exist: migration_cleanup() is called when the
  * last one has ended, which may have to wait for the source's storage.  If
- * false, the caller has to call it.  Main loop.
+ * false, the caller has to call it.  It ends the multiplexed migration by the
+ * notifiers of its end.  Main loop.
  */
 bool migration_mux_defer_cleanup(MigrationState *s);
-
-/*
- * The migration has ended: with success, or else streams are reset, mirrors
- * cancelled.  The connection closes in the background.  Main loop.
- */
-void migration_mux_cleanup(MigrationState *s);
 
 /* Returns: the status that query-migrate reports. */
 MigrationStatus migration_mux_status(MigrationState *s);
@@ -165,13 +135,12 @@ bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase);
 
 /*
- * Is @ioc, which was accepted or has completed its TLS handshake, one too many?
- * Then it is closed.  Main loop.
+ * @ioc was accepted, or has completed its TLS handshake: it may become the
+ * connection, see mux-candidates.h.  Main loop.
+ *
+ * Returns: false, with @ioc closed, if it is one too many
  */
-bool migration_mux_refuses(MigrationIncomingState *mis, QIOChannel *ioc);
-
-/* Take over the connection @ioc, which was not refused.  Main loop. */
-void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
+bool migration_mux_admit(QIOChannel *ioc);
 
 /*
  * The device state is loaded: check that all disks are complete, tell the
@@ -182,12 +151,6 @@ void migration_mux_accept(MigrationIncomingState *mis, QIOChannel *ioc);
 bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
                                                 Error **errp);
 
-/*
- * Loading failed with *@errp: put the cause that the stream knows in its place
- * where it knows better, and tell the source, before this process exits.
- */
-void migration_mux_load_failed(MigrationIncomingState *mis, Error **errp);
-
 /* The incoming migration has ended, well or not.  Main loop. */
 void migration_mux_destination_cleanup(MigrationIncomingState *mis);
 
@@ -197,7 +160,7 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis);
 
 /*
  * Fill in @phase and @streams, those of the last multiplexed migration when
- * none is in progress.  Main loop.
+ * none is in progress, and @failure.  Main loop.
  */
 void migration_mux_info(MigrationInfo *info);
 
@@ -212,33 +175,30 @@ void migration_mux_info(MigrationInfo *info);
 bool migration_mux_hold_failed(const MigrationStatus *status,
                                MigrationStatus now);
 
-/* The process is about to exit, whatever the migration was doing. */
-void migration_mux_shutdown(void);
-
 /* Is @ioc a stream of a connection, which is where encryption belongs? */
 bool migration_mux_is_stream(QIOChannel *ioc);
 
 /*
- * If @ioc is a stream, set *@is_main: is it that of the main channel?  Only its
- * name decides, not the data that the source sends on it.
- */
-bool migration_mux_find_channel(MigrationIncomingState *mis, QIOChannel *ioc,
-                                bool *is_main);
-
-/*
- * The migration has failed because of @err: say it with the phase.  @err tells
- * the stream by itself.
+ * A migration has failed because of @err, or of what the streams know.  End
+ * what waits for the peer, and send it the cause.  Any thread; with
+ * s->error_mutex held.
  *
- * Returns: a new error; NULL if this is how it was cancelled, not a failure
+ * Returns: a copy of @err if the migration is not multiplexed, else an error
+ * that tells the phase and the stream; NULL if this is how it was cancelled
  */
-Error *migration_mux_explain(const Error *err);
+Error *migration_mux_failed(MigrationState *s, const Error *err);
 
-/* Returns: the part of the @explained error that the peer receives */
-Error *migration_mux_bare_cause(const Error *explained);
+/* Like migrate_set_error(), for a failure whose cause is known.  Any thread. */
+void migration_mux_set_failure(MigrationState *s, const MuxFailure *f);
 
 /*
  * --- the parts of each side that mux-migration.c calls ---
  */
+
+/* For migration_mux_failed(); returns the failure, to be freed */
+MuxFailure *mux_source_failed(MigrationState *s, const Error *err);
+MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
+                                   const Error *err);
 
 void mux_source_info(MigrationState *s, MigrationInfo *info);
 void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info);
@@ -246,6 +206,5 @@ bool mux_source_hold_failed(const MigrationStatus *status, MigrationStatus now);
 bool mux_destination_hold_failed(const MigrationStatus *status);
 void mux_source_shutdown(MigrationState *s);
 void mux_destination_shutdown(MigrationIncomingState *mis);
-bool mux_destination_is_main(MigrationIncomingState *mis, QIOChannel *ioc);
 
 #endif

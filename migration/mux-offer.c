@@ -11,6 +11,7 @@
 #include "migration.h"
 #include "migration/mux/frame.h"
 #include "mux-offer.h"
+#include "mux-streams.h"
 #include "options.h"
 #include "qapi/error.h"
 
@@ -41,14 +42,14 @@ static int64_t mux_offer_disk_size(const MigrationDiskChannel *def,
 /* --- the source --- */
 
 static MigrationControlDisk *mux_offer_disk(const MigrationDiskChannel *def,
-                                            Error **errp)
+                                            MuxFailure **failp)
 {
-    ERRP_GUARD();
-    int64_t size = mux_offer_disk_size(def, errp);
+    g_autoptr(Error) err = NULL;
+    int64_t size = mux_offer_disk_size(def, &err);
     MigrationControlDisk *disk;
 
     if (size < 0) {
-        error_prepend(errp, "stream '%s': ", def->stream);
+        mux_failure_propagate(failp, mux_failure_from_error(def->stream, err));
         return NULL;
     }
     disk = g_new0(MigrationControlDisk, 1);
@@ -58,20 +59,20 @@ static MigrationControlDisk *mux_offer_disk(const MigrationDiskChannel *def,
 }
 
 static void mux_offer_add_channels(MigrationControlChannelsList **list,
-                                   const char *kind, uint32_t count)
+                                   MuxStreamKind kind, uint32_t count)
 {
     MigrationControlChannels *channels;
 
     if (count) {
         channels = g_new0(MigrationControlChannels, 1);
-        channels->kind = g_strdup(kind);
+        channels->kind = g_strdup(mux_stream_kind_str(kind));
         channels->count = count;
         QAPI_LIST_PREPEND(*list, channels);
     }
 }
 
 MigrationControl *mux_offer_new(const MigrationChannels *channels,
-                                Error **errp)
+                                MuxFailure **failp)
 {
     g_autoptr(MigrationControl) message = g_new0(MigrationControl, 1);
     MigrationControlOffer *offer = &message->u.offer;
@@ -80,17 +81,18 @@ MigrationControl *mux_offer_new(const MigrationChannels *channels,
     message->type = MIGRATION_CONTROL_TYPE_OFFER;
     for (guint i = 0; i < channels->disks->len; i++) {
         MigrationControlDisk *disk =
-            mux_offer_disk(g_ptr_array_index(channels->disks, i), errp);
+            mux_offer_disk(g_ptr_array_index(channels->disks, i), failp);
 
         if (!disk) {
             return NULL;
         }
         QAPI_LIST_APPEND(tail, disk);
     }
-    mux_offer_add_channels(&offer->channels, "multifd",
+    mux_offer_add_channels(&offer->channels, MUX_STREAM_KIND_MULTIFD,
                            migrate_multifd() ? migrate_multifd_channels() : 0);
-    mux_offer_add_channels(&offer->channels, "nbd", channels->disks->len);
-    mux_offer_add_channels(&offer->channels, "main", 1);
+    mux_offer_add_channels(&offer->channels, MUX_STREAM_KIND_NBD,
+                           channels->disks->len);
+    mux_offer_add_channels(&offer->channels, MUX_STREAM_KIND_MAIN, 1);
     offer->machine_type = g_strdup(mux_offer_machine_type());
     return g_steal_pointer(&message);
 }
@@ -185,7 +187,8 @@ static void mux_offer_check_disks(const MigrationControlOffer *offer,
     }
     for (MigrationControlDiskList *l = offer->disks; l; l = l->next) {
         g_autofree char *name = mux_offer_text(l->value->name);
-        g_autofree char *stream = g_strdup_printf("nbd-%s", name);
+        g_autofree char *stream = mux_stream_kind_name(MUX_STREAM_KIND_NBD,
+                                                       name);
 
         if (!mux_offer_expects(own, l->value->name)) {
             mux_offer_object(reasons, stream, "not listed in the destination's "
@@ -212,23 +215,33 @@ static void mux_offer_check_multifd(uint64_t count,
     }
 }
 
+static void mux_offer_object_kind(const char *kind,
+                                  MigrationControlReasonList **reasons)
+{
+    g_autofree char *text = mux_offer_text(kind);
+
+    mux_offer_object(reasons, NULL, "the destination does not know channels of "
+                     "the kind '%s'", text);
+}
+
 static void mux_offer_check_channels(const MigrationControlOffer *offer,
                                      MigrationControlReasonList **reasons)
 {
     uint64_t main = 0, multifd = 0;
 
     for (MigrationControlChannelsList *l = offer->channels; l; l = l->next) {
-        const char *kind = l->value->kind;
-
-        if (g_str_equal(kind, "main")) {
+        switch (mux_stream_kind_parse(l->value->kind)) {
+        case MUX_STREAM_KIND_MAIN:
             main += l->value->count;
-        } else if (g_str_equal(kind, "multifd")) {
+            break;
+        case MUX_STREAM_KIND_MULTIFD:
             multifd += l->value->count;
-        } else if (!g_str_equal(kind, "nbd")) {
-            g_autofree char *text = mux_offer_text(kind);
-
-            mux_offer_object(reasons, NULL, "the destination does not know "
-                             "channels of the kind '%s'", text);
+            break;
+        case MUX_STREAM_KIND_NBD:
+            /* The disks tell how many */
+            break;
+        default:
+            mux_offer_object_kind(l->value->kind, reasons);
         }
     }
     if (main != 1) {
@@ -262,12 +275,14 @@ MigrationControlReasonList *mux_offer_check(const MigrationControlOffer *offer,
     return reasons;
 }
 
-char *mux_offer_token_new(Error **errp)
+char *mux_offer_token_new(MuxFailure **failp)
 {
+    g_autoptr(Error) err = NULL;
     uint8_t random[MUX_OFFER_TOKEN_DIGITS / 2];
     g_autoptr(GString) token = g_string_new(NULL);
 
-    if (qcrypto_random_bytes(random, sizeof(random), errp) < 0) {
+    if (qcrypto_random_bytes(random, sizeof(random), &err) < 0) {
+        mux_failure_propagate(failp, mux_failure_from_error(NULL, err));
         return NULL;
     }
     for (size_t i = 0; i < sizeof(random); i++) {
@@ -284,31 +299,43 @@ bool mux_offer_token_ok(const char *token)
         strspn(token, "0123456789abcdefABCDEF") == MUX_OFFER_TOKEN_DIGITS;
 }
 
-Error *mux_offer_error(const MigrationControlReasonList *reasons)
+static MuxFailure *mux_offer_reason(const MigrationControlReason *reason)
 {
-    g_autoptr(GString) text = g_string_new(NULL);
-    Error *err = NULL;
+    g_autofree char *text = mux_offer_text(reason->text);
+    g_autofree char *stream = reason->stream ? mux_offer_text(reason->stream) :
+                                               NULL;
 
-    for (unsigned n = 0; reasons && n < MUX_OFFER_REASONS_MAX;
+    return mux_failure_new(stream, MUX_CODE_REFUSED,
+                           "rejected by the destination: %s", text);
+}
+
+/* Append the text of @next to that of @f. */
+static void mux_offer_append_reason(MuxFailure *f,
+                                    const MigrationControlReason *next)
+{
+    g_autoptr(MuxFailure) other = mux_offer_reason(next);
+    g_autofree char *text = mux_failure_text(other);
+    char *both = g_strdup_printf("%s; %s", f->text, text);
+
+    g_free(f->text);
+    f->text = both;
+}
+
+MuxFailure *mux_offer_failure(const MigrationControlReasonList *reasons,
+                              bool by_peer)
+{
+    MuxFailure *f;
+
+    if (!reasons) {
+        return mux_failure_new("control", MUX_CODE_PROTOCOL, "the destination "
+                               "sent 'rejected' without a reason");
+    }
+    f = mux_offer_reason(reasons->value);
+    f->cause.by_peer = by_peer;
+    reasons = reasons->next;
+    for (unsigned n = 1; reasons && n < MUX_OFFER_REASONS_MAX;
          reasons = reasons->next, n++) {
-        g_autofree char *why = mux_offer_text(reasons->value->text);
-
-        if (text->len) {
-            g_string_append(text, "; ");
-        }
-        if (reasons->value->stream) {
-            g_autofree char *stream = mux_offer_text(reasons->value->stream);
-
-            g_string_append_printf(text, "stream '%s': ", stream);
-        } else {
-            g_string_append(text, "all streams: ");
-        }
-        g_string_append_printf(text, "rejected by the destination: %s", why);
+        mux_offer_append_reason(f, reasons->value);
     }
-    if (!text->len) {
-        g_string_append(text, "stream 'control': the destination sent "
-                        "'rejected' without a reason");
-    }
-    error_setg(&err, "%s", text->str);
-    return err;
+    return f;
 }

@@ -12,21 +12,22 @@
 #define MIGRATION_MUX_OFFER_H
 
 #include "channel-args.h"
+#include "migration/mux/failure.h"
 #include "qapi/qapi-types-migration-control.h"
 
 #define MUX_OFFER_TOKEN_DIGITS  32
 
-/* A new token for `accepted`, to be freed; NULL with @errp set */
-char *mux_offer_token_new(Error **errp);
+/* A new token for `accepted`, to be freed; NULL with @failp set */
+char *mux_offer_token_new(MuxFailure **failp);
 bool mux_offer_token_ok(const char *token);
 
 /*
  * The offer of a source that was asked to migrate @channels.
  *
- * Returns: NULL with @errp set if a disk is gone
+ * Returns: NULL with @failp set if a disk is gone
  */
 MigrationControl *mux_offer_new(const MigrationChannels *channels,
-                                Error **errp);
+                                MuxFailure **failp);
 
 /*
  * Compare @offer with what a destination was told to expect.
@@ -36,7 +37,11 @@ MigrationControl *mux_offer_new(const MigrationChannels *channels,
 MigrationControlReasonList *mux_offer_check(const MigrationControlOffer *offer,
                                             const MigrationChannels *own);
 
-/* The @reasons as one error, which names the streams; from either side. */
-Error *mux_offer_error(const MigrationControlReasonList *reasons);
+/*
+ * The failure because of @reasons, of the stream of the first one.
+ * @by_peer: this side is the source.
+ */
+MuxFailure *mux_offer_failure(const MigrationControlReasonList *reasons,
+                              bool by_peer);
 
 #endif

@@ -24,12 +24,11 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/timer.h"
 #include "qemu/yank.h"
 #include "channel-args.h"
 #include "migration.h"
-#include "mux-departure.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
 #include "mux-source.h"
@@ -55,10 +54,26 @@ bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase)
     return true;
 }
 
+/* What may follow each phase; a failure ends each of them with `done`. */
+static const uint32_t mux_source_next[MIGRATION_PHASE__MAX] = {
+    [MIGRATION_PHASE_CONNECT] = BIT(MIGRATION_PHASE_DISKS) |
+                                BIT(MIGRATION_PHASE_DONE),
+    [MIGRATION_PHASE_DISKS] = BIT(MIGRATION_PHASE_PRECOPY) |
+                              BIT(MIGRATION_PHASE_DONE),
+    /* Without disks there is nothing to converge */
+    [MIGRATION_PHASE_PRECOPY] = BIT(MIGRATION_PHASE_CONVERGE) |
+                                BIT(MIGRATION_PHASE_SWITCHOVER) |
+                                BIT(MIGRATION_PHASE_DONE),
+    [MIGRATION_PHASE_CONVERGE] = BIT(MIGRATION_PHASE_SWITCHOVER) |
+                                 BIT(MIGRATION_PHASE_DONE),
+    [MIGRATION_PHASE_SWITCHOVER] = BIT(MIGRATION_PHASE_DONE),
+};
+
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase)
 {
     trace_migration_mux_source_phase(MigrationPhase_str(m->phase),
                                      MigrationPhase_str(phase));
+    assert(mux_source_next[m->phase] & BIT(phase));
     qatomic_set(&m->phase, phase);
 }
 
@@ -75,21 +90,16 @@ void mux_source_say_phase(MuxSource *m)
     mux_control_send(m->control, &message, NULL);
 }
 
-const Error *mux_source_cause(MuxSource *m)
+const MuxFailure *mux_source_failure(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
-    return m->cause;
+    return m->failure;
 }
 
 bool mux_source_over(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
-    return m->ended || m->cause;
-}
-
-static bool mux_source_has_thread(MuxSource *m)
-{
-    return m->phase >= MIGRATION_PHASE_PRECOPY;
+    return m->ended || m->failure;
 }
 
 MuxSource *mux_source_ref(MuxSource *m)
@@ -103,150 +113,12 @@ void mux_source_unref(MuxSource *m)
     if (qatomic_fetch_dec(&m->refcount) > 1) {
         return;
     }
-    timer_free(m->setup_timer);
     mux_switchover_destroy(m);
     qemu_mutex_destroy(&m->lock);
     disk_set_free(m->disks);
     g_ptr_array_unref(m->channels);
-    error_free(m->cause);
+    mux_failure_free(m->failure);
     g_free(m);
-}
-
-/* --- failure --- */
-
-/* Must precede disk_set_release(): see disk_mirror_abort(). */
-static void mux_source_abort_disks(MuxSource *m)
-{
-    g_autoptr(Error) unknown = NULL;
-
-    error_setg(&unknown, "the migration failed at the source");
-    mux_switchover_stop(m);
-    disk_set_abort(m->disks, m->cause ?: unknown);
-}
-
-static void mux_source_cleanup_bh(void *opaque)
-{
-    MuxSource *m = opaque;
-
-    if (!m->exiting && m->s->mux == m) {
-        mux_source_abort_disks(m);
-        if (disk_set_quiescent(m->disks) && mux_switchover_quiescent(m)) {
-            disk_set_cancel(m->disks);
-        }
-        if (disk_set_ended(m->disks)) {
-            migration_cleanup(m->s);
-        }
-    }
-    mux_source_unref(m);
-}
-
-/*
- * Clean up once all mirrors have ended, which may have to wait for the source's
- * storage.  Not in a nested aio_poll(): this changes the block graph.
- */
-void mux_source_continue_cleanup(MuxSource *m)
-{
-    if (m->ending) {
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_source_cleanup_bh, mux_source_ref(m));
-    }
-}
-
-bool migration_mux_defer_cleanup(MigrationState *s)
-{
-    if (!s->mux || disk_set_ended(s->mux->disks)) {
-        return false;
-    }
-    migration_mux_ending(s);
-    s->mux->ending = true;
-    mux_source_continue_cleanup(s->mux);
-    return true;
-}
-
-static void mux_source_finish_bh(void *opaque)
-{
-    MuxSource *m = opaque;
-    MigrationState *s = m->s;
-
-    if (!m->exiting && s->mux == m &&
-        s->state != MIGRATION_STATUS_CANCELLING) {
-        migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
-    }
-    m->ending = true;
-    mux_source_cleanup_bh(m);
-}
-
-bool mux_source_hold_failed(const MigrationStatus *status, MigrationStatus now)
-{
-    MigrationState *s = migrate_get_current();
-
-    if (status != &s->state || !s->mux) {
-        return false;
-    }
-    if (now != MIGRATION_STATUS_FAILED) {
-        qatomic_set(&s->mux->shown, now);
-    }
-    return true;
-}
-
-MigrationStatus migration_mux_status(MigrationState *s)
-{
-    MigrationStatus status = qatomic_read(&s->state);
-
-    return status == MIGRATION_STATUS_FAILED && s->mux ?
-           qatomic_read(&s->mux->shown) : status;
-}
-
-/*
- * Abort because of @cause, which is sent to the destination.  The thread that
- * is in charge of the migration at this time finishes it.
- */
-static void mux_source_abort(MuxSource *m, const Error *cause)
-{
-    bool has_thread;
-
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->committed || m->cause || m->ended) {
-            return;
-        }
-        m->cause = error_copy(cause);
-        has_thread = mux_source_has_thread(m);
-    }
-    trace_migration_mux_source_abort(MigrationPhase_str(m->phase),
-                                     error_get_pretty(cause));
-    qio_channel_mux_abort(m->main, cause);
-    /* Now, so that nothing waits for the destination any more */
-    disk_set_reset(m->disks, cause);
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        for (guint i = 0; i < m->channels->len; i++) {
-            qio_channel_mux_abort(g_ptr_array_index(m->channels, i), cause);
-        }
-    }
-    mux_switchover_wake(m);
-    if (!has_thread) {
-        /* Not in a nested aio_poll(): the finish changes the block graph */
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_source_finish_bh, mux_source_ref(m));
-    }
-}
-
-void mux_source_fail(MuxSource *m, const Error *err)
-{
-    if (!m->committed && !mux_source_over(m)) {
-        migrate_set_error(m->s, err);
-    }
-    mux_source_abort(m, err);
-}
-
-void migration_mux_cancel(MigrationState *s)
-{
-    MuxSource *m = s->mux;
-    g_autoptr(Error) cause = NULL;
-
-    if (m) {
-        error_setg(&cause, "the migration was cancelled at the source");
-        mux_source_abort(m, cause);
-    }
 }
 
 /* --- what the peer has to accept --- */
@@ -259,32 +131,14 @@ uint32_t migration_mux_setup_ms(void)
                    : MUX_SOURCE_SETUP_MS;
 }
 
-static bool mux_source_set_up_in_time(MuxSource *m, Error **errp)
+static MuxFailure *mux_source_main_late(MuxSource *m, uint32_t ms)
 {
-    uint32_t ms = migration_mux_setup_ms();
-
-    if (m->phase == MIGRATION_PHASE_CONNECT) {
-        mux_stream_timed_out("main", ms, "the destination to accept it", errp);
-        return false;
-    }
-    return disk_set_in_time(m->disks, ms, errp);
+    return mux_failure_timeout("main", ms, "the destination to accept it");
 }
 
-static void mux_source_setup_timeout(void *opaque)
+static MuxFailure *mux_source_disks_late(MuxSource *m, uint32_t ms)
 {
-    MuxSource *m = opaque;
-    g_autoptr(Error) err = NULL;
-
-    if (m->phase <= MIGRATION_PHASE_DISKS &&
-        !mux_source_set_up_in_time(m, &err)) {
-        mux_source_fail(m, err);
-    }
-}
-
-static void mux_source_start_setup_timer(MuxSource *m)
-{
-    timer_mod(m->setup_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                              migration_mux_setup_ms());
+    return disk_set_late(m->disks, ms);
 }
 
 /* --- the disks --- */
@@ -310,6 +164,7 @@ static void mux_source_disks_connected(void *opaque)
 {
     MuxSource *m = opaque;
 
+    mux_watch_end_step(m);
     if (!mux_source_over(m)) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_source_begin_disks_bh,
@@ -321,7 +176,7 @@ static void mux_source_disks_connected(void *opaque)
 static bool mux_source_enter_precopy(MuxSource *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
-    if (m->cause || m->ended) {
+    if (m->failure || m->ended) {
         return false;
     }
     mux_source_set_phase(m, MIGRATION_PHASE_PRECOPY);
@@ -357,9 +212,9 @@ static void mux_source_disks_ready(void *opaque)
     }
 }
 
-static void mux_source_disk_failed(const Error *err, void *opaque)
+static void mux_source_disk_failed(const MuxFailure *failure, void *opaque)
 {
-    mux_source_fail(opaque, err);
+    mux_source_fail(opaque, failure);
 }
 
 static void mux_source_disk_ending(void *opaque)
@@ -392,21 +247,18 @@ void migration_mux_bandwidth_changed(MigrationState *s)
 static void mux_source_main_open(MuxSource *m)
 {
     GPtrArray *defs = m->s->channels->disks;
-    g_autoptr(Error) err = NULL;
 
+    mux_watch_end_step(m);
     mux_source_set_phase(m, MIGRATION_PHASE_DISKS);
     mux_source_say_phase(m);
     if (!defs->len) {
         mux_source_start_precopy(m);
         return;
     }
-    mux_source_start_setup_timer(m);
     /* RAM gets as much as all the disks, as it does of the limit. */
     qio_channel_mux_set_weight(m->main, defs->len);
-    if (!disk_set_start(m->disks, defs, mux_source_disk_speed(), m->session,
-                        &err)) {
-        mux_source_fail(m, err);
-    }
+    mux_watch_begin_step(m, migration_mux_setup_ms(), mux_source_disks_late);
+    disk_set_start(m->disks, defs, mux_source_disk_speed(), m->session);
 }
 
 /* --- the session --- */
@@ -420,53 +272,42 @@ static void mux_source_set_up(MuxSource *m)
     }
 }
 
-static void mux_source_stream_reset(MuxSource *m, QIOChannelMux *ioc)
-{
-    g_autoptr(Error) err = qio_channel_mux_get_error(ioc);
-
-    /* Else the connection ended without an error: mux_source_ended(). */
-    if (err) {
-        mux_source_fail(m, err);
-    }
-}
-
 static void mux_source_ready(MuxSession *session, void *opaque)
 {
-    mux_source_start_setup_timer(opaque);
+    MuxSource *m = opaque;
+
+    mux_watch_begin_step(m, migration_mux_setup_ms(), mux_source_main_late);
 }
 
-static void mux_source_changed(MuxSession *session, QIOChannelMux *ioc,
-                               void *opaque)
+static void mux_source_main_changed(QIOChannelMux *ioc, void *opaque)
 {
     MuxSource *m = opaque;
+    g_autoptr(MuxFailure) failure = NULL;
 
     if (mux_source_over(m)) {
         return;
     }
-    if (ioc != m->main && ioc != mux_control_stream(m->control)) {
-        disk_set_stream_changed(m->disks, ioc);
-    } else if (qio_channel_mux_state(ioc) == MUX_STREAM_RESET) {
-        mux_source_stream_reset(m, ioc);
+    /* None if the connection ended without: see mux_source_ended() */
+    failure = qio_channel_mux_get_failure(ioc);
+    if (failure) {
+        mux_source_fail(m, failure);
     } else {
         mux_source_set_up(m);
     }
 }
 
-void mux_source_ended(MuxSource *m, const Error *err)
+void mux_source_ended(MuxSource *m, const MuxFailure *failure)
 {
-    g_autoptr(Error) early = NULL;
+    g_autoptr(MuxFailure) early =
+        mux_failure_new(NULL, MUX_CODE_PROTOCOL,
+                        "the destination ended the connection early");
 
-    if (!err) {
-        error_setg(&early, "all streams: the destination ended the "
-                   "connection early");
-    }
-    mux_source_fail(m, err ?: early);
+    mux_source_fail(m, failure ?: early);
 }
 
 /* The end of the connection is seen on `control`, after what came before it. */
 static const MuxSessionOps mux_source_ops = {
     .ready = mux_source_ready,
-    .changed = mux_source_changed,
     .tick = mux_watch_tick,
 };
 
@@ -474,23 +315,24 @@ static const MuxSessionOps mux_source_ops = {
 
 static void mux_source_offer(MuxSource *m)
 {
-    g_autoptr(Error) err = NULL;
-    g_autoptr(MigrationControl) offer = mux_offer_new(m->s->channels, &err);
+    g_autoptr(MuxFailure) failure = NULL;
+    g_autoptr(MigrationControl) offer = mux_offer_new(m->s->channels,
+                                                      &failure);
 
-    if (!offer || !mux_control_send(m->control, offer, &err)) {
-        mux_source_fail(m, err);
+    if (!offer || !mux_control_send(m->control, offer, &failure)) {
+        mux_source_fail(m, failure);
     }
 }
 
 static void mux_source_accepted(MuxSource *m,
                                 const MigrationControlAccepted *accepted)
 {
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) malformed =
+        mux_failure_new("control", MUX_CODE_PROTOCOL,
+                        "the destination sent a malformed token");
 
     if (!mux_offer_token_ok(accepted->token)) {
-        error_setg(&err, "stream 'control': the destination sent a malformed "
-                   "token");
-        mux_source_fail(m, err);
+        mux_source_fail(m, malformed);
         return;
     }
     m->accepted = true;
@@ -500,21 +342,21 @@ static void mux_source_accepted(MuxSource *m,
 static void mux_source_rejected(MuxSource *m,
                                 const MigrationControlRejected *rejected)
 {
-    g_autoptr(Error) err = mux_offer_error(rejected->reasons);
+    g_autoptr(MuxFailure) failure = mux_offer_failure(rejected->reasons, true);
 
-    mux_source_fail(m, err);
+    mux_source_fail(m, failure);
 }
 
 static void mux_source_loaded(MuxSource *m)
 {
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) early =
+        mux_failure_new("control", MUX_CODE_PROTOCOL,
+                        "the destination sent 'loaded' before the switchover");
 
     if (m->phase == MIGRATION_PHASE_SWITCHOVER) {
         mux_switchover_loaded(m);
     } else {
-        error_setg(&err, "stream 'control': the destination sent 'loaded' "
-                   "before the switchover");
-        mux_source_fail(m, err);
+        mux_source_fail(m, early);
     }
 }
 
@@ -543,118 +385,24 @@ static void mux_source_message(const MigrationControl *message, void *opaque)
     }
 }
 
-static void mux_source_broken(const Error *err, void *opaque)
-{
-    mux_source_fail(opaque, err);
-}
-
-static void mux_source_control_ended(void *opaque)
+static void mux_source_control_ended(const MuxFailure *failure, void *opaque)
 {
     MuxSource *m = opaque;
-    QIOChannelMux *ioc = mux_control_stream(m->control);
-    g_autoptr(Error) err = qio_channel_mux_get_error(ioc);
 
-    if (!err && qio_channel_mux_state(ioc) != MUX_STREAM_RESET) {
-        error_setg(&err, "stream 'control': the destination ended the "
-                   "stream early");
-    }
     if (!m->committed) {
-        mux_source_ended(m, err);
+        mux_source_ended(m, failure);
     }
 }
 
 static const MuxControlOps mux_source_control_ops = {
     .message = mux_source_message,
-    .broken = mux_source_broken,
+    .broken = mux_source_control_ended,
     .ended = mux_source_control_ended,
 };
 
-/* --- life --- */
-
-/* The destination answers `main` only when it has accepted the offer. */
-static bool mux_source_open(MuxSource *m, Error **errp)
-{
-    QIOChannelMux *control = mux_session_open(m->session, "control", errp);
-
-    if (!control) {
-        return false;
-    }
-    m->control = mux_control_new(control, MUX_ROLE_SOURCE,
-                                 &mux_source_control_ops, m);
-    object_unref(OBJECT(control));
-    m->main = mux_session_open(m->session, "main", errp);
-    return m->main;
-}
-
-/* Returns NULL with @errp set if the connection is lost already. */
-static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
-                                 Error **errp)
-{
-    MuxSource *m = g_new0(MuxSource, 1);
-
-    m->s = s;
-    m->refcount = 1;
-    m->disks = disk_set_new(&mux_source_disk_ops, m);
-    m->channels = g_ptr_array_new_with_free_func(object_unref);
-    qemu_mutex_init(&m->lock);
-    mux_switchover_init(m);
-    m->setup_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
-                                  mux_source_setup_timeout, m);
-    m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
-    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
-    if (!mux_source_open(m, errp)) {
-        mux_control_free(m->control);
-        mux_session_detach(m->session);
-        mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
-        mux_session_unref(m->session);
-        mux_source_unref(m);
-        return NULL;
-    }
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                           m->session);
-    return m;
-}
-
-void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
-{
-    g_autoptr(Error) err = NULL;
-    QEMUFile *f;
-
-    s->mux = mux_source_new(s, ioc, &err);
-    if (!s->mux) {
-        migration_connect(s, err);
-        return;
-    }
-    f = qemu_file_new_output(QIO_CHANNEL(s->mux->main));
-    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
-        s->to_dst_file = f;
-    }
-}
-
-void migration_mux_open_channel(MigrationState *s, const char *name,
-                                QIOTaskFunc func, void *opaque)
-{
-    MuxSource *m = s->mux;
-    Error *err = NULL;
-    QIOChannelMux *ioc = mux_session_open(m->session, name, &err);
-    QIOTask *task = qio_task_new(OBJECT(ioc), func, opaque, NULL);
-
-    if (ioc) {
-        QEMU_LOCK_GUARD(&m->lock);
-        g_ptr_array_add(m->channels, object_ref(OBJECT(ioc)));
-        if (m->cause) {
-            qio_channel_mux_abort(ioc, m->cause);
-        }
-    } else {
-        qio_task_set_error(task, err);
-    }
-    qio_task_complete(task);
-    qio_task_free(task);
-}
-
 /* --- query --- */
 
-static MigrationStreamInfoList *mux_source_streams(MuxSource *m)
+MigrationStreamInfoList *mux_source_streams(MuxSource *m)
 {
     MigrationStreamInfoList *list = NULL, **tail = &list;
 
@@ -680,89 +428,91 @@ void mux_source_info(MigrationState *s, MigrationInfo *info)
     }
 }
 
-/* --- the end --- */
+/* --- life --- */
 
-void migration_mux_ending(MigrationState *s)
+/* The destination answers `main` only when it has accepted the offer. */
+static bool mux_source_open(MuxSource *m, MuxFailure **failp)
 {
-    g_autoptr(Error) cause = NULL;
+    QIOChannelMux *control = mux_session_open(m->session, "control", failp);
 
-    if (!s->mux || s->state == MIGRATION_STATUS_COMPLETED) {
-        return;
+    if (!control) {
+        return false;
     }
-    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-        cause = s->error ? migration_mux_bare_cause(s->error) : NULL;
+    m->control = mux_control_new(control, MUX_ROLE_SOURCE,
+                                 &mux_source_control_ops, m);
+    object_unref(OBJECT(control));
+    m->main = mux_session_open(m->session, "main", failp);
+    if (m->main) {
+        qio_channel_mux_set_changed(m->main, mux_source_main_changed, m);
     }
-    if (!cause) {
-        error_setg(&cause, "the migration failed at the source");
-    }
-    mux_source_abort(s->mux, cause);
+    return m->main;
 }
 
-void migration_mux_cleanup(MigrationState *s)
+/* Returns NULL with @failp set if the connection is lost already. */
+static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
+                                 MuxFailure **failp)
 {
-    MuxSource *m = g_steal_pointer(&s->mux);
+    MuxSource *m = g_new0(MuxSource, 1);
 
-    if (!m) {
+    m->s = s;
+    m->refcount = 1;
+    m->disks = disk_set_new(&mux_source_disk_ops, m);
+    m->channels = g_ptr_array_new_with_free_func(object_unref);
+    qemu_mutex_init(&m->lock);
+    mux_switchover_init(m);
+    m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
+    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
+    if (!mux_source_open(m, failp)) {
+        mux_control_free(m->control);
+        mux_session_detach(m->session);
+        mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
+        mux_session_unref(m->session);
+        mux_source_unref(m);
+        return NULL;
+    }
+    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
+                           m->session);
+    mux_source_await_end(m);
+    return m;
+}
+
+void migration_mux_connect(MigrationState *s, QIOChannel *ioc)
+{
+    g_autoptr(MuxFailure) failure = NULL;
+    g_autoptr(Error) err = NULL;
+    QEMUFile *f;
+
+    s->mux = mux_source_new(s, ioc, &failure);
+    if (!s->mux) {
+        error_setg(&err, "%s", failure->text);
+        migration_connect(s, err);
         return;
     }
-    mux_source_set_phase(m, MIGRATION_PHASE_DONE);
-    /* What the disks may tell while the polls below wait for them is late */
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->ended = true;
-    }
-    mux_session_detach(m->session);
-    mux_source_abort_disks(m);
-    s->mux_streams = mux_source_streams(m);
-    disk_set_release(m->disks);
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                             m->session);
-    if (m->committed) {
-        mux_departure_free(s->mux_departure);
-        s->mux_departure = mux_departure_new(m->session,
-                                             g_steal_pointer(&m->control));
-    } else {
-        mux_session_close(m->session, m->cause, MIGRATION_MUX_LINGER_MS);
-        g_clear_pointer(&m->control, mux_control_free);
-    }
-    mux_session_unref(m->session);
-    object_unref(OBJECT(m->main));
-    mux_source_unref(m);
-    if (s->state == MIGRATION_STATUS_FAILED) {
-        migrate_generate_event(s->state);
+    f = qemu_file_new_output(QIO_CHANNEL(s->mux->main));
+    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
+        s->to_dst_file = f;
     }
 }
 
-void mux_source_shutdown(MigrationState *s)
+void migration_mux_open_channel(MigrationState *s, const char *name,
+                                QIOTaskFunc func, void *opaque)
 {
     MuxSource *m = s->mux;
-    MuxSession *session;
+    g_autoptr(MuxFailure) failure = NULL;
+    QIOChannelMux *ioc = mux_session_open(m->session, name, &failure);
+    QIOTask *task = qio_task_new(OBJECT(ioc), func, opaque, NULL);
+    Error *err = NULL;
 
-    mux_departure_wait(g_steal_pointer(&s->mux_departure));
-    if (!m) {
-        return;
+    if (ioc) {
+        QEMU_LOCK_GUARD(&m->lock);
+        g_ptr_array_add(m->channels, object_ref(OBJECT(ioc)));
+        if (m->failure) {
+            qio_channel_mux_abort(ioc, m->failure);
+        }
+    } else {
+        mux_failure_to_error(failure, &err);
+        qio_task_set_error(task, err);
     }
-    /*
-     * The main loop runs no more: let go of what the block layer holds.  To
-     * wait for the jobs may run migration_cleanup().
-     */
-    mux_source_ref(m);
-    session = mux_session_ref(m->session);
-    mux_session_detach(session);
-    mux_source_abort_disks(m);
-    disk_set_cancel(m->disks);
-    disk_set_release(m->disks);
-    if (m->control) {
-        mux_control_finish(m->control);
-    }
-    mux_session_close_wait(session, m->cause,
-                           m->committed ? MIGRATION_MUX_DONE_MS :
-                                          MIGRATION_MUX_LINGER_MS);
-    mux_session_unref(session);
-    if (s->mux == m && (m->ending || !mux_source_has_thread(m))) {
-        /* The clean-up that is scheduled will not run. */
-        migration_cleanup(s);
-    }
-    m->exiting = true;
-    mux_source_unref(m);
+    qio_task_complete(task);
+    qio_task_free(task);
 }
-

@@ -2,7 +2,8 @@
  * Migration over a multiplexed connection: what the source's files share
  *
  * mux-source.c has what the main loop drives, mux-switchover.c what the
- * migration thread calls, mux-watch.c what the session's thread calls.
+ * migration thread calls, mux-watch.c what the session's thread calls,
+ * mux-source-end.c how a migration ends.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,8 +11,8 @@
 #ifndef MIGRATION_MUX_SOURCE_H
 #define MIGRATION_MUX_SOURCE_H
 
+#include "qemu/notify.h"
 #include "qemu/thread.h"
-#include "qemu/timer.h"
 #include "disk-set.h"
 #include "mux-control.h"
 #include "migration.h"
@@ -23,14 +24,32 @@ typedef struct MuxSwitchover {
     DeliveryProbe *probe;
     bool flushing;              /* @flush was asked for; migration thread */
     SourceFlush *flush;         /* atomic; NULL: not begun */
-    /* The last call of migration_mux_disk_bandwidth(), in its thread */
+    /* The last sample of the disks' rate; migration thread */
     uint64_t disks_sent;
     int64_t disks_sent_at;      /* 0: there was none yet */
+    uint64_t disk_rate;         /* bytes per second */
     QemuSemaphore completed;    /* all disks are, or the migration failed */
     QemuEvent loaded;           /* the destination has, or as above */
 } MuxSwitchover;
 
-typedef struct MuxSource {
+typedef struct MuxSource MuxSource;
+
+/*
+ * The time limit of a step, @ms, has expired.
+ *
+ * Returns: what is still being waited for, as a failure; NULL: nothing that is
+ *          the destination's business.  Any thread.
+ */
+typedef MuxFailure *MuxStepLate(MuxSource *m, uint32_t ms);
+
+/* Belongs to mux-watch.c. */
+typedef struct MuxStep {
+    MuxStepLate *late;          /* NULL: no step is limited */
+    uint32_t ms;
+    int64_t expiry;             /* get_clock() time */
+} MuxStep;
+
+struct MuxSource {
     MigrationState *s;
     unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
@@ -42,14 +61,16 @@ typedef struct MuxSource {
     bool accepted;              /* the destination takes the offer */
     QIOChannelMux *main;
     DiskSet *disks;
-    /* The migration and session threads use these three without the BQL. */
+    /* The migration and session threads use these without the BQL. */
     QemuMutex lock;
-    Error *cause;               /* why it failed; set once */
-    bool ended;                 /* well, or with @cause */
+    MuxFailure *failure;        /* why it failed; set once */
+    bool aborted;               /* the streams, because of it */
+    bool ended;                 /* successfully, or with @failure */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
+    MuxStep step;               /* that is being waited for */
     MuxSwitchover switchover;
     bool committed;             /* the guest is the destination's; BQL, @lock */
-    QEMUTimer *setup_timer;     /* for what the peer has to accept */
+    NotifierWithReturn notifier;
     bool asked;                 /* atomic: the main loop is to respond */
     /* Used by mux-watch.c; get_clock() times */
     int64_t ticked;             /* the last one */
@@ -57,7 +78,7 @@ typedef struct MuxSource {
     int64_t heard;              /* the last byte from the peer before it */
     int64_t resumed;            /* the last interruption of either side ended */
     int64_t responsive;         /* the main loop last ran */
-} MuxSource;
+};
 
 /*
  * --- mux-source.c ---
@@ -70,22 +91,33 @@ void mux_source_unref(MuxSource *m);
 bool mux_source_over(MuxSource *m);
 
 /* Why has it failed, NULL: it has not.  Stays valid.  Any thread. */
-const Error *mux_source_cause(MuxSource *m);
+const MuxFailure *mux_source_failure(MuxSource *m);
 
+/* The change must be one that the table in mux-source.c allows. */
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 
 /* Send the phase to the destination.  BQL held. */
 void mux_source_say_phase(MuxSource *m);
 
-/*
- * The migration has failed because of @err, which is sent to the destination;
- * nothing happens if it has failed before, or cannot fail any more.  Any
- * thread.
- */
-void mux_source_fail(MuxSource *m, const Error *err);
+/* The connection has ended; @failure: NULL: without one.  Any thread. */
+void mux_source_ended(MuxSource *m, const MuxFailure *failure);
 
-/* The same, because the connection has ended; @err: why, NULL: no error */
-void mux_source_ended(MuxSource *m, const Error *err);
+/* The streams, as query-migrate shows them */
+MigrationStreamInfoList *mux_source_streams(MuxSource *m);
+
+/*
+ * --- mux-source-end.c ---
+ */
+
+/* Have @m cleaned up at the end of the migration. */
+void mux_source_await_end(MuxSource *m);
+
+/*
+ * The migration has failed because of @failure, which is sent to the
+ * destination; nothing happens if it has failed before, or cannot fail any
+ * more.  Any thread.
+ */
+void mux_source_fail(MuxSource *m, const MuxFailure *failure);
 
 /*
  * A mirror or a source flush may have become idle: check whether the clean-up
@@ -130,7 +162,16 @@ bool mux_switchover_quiescent(MuxSource *m);
  * --- mux-watch.c ---
  */
 
-/* MuxSessionOps.tick: check the time limits of the disks' requests. */
+/*
+ * A step begins, and the one before has ended: unless this is called again, or
+ * mux_watch_end_step(), within @ms (0: no limit), the migration fails with what
+ * @late returns.  A thread of the session sees to it, even if the main loop is
+ * blocked.  Any thread.
+ */
+void mux_watch_begin_step(MuxSource *m, uint32_t ms, MuxStepLate *late);
+void mux_watch_end_step(MuxSource *m);
+
+/* MuxSessionOps.tick: check the step and the disks' requests */
 void mux_watch_tick(MuxSession *session, int64_t now, int64_t heard,
                     void *opaque);
 

@@ -34,7 +34,7 @@ MigrationStreamInfo *mux_stream_info_new(QIOChannelMux *ioc)
 }
 
 static void mux_stream_info_wait(MigrationStreamInfo *info,
-                                 const DiskMirrorWait *wait)
+                                 const DiskWait *wait)
 {
     int64_t destination = MAX(wait->destination, wait->flush);
     int64_t longest = MAX(destination, wait->source);
@@ -50,7 +50,7 @@ static void mux_stream_info_wait(MigrationStreamInfo *info,
 MigrationStreamInfo *mux_stream_info_disk(DiskMirror *d)
 {
     MigrationStreamInfo *info = mux_stream_info_new(disk_mirror_stream(d));
-    DiskMirrorWait wait = disk_mirror_wait(d);
+    DiskWait wait = disk_mirror_wait(d);
 
     disk_mirror_progress(d, &info->remaining, &info->total);
     info->has_total = info->has_remaining = info->total > 0;

@@ -20,7 +20,11 @@
 #include "mux-source.h"
 #include "options.h"
 #include "qemu-file.h"
+#include "savevm.h"
 #include "trace.h"
+
+/* The disks' rate is measured over this time, as that of RAM is */
+#define MUX_SWITCHOVER_SAMPLE_NS (100 * 1000 * 1000LL)
 
 static DeliveryProbeSent mux_switchover_sent(void *opaque)
 {
@@ -75,25 +79,18 @@ bool mux_switchover_quiescent(MuxSource *m)
     return source_flush_idle(m->switchover.flush);
 }
 
-/* --- steps that end in time, although the BQL is held meanwhile --- */
-
-static void mux_switchover_end_step(MuxSource *m)
-{
-    mux_session_set_deadline(m->session, 0, NULL);
-}
-
 /* --- before RAM --- */
 
-static void mux_switchover_limit_setup(MuxSource *m)
+static MuxFailure *mux_switchover_setup_late(MuxSource *m, uint32_t ms)
 {
-    mux_session_set_deadline(m->session, migration_mux_setup_ms(),
-                             "the destination to accept data on 'main'");
+    return mux_failure_timeout("main", ms, "the destination to accept data");
 }
 
 void mux_switchover_begin_setup(MuxSource *m)
 {
     qio_channel_mux_hold_back(m->main);
-    mux_switchover_limit_setup(m);
+    mux_watch_begin_step(m, migration_mux_setup_ms(),
+                         mux_switchover_setup_late);
 }
 
 void migration_mux_end_setup(MigrationState *s)
@@ -105,37 +102,15 @@ void migration_mux_end_setup(MigrationState *s)
         return;
     }
     /* Restart the limit: so far, not only the peer has taken time */
-    mux_switchover_limit_setup(m);
+    mux_watch_begin_step(m, migration_mux_setup_ms(),
+                         mux_switchover_setup_late);
     if (qio_channel_mux_write_held_back(m->main, &err) < 0) {
         qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
     }
-    mux_switchover_end_step(m);
-    /* The main loop may not have heard of a failure meanwhile */
-    migration_mux_find_cause(s);
+    mux_watch_end_step(m);
 }
 
 /* --- may the guest be stopped --- */
-
-double migration_mux_disk_bandwidth(MigrationState *s)
-{
-    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    MuxSwitchover *sw;
-    double bandwidth = 0;
-    uint64_t sent;
-
-    if (!s->mux) {
-        return 0;
-    }
-    sw = &s->mux->switchover;
-    sent = disk_set_sent(s->mux->disks);
-    if (sw->disks_sent_at) {
-        bandwidth = (double)(sent - sw->disks_sent) * SCALE_MS /
-                    MAX(now - sw->disks_sent_at, 1);
-    }
-    sw->disks_sent = sent;
-    sw->disks_sent_at = now;
-    return bandwidth;
-}
 
 uint32_t migration_mux_guest_waits_ms(void)
 {
@@ -169,10 +144,9 @@ static void mux_switchover_flush_round_done(const Error *err, void *opaque)
     MuxSource *m = opaque;
 
     if (err) {
-        g_autoptr(Error) cause = error_copy(err);
+        g_autoptr(MuxFailure) failure = mux_failure_from_error(NULL, err);
 
-        error_prepend(&cause, "all streams: ");
-        mux_source_fail(m, cause);
+        mux_source_fail(m, failure);
     }
     delivery_probe_wake(m->switchover.probe);
 }
@@ -263,33 +237,81 @@ static void mux_switchover_wait(MuxSource *m)
                         CLAMP(migrate_downtime_limit() / 10, 1, 10));
 }
 
-bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
+/* Bytes per second that are being sent to disks */
+static uint64_t mux_switchover_disk_rate(MuxSource *m)
 {
-    MuxSource *m = s->mux;
+    MuxSwitchover *sw = &m->switchover;
+    int64_t now = get_clock();
+    uint64_t sent;
+
+    if (sw->disks_sent_at &&
+        now - sw->disks_sent_at < MUX_SWITCHOVER_SAMPLE_NS) {
+        return sw->disk_rate;
+    }
+    sent = disk_set_sent(m->disks);
+    if (sw->disks_sent_at) {
+        sw->disk_rate = (double)(sent - sw->disks_sent) *
+                        NANOSECONDS_PER_SECOND / (now - sw->disks_sent_at);
+    }
+    sw->disks_sent = sent;
+    sw->disks_sent_at = now;
+    return sw->disk_rate;
+}
+
+/*
+ * RAM is nearly copied as far as QEMU knows.  What is sent to disks now will be
+ * free for RAM once the guest is stopped.
+ */
+static bool mux_switchover_ram_converged(MuxSource *m, uint64_t *ram_pending)
+{
+    MigrationState *s = m->s;
+    /* The user may know the link better */
+    uint64_t disk_rate = migrate_avail_switchover_bandwidth() ? 0 :
+                         mux_switchover_disk_rate(m);
+    uint64_t limit =
+        switchover_ram_limit(s->threshold_size, disk_rate,
+                             migrate_downtime_limit() * (int64_t)SCALE_MS);
+    uint64_t must_precopy, can_postcopy;
+
+    if (*ram_pending >= s->threshold_size && *ram_pending < limit) {
+        /* Only an estimate, so far */
+        qemu_savevm_state_pending_exact(&must_precopy, &can_postcopy);
+        *ram_pending = must_precopy + can_postcopy;
+    }
+    return !*ram_pending || *ram_pending < limit;
+}
+
+/* From now on the guest's writes wait for the destination. */
+static void mux_switchover_begin_converge(MuxSource *m)
+{
+    mux_source_set_phase(m, MIGRATION_PHASE_CONVERGE);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), mux_switchover_converge_bh,
+                            mux_source_ref(m));
+}
+
+/* RAM has converged: may the guest be stopped as far as disks are concerned? */
+static bool mux_switchover_disks_converged(MuxSource *m, uint64_t ram_pending)
+{
     SwitchoverInputs in;
 
-    if (!m || !s->channels->disks->len ||
-        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
+    if (!m->s->channels->disks->len) {
         return true;
     }
     if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
         /* Before the guest's writes wait for the destination */
-        if (!mux_switchover_flush_source(m)) {
+        if (mux_switchover_flush_source(m)) {
+            mux_switchover_begin_converge(m);
+        } else {
             mux_switchover_wait(m);
-            return false;
         }
-        mux_source_set_phase(m, MIGRATION_PHASE_CONVERGE);
-        aio_bh_schedule_oneshot(qemu_get_aio_context(),
-                                mux_switchover_converge_bh,
-                                mux_source_ref(m));
         return false;
     }
     in = mux_switchover_inputs(m, ram_pending);
-    if (switchover_fits(&in)) {
-        return true;
+    if (!switchover_fits(&in)) {
+        mux_switchover_wait(m);
+        return false;
     }
-    mux_switchover_wait(m);
-    return false;
+    return true;
 }
 
 /* --- the guest is stopped --- */
@@ -302,16 +324,49 @@ static uint32_t mux_switchover_stop_ms(uint64_t sending_ms)
     return ms ? MIN(ms + sending_ms, UINT32_MAX) : 0;
 }
 
-void migration_mux_stopping(MigrationState *s)
+static MuxFailure *mux_switchover_stop_late(MuxSource *m, uint32_t ms)
 {
-    if (s->mux) {
-        mux_source_set_phase(s->mux, MIGRATION_PHASE_SWITCHOVER);
-        mux_source_say_phase(s->mux);
-        /* The limits of the steps say what was awaited */
-        mux_switchover_usual_silence(s->mux);
-        mux_session_set_deadline(s->mux->session, mux_switchover_stop_ms(0),
-                                 "the guest's writes in flight");
+    return mux_failure_timeout(NULL, ms, "the guest's writes in flight");
+}
+
+static void mux_switchover_say_phase_bh(void *opaque)
+{
+    MuxSource *m = opaque;
+
+    if (!mux_source_over(m)) {
+        mux_source_say_phase(m);
     }
+    mux_source_unref(m);
+}
+
+/*
+ * The guest is about to be stopped, which waits for its writes, and these for
+ * the destination.
+ */
+static void mux_switchover_begin(MuxSource *m)
+{
+    mux_source_set_phase(m, MIGRATION_PHASE_SWITCHOVER);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), mux_switchover_say_phase_bh,
+                            mux_source_ref(m));
+    /* The limits of the steps say what was awaited */
+    mux_switchover_usual_silence(m);
+    mux_watch_begin_step(m, mux_switchover_stop_ms(0),
+                         mux_switchover_stop_late);
+}
+
+bool migration_mux_can_switchover(MigrationState *s, uint64_t ram_pending)
+{
+    MuxSource *m = s->mux;
+
+    if (!m) {
+        return !ram_pending || ram_pending < s->threshold_size;
+    }
+    if (!mux_switchover_ram_converged(m, &ram_pending) ||
+        !mux_switchover_disks_converged(m, ram_pending)) {
+        return false;
+    }
+    mux_switchover_begin(m);
+    return true;
 }
 
 static void mux_switchover_complete_bh(void *opaque)
@@ -331,82 +386,93 @@ void mux_switchover_disks_completed(void *opaque)
     qemu_sem_post(&m->switchover.completed);
 }
 
-/* Without the BQL */
-static void mux_switchover_fail_late_disk(MuxSource *m, uint32_t ms)
+static MuxFailure *mux_switchover_disks_late(MuxSource *m, uint32_t ms)
 {
-    g_autoptr(Error) err = NULL;
-
-    if (!disk_set_in_time(m->disks, ms, &err)) {
-        mux_source_fail(m, err);
-    }
+    return disk_set_late(m->disks, ms);
 }
 
-static void mux_switchover_wait_disks(MuxSource *m)
+/*
+ * Complete the disks, and wait until the destination has all data on stable
+ * storage.  With the BQL, which is released meanwhile: the migration may have
+ * been cancelled when this returns.
+ */
+static void mux_switchover_complete_disks(MuxSource *m)
 {
-    int ms = MIN(migrate_channel_mux_stop_timeout(), INT_MAX);
-
-    if (!ms) {
-        qemu_sem_wait(&m->switchover.completed);
-        return;
-    }
-    while (qemu_sem_timedwait(&m->switchover.completed, ms) != 0) {
-        /* If no disk is late, the main loop was busy: wait again */
-        mux_switchover_fail_late_disk(m, ms);
-    }
-}
-
-bool migration_mux_complete_disks(MigrationState *s, Error **errp)
-{
-    MuxSource *m = s->mux;
-
-    if (!m) {
-        return true;
-    }
-    mux_switchover_end_step(m);
+    mux_watch_begin_step(m, mux_switchover_stop_ms(0),
+                         mux_switchover_disks_late);
     /* Further flushes would only hold up those of the mirrors */
     mux_switchover_stop(m);
-    if (s->channels->disks->len && !mux_source_cause(m)) {
+    if (m->s->channels->disks->len && !mux_source_failure(m)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,
                                 mux_source_ref(m));
         bql_unlock();
-        mux_switchover_wait_disks(m);
+        qemu_sem_wait(&m->switchover.completed);
         bql_lock();
     }
-    if (mux_source_cause(m)) {
-        error_propagate(errp, error_copy(mux_source_cause(m)));
-        return false;
-    }
+    mux_watch_end_step(m);
     /* In pre-switchover */
     mux_switchover_limit_silence(m);
-    return true;
 }
 
-bool migration_mux_disks_unmodified(MigrationState *s, Error **errp)
+static MuxFailure *mux_switchover_load_late(MuxSource *m, uint32_t ms)
+{
+    return mux_failure_timeout(NULL, ms,
+                               "the destination to load the device state");
+}
+
+/* The rest of RAM follows, and the device state. */
+static void mux_switchover_begin_load(MuxSource *m)
+{
+    mux_switchover_usual_silence(m);
+    mux_watch_begin_step(m, mux_switchover_stop_ms(migrate_downtime_limit()),
+                         mux_switchover_load_late);
+}
+
+static bool mux_switchover_failed(MuxSource *m, Error **errp)
+{
+    const MuxFailure *failure = mux_source_failure(m);
+
+    if (failure) {
+        mux_failure_to_error(failure, errp);
+    }
+    return failure;
+}
+
+static void mux_switchover_check_unmodified(MuxSource *m)
+{
+    g_autoptr(MuxFailure) modified = disk_set_modified(m->disks);
+
+    if (modified) {
+        mux_source_fail(m, modified);
+    }
+}
+
+bool migration_mux_switchover_prepare(MigrationState *s, Error **errp)
 {
     MuxSource *m = s->mux;
-    Error *err = NULL;
 
-    if (m && mux_source_cause(m)) {
-        error_propagate(errp, error_copy(mux_source_cause(m)));
-        return false;
+    if (m) {
+        mux_switchover_complete_disks(m);
+        if (mux_switchover_failed(m, errp)) {
+            return false;
+        }
     }
-    if (m && !disk_set_unmodified(m->disks, &err)) {
-        mux_source_fail(m, err);
-        error_propagate(errp, err);
+    if (!migration_switchover_prepare(s)) {
+        error_setg(errp, "Switchover is interrupted");
         return false;
     }
     if (m) {
-        /* The rest of RAM goes with it */
-        mux_switchover_usual_silence(m);
-        mux_session_set_deadline(
-            m->session, mux_switchover_stop_ms(migrate_downtime_limit()),
-            "the destination to load the device state");
+        mux_switchover_check_unmodified(m);
+        if (mux_switchover_failed(m, errp)) {
+            return false;
+        }
+        mux_switchover_begin_load(m);
     }
     return true;
 }
 
-/* --- whose is the guest --- */
+/* --- handover --- */
 
 void mux_switchover_loaded(MuxSource *m)
 {
@@ -416,7 +482,7 @@ void mux_switchover_loaded(MuxSource *m)
 bool migration_mux_handover_commit(MigrationState *s)
 {
     MuxSource *m = s->mux;
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) failure = NULL;
 
     if (!m) {
         return true;
@@ -424,32 +490,18 @@ bool migration_mux_handover_commit(MigrationState *s)
     qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
                          NULL);
     qemu_event_wait(&m->switchover.loaded);
-    mux_switchover_end_step(m);
+    mux_watch_end_step(m);
 
     BQL_LOCK_GUARD();
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->committed = !m->cause && mux_control_commit(m->control, &err);
+        m->committed = !m->failure && mux_control_commit(m->control, &failure);
     }
     if (m->committed) {
         /* Its end says nothing any more */
         qio_channel_mux_fin_ok(m->main);
     } else {
         /* The main loop may not have heard of it: the time may be over, too */
-        mux_source_ended(m, err);
+        mux_source_ended(m, failure);
     }
     return m->committed;
-}
-
-void migration_mux_find_cause(MigrationState *s)
-{
-    MuxSource *m = s->mux;
-    g_autoptr(Error) err = NULL;
-
-    if (!m) {
-        return;
-    }
-    err = qio_channel_mux_get_error(m->main) ?: disk_set_get_error(m->disks);
-    if (err) {
-        migrate_set_error(s, err);
-    }
 }

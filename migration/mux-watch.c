@@ -1,16 +1,17 @@
 /*
- * Migration over a multiplexed connection: time limits for disk requests
+ * Migration over a multiplexed connection: time limits at the source
  *
  * A thread of the session checks, whatever the main loop does, how long the
- * destination has been taking for a request of a mirror.  The limits of single
- * steps are set where the step begins: mux_session_set_deadline().
+ * step of the migration that is in progress has been taking, and each request
+ * of a mirror.  A silent peer is detected below this, by
+ * mux_session_set_silence().
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "block/aio.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "mux-migration.h"
@@ -32,8 +33,8 @@
  * does not wait for it.  An unread reply is the source's delay, not the
  * destination's.  The steps of the switchover have limits of their own.
  */
-static void mux_watch_disk_limits(MuxSource *m, const DiskMirrorTime *t,
-                                  const DiskMirrorWait *wait, uint32_t *ms,
+static void mux_watch_disk_limits(MuxSource *m, const DiskWatchTime *t,
+                                  const DiskWait *wait, uint32_t *ms,
                                   uint32_t *flush_ms)
 {
     if (wait->unread ||
@@ -51,8 +52,8 @@ static void mux_watch_disk_limits(MuxSource *m, const DiskMirrorTime *t,
  * How long does a request take?  While neither the guest nor the main loop
  * waits for it, replies to other requests show that the disk works.
  */
-static int64_t mux_watch_request_ns(MuxSource *m, const DiskMirrorTime *t,
-                                    const DiskMirrorWait *wait)
+static int64_t mux_watch_request_ns(MuxSource *m, const DiskWatchTime *t,
+                                    const DiskWait *wait)
 {
     return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
            MIN(wait->destination, wait->silent) : wait->destination;
@@ -63,9 +64,8 @@ static bool mux_watch_exceeds(int64_t ns, uint32_t ms)
     return ms && ns >= ms * (int64_t)SCALE_MS;
 }
 
-static bool mux_watch_disk_in_time(DiskMirror *d, const DiskMirrorTime *t,
-                                   const DiskMirrorWait *wait, void *opaque,
-                                   Error **errp)
+static MuxFailure *mux_watch_disk(DiskMirror *d, const DiskWatchTime *t,
+                                  const DiskWait *wait, void *opaque)
 {
     MuxSource *m = opaque;
     const char *name = disk_mirror_stream_name(d);
@@ -73,17 +73,44 @@ static bool mux_watch_disk_in_time(DiskMirror *d, const DiskMirrorTime *t,
 
     mux_watch_disk_limits(m, t, wait, &ms, &flush_ms);
     if (mux_watch_exceeds(mux_watch_request_ns(m, t, wait), ms)) {
-        mux_stream_timed_out(name, ms, "the destination to complete a disk "
-                             "request", errp);
-        return false;
+        return mux_failure_timeout(name, ms, "the destination to complete a "
+                                   "disk request");
     }
     if (mux_watch_exceeds(wait->flush, flush_ms)) {
-        mux_stream_timed_out(name, flush_ms, "the destination to flush the "
-                             "disk", errp);
-        return false;
+        return mux_failure_timeout(name, flush_ms,
+                                   "the destination to flush the disk");
     }
-    return true;
+    return NULL;
 }
+
+/* --- steps --- */
+
+void mux_watch_begin_step(MuxSource *m, uint32_t ms, MuxStepLate *late)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    m->step.late = ms ? late : NULL;
+    m->step.ms = ms;
+    m->step.expiry = get_clock() + ms * (int64_t)SCALE_MS;
+}
+
+void mux_watch_end_step(MuxSource *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    m->step.late = NULL;
+}
+
+static MuxFailure *mux_watch_step(MuxSource *m, int64_t now)
+{
+    MuxStep step;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        step = m->step;
+    }
+    /* Without a failure, it is the main loop that is late: ask again */
+    return step.late && now >= step.expiry ? step.late(m, step.ms) : NULL;
+}
+
+/* --- the main loop --- */
 
 static void mux_watch_respond_bh(void *opaque)
 {
@@ -128,16 +155,17 @@ void mux_watch_tick(MuxSession *session, int64_t now, int64_t heard,
                     void *opaque)
 {
     MuxSource *m = opaque;
-    DiskMirrorTime t = { .now = now, .heard = heard };
-    g_autoptr(Error) err = NULL;
+    DiskWatchTime t = { .now = now, .heard = heard };
+    g_autoptr(MuxFailure) failure = NULL;
     bool ping = false;
 
     t.resumed = mux_watch_resumed_at(m, now, heard);
     t.responsive = mux_watch_responsive(m, now);
     t.blocked = now - t.responsive >= MUX_WATCH_BLOCKED_NS;
-    if (!disk_set_watch(m->disks, &t, mux_watch_disk_in_time, m, &ping,
-                        &err)) {
-        mux_source_fail(m, err);
+    failure = mux_watch_step(m, now) ?:
+        disk_set_watch(m->disks, &t, mux_watch_disk, m, &ping);
+    if (failure) {
+        mux_source_fail(m, failure);
     } else if (ping) {
         mux_session_ping(session);
     }

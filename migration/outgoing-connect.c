@@ -36,11 +36,13 @@ static void outgoing_connect_timeout(void *opaque)
 {
     MigrationState *s = opaque;
     QIOChannel *ioc = outgoing_connect_take(s);
-    g_autofree char *text = mux_timeout_text(migration_mux_setup_ms(),
-                                             "the TLS handshake");
+    g_autoptr(MuxFailure) late =
+        mux_failure_timeout(NULL, migration_mux_setup_ms(),
+                            "the TLS handshake");
     Error *err = NULL;
 
-    error_setg(&err, "all streams: %s", text);
+    /* Whoever reports it names the streams */
+    error_setg(&err, "%s", late->text);
     qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     migration_channel_connect(s, ioc, NULL, err);
 }

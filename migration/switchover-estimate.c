@@ -25,6 +25,15 @@ static int64_t switchover_transfer_time(const SwitchoverInputs *in)
     return ns < INT64_MAX ? ns : INT64_MAX;
 }
 
+uint64_t switchover_ram_limit(uint64_t threshold, uint64_t disk_rate,
+                              int64_t limit)
+{
+    double bytes = threshold +
+                   (double)disk_rate * limit / NANOSECONDS_PER_SECOND;
+
+    return bytes < UINT64_MAX ? bytes : UINT64_MAX;
+}
+
 bool switchover_fits(const SwitchoverInputs *in)
 {
     int64_t time = switchover_transfer_time(in);

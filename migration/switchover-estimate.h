@@ -34,6 +34,15 @@ typedef struct SwitchoverInputs {
     int64_t limit;
 } SwitchoverInputs;
 
+/*
+ * RAM has nearly been copied, and switchover_fits() is to be asked, if less
+ * than this is left, or nothing at all: @threshold, bytes that QEMU's own
+ * measurement of RAM allows, and what RAM will get of @disk_rate, bytes per
+ * second that are being sent to disks, within @limit, ns.
+ */
+uint64_t switchover_ram_limit(uint64_t threshold, uint64_t disk_rate,
+                              int64_t limit);
+
 /* Can the guest be stopped, and run at the destination within the limit? */
 bool switchover_fits(const SwitchoverInputs *in);
 

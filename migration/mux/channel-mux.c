@@ -9,9 +9,9 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/cutils.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "session.h"
 #include "trace.h"
@@ -117,35 +117,34 @@ static bool mux_channel_read_pauses(QIOChannelMux *ioc)
 
 /* --- errors; with the lock held --- */
 
-static Error *mux_channel_error(QIOChannelMux *ioc)
+static MuxFailure *mux_channel_failure(QIOChannelMux *ioc)
 {
-    const char *lost = mux_engine_error(ioc->session->engine);
-    Error *err = NULL;
+    MuxFailure *f = NULL;
 
     if (ioc->failure) {
-        error_setg(&err, "stream '%s': aborted: %s", ioc->name, ioc->failure);
+        f = mux_failure_copy(ioc->failure);
     } else if (ioc->peer_reset) {
-        error_setg(&err, "%s", mux_stream_error(ioc->stream));
-    } else if (ioc->session->over && lost &&
+        f = mux_failure_new(ioc->name, 0, "%s", mux_stream_error(ioc->stream));
+        f->cause = mux_stream_cause(ioc->stream);
+    } else if (ioc->session->over &&
                mux_stream_state(ioc->stream) != MUX_STREAM_FINISHED) {
-        error_setg(&err, "all streams: %s", lost);
+        f = mux_session_failure(ioc->session);
     }
-    return err;
+    return f;
+}
+
+static MuxFailure *mux_channel_write_failure(QIOChannelMux *ioc)
+{
+    return mux_channel_failure(ioc) ?:
+        mux_failure_new(ioc->name, MUX_CODE_ABORTED, "%s", ioc->write_shut ?
+                        "cannot write after shutdown" : "connection closed");
 }
 
 static ssize_t mux_channel_write_failed(QIOChannelMux *ioc, Error **errp)
 {
-    Error *err = mux_channel_error(ioc);
+    g_autoptr(MuxFailure) f = mux_channel_write_failure(ioc);
 
-    if (err) {
-        error_propagate(errp, err);
-    } else if (ioc->write_shut) {
-        error_setg_errno(errp, EPIPE, "stream '%s': cannot write after "
-                         "shutdown", ioc->name);
-    } else {
-        error_setg_errno(errp, EPIPE, "stream '%s': connection closed",
-                         ioc->name);
-    }
+    mux_failure_to_error(f, errp);
     return -1;
 }
 
@@ -154,16 +153,16 @@ static ssize_t mux_channel_write_failed(QIOChannelMux *ioc, Error **errp)
 /* There is nothing to read: what does the caller get? */
 static ssize_t mux_channel_read_end(QIOChannelMux *ioc, Error **errp)
 {
-    Error *err = NULL;
+    g_autoptr(MuxFailure) f = NULL;
 
     if (ioc->read_shut) {
         return 0;
     }
     if (mux_channel_aborted(ioc) || !mux_stream_rx_fin(ioc->stream)) {
-        err = mux_channel_error(ioc);
+        f = mux_channel_failure(ioc);
     }
-    if (err) {
-        error_propagate(errp, err);
+    if (f) {
+        mux_failure_to_error(f, errp);
         return -1;
     }
     return 0;
@@ -344,7 +343,7 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
 }
 
 bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
-                                 size_t len, Error **errp)
+                                 size_t len, MuxFailure **failp)
 {
     MuxSession *s = ioc->session;
     const struct iovec iov = { .iov_base = (void *)buf, .iov_len = len };
@@ -356,7 +355,7 @@ bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
     }
     mux_session_settle(s);
     if (mux_channel_write_over(ioc)) {
-        mux_channel_write_failed(ioc, errp);
+        mux_failure_propagate(failp, mux_channel_write_failure(ioc));
         return false;
     }
     if (!ioc->writing && mux_stream_writable(ioc->stream)) {
@@ -365,8 +364,9 @@ bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
         mux_session_settle(s);
     }
     if (taken < len) {
-        error_setg(errp, "stream '%s': the peer does not accept data",
-                   ioc->name);
+        mux_failure_propagate(failp,
+                              mux_failure_new(ioc->name, MUX_CODE_ABORTED,
+                                              "the peer does not accept data"));
     }
     return taken == len;
 }
@@ -426,7 +426,7 @@ static int mux_channel_close(QIOChannel *base, Error **errp)
     return 0;
 }
 
-void mux_channel_fail(QIOChannelMux *ioc, const char *why)
+void mux_channel_fail(QIOChannelMux *ioc, uint32_t code, const char *why)
 {
     MuxSession *s = ioc->session;
     g_autofree char *for_peer = NULL;
@@ -435,8 +435,8 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
         return;
     }
     for_peer = mux_peer_text(why);
-    ioc->failure = g_strdup(why);
-    trace_mux_channel_abort(ioc, ioc->name, ioc->failure);
+    ioc->failure = mux_failure_new(ioc->name, code, "aborted: %s", why);
+    trace_mux_channel_abort(ioc, ioc->name, why);
     mux_stream_reset(ioc->stream,
                      mux_stream_asked(ioc->stream) ? MUX_CODE_REFUSED :
                      MUX_CODE_ABORTED, for_peer);
@@ -447,39 +447,61 @@ void mux_channel_fail(QIOChannelMux *ioc, const char *why)
     mux_session_settle(s);
 }
 
-/* What is said of @ioc, without its name */
-static const char *mux_channel_bare(QIOChannelMux *ioc, const char *text)
+void qio_channel_mux_abort(QIOChannelMux *ioc, const MuxFailure *why)
 {
-    g_autofree char *prefix = g_strdup_printf("stream '%s': ", ioc->name);
-
-    strstart(text, prefix, &text);
-    return text;
-}
-
-void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why)
-{
-    const char *text = why ? error_get_pretty(why) : "no reason given";
+    g_autofree char *text = mux_failure_text_within(why, ioc->name);
 
     QEMU_LOCK_GUARD(&ioc->session->lock);
-    mux_channel_fail(ioc, mux_channel_bare(ioc, text));
+    mux_channel_fail(ioc, why->cause.code, text);
 }
 
-/* --- asking and telling --- */
+void mux_session_abort_streams(MuxSession *s, QIOChannelMux *except,
+                               const MuxFailure *why)
+{
+    QIOChannelMux *ioc;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    QTAILQ_FOREACH(ioc, &s->channels, next) {
+        if (ioc != except) {
+            g_autofree char *text = mux_failure_text_within(why, ioc->name);
+
+            mux_channel_fail(ioc, why->cause.code, text);
+        }
+    }
+}
+
+MuxFailure *mux_session_find_failure(MuxSession *s)
+{
+    MuxFailure *failure;
+    QIOChannelMux *ioc;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    failure = mux_session_failure(s);
+    QTAILQ_FOREACH(ioc, &s->channels, next) {
+        failure = failure ?: mux_channel_failure(ioc);
+    }
+    return failure;
+}
+
+/* --- queries and properties --- */
 
 const char *qio_channel_mux_name(QIOChannelMux *ioc)
 {
     return ioc->name;
 }
 
-MuxSession *qio_channel_mux_session(QIOChannelMux *ioc)
-{
-    return ioc->session;
-}
-
 MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
     return mux_stream_state(ioc->stream);
+}
+
+void qio_channel_mux_set_changed(QIOChannelMux *ioc,
+                                 QIOChannelMuxChanged *changed, void *opaque)
+{
+    GLOBAL_STATE_CODE();
+    ioc->changed = changed;
+    ioc->changed_opaque = opaque;
 }
 
 void qio_channel_mux_accept(QIOChannelMux *ioc)
@@ -512,10 +534,10 @@ bool qio_channel_mux_fin_acked(QIOChannelMux *ioc)
     return mux_stream_fin_acked(ioc->stream);
 }
 
-Error *qio_channel_mux_get_error(QIOChannelMux *ioc)
+MuxFailure *qio_channel_mux_get_failure(QIOChannelMux *ioc)
 {
     QEMU_LOCK_GUARD(&ioc->session->lock);
-    return mux_channel_error(ioc);
+    return mux_channel_failure(ioc);
 }
 
 void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes)
@@ -593,6 +615,7 @@ QIOChannelMux *mux_channel_new(MuxSession *s, MuxStream *stream)
 static void mux_channel_release(QIOChannelMux *ioc)
 {
     MuxSession *s = ioc->session;
+    g_autofree char *why = NULL;
 
     QEMU_LOCK_GUARD(&s->lock);
     trace_mux_channel_release(ioc, ioc->name);
@@ -605,10 +628,10 @@ static void mux_channel_release(QIOChannelMux *ioc)
     }
     QTAILQ_REMOVE(&s->channels, ioc, next);
     mux_stream_set_opaque(ioc->stream, NULL);
-    if (s->goaway) {
-        /* To let go of it must not look as if all was dealt with */
-        mux_stream_reset(ioc->stream, MUX_CODE_ABORTED,
-                         mux_channel_bare(ioc, s->goaway));
+    why = mux_session_closing_text(s, ioc->name);
+    if (why) {
+        /* FIN and FIN_OK would say that all data was processed */
+        mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, why);
     }
     mux_stream_release(ioc->stream);
     mux_session_settle(s);
@@ -639,7 +662,7 @@ static void mux_channel_instance_finalize(Object *obj)
     if (ioc->held_back) {
         g_byte_array_unref(ioc->held_back);
     }
-    g_free(ioc->failure);
+    mux_failure_free(ioc->failure);
     g_free(ioc->name);
 }
 

@@ -23,7 +23,7 @@
 
 #include "io/channel.h"
 #include "qom/object.h"
-#include "migration/mux/engine.h"
+#include "migration/mux/failure.h"
 
 #define TYPE_QIO_CHANNEL_MUX "qio-channel-mux"
 OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelMux, QIO_CHANNEL_MUX)
@@ -42,16 +42,11 @@ typedef struct MuxSessionOps {
     void (*opened)(MuxSession *session, QIOChannelMux *ioc, void *opaque);
 
     /*
-     * The state of @ioc has changed: accepted by the peer, FIN, FIN_OK,
-     * reset.  Several changes may be told at once.  Optional.
+     * The connection has ended, once, after all else.  @failure is NULL if
+     * all streams had ended before.  Optional.
      */
-    void (*changed)(MuxSession *session, QIOChannelMux *ioc, void *opaque);
-
-    /*
-     * The connection is over, once, after all else.  @err is NULL when it
-     * ended in good order.  Optional.
-     */
-    void (*ended)(MuxSession *session, const Error *err, void *opaque);
+    void (*ended)(MuxSession *session, const MuxFailure *failure,
+                  void *opaque);
 
     /*
      * Called every MUX_TICK_MS while the connection lasts, in the receive
@@ -64,6 +59,12 @@ typedef struct MuxSessionOps {
 } MuxSessionOps;
 
 #define MUX_TICK_MS 250
+
+/*
+ * The state of @ioc has changed: the peer has accepted it, sent FIN, FIN_OK or
+ * RESET, or the connection has ended.  Called once for several changes.
+ */
+typedef void QIOChannelMuxChanged(QIOChannelMux *ioc, void *opaque);
 
 /**
  * mux_session_new:
@@ -113,36 +114,21 @@ void mux_session_set_silence(MuxSession *session, uint32_t timeout_ms);
 void mux_session_ping(MuxSession *session);
 
 /*
- * A time limit for a step: unless this is called again before that, end the
- * connection after @timeout_ms (0: no limit), with mux_timeout_text() of
- * @awaited as the reason for both sides.  A thread of the session does it, even
- * if the main loop is blocked or the BQL is held.
- */
-void mux_session_set_deadline(MuxSession *session, uint32_t timeout_ms,
-                              const char *awaited);
-
-/* Returns: "timed out after N s waiting for @awaited", to be freed */
-char *mux_timeout_text(uint32_t timeout_ms, const char *awaited);
-
-/* Set @errp to that text, with the name of the stream before it. */
-void mux_stream_timed_out(const char *stream, uint32_t timeout_ms,
-                          const char *awaited, Error **errp);
-
-/*
- * End in good order: what is queued is flushed, GOAWAY sent (@why nullable:
- * code 0, else its text), the transport closed (TLS bye first), threads ended;
+ * Close the connection: send what is queued, then GOAWAY (with the text of
+ * @why; NULL: code 0), close the transport (TLS bye first) and end the threads;
  * after @timeout_ms at the latest.  Quick: a thread of the session does it.
- * With @why, streams that are let go of from now on are reset, not finished.
+ * With @why, streams that are released from now on are reset, not finished.
  * The session must have been detached or its opaque must outlive it.
  */
-void mux_session_close(MuxSession *session, const Error *why, int timeout_ms);
+void mux_session_close(MuxSession *session, const MuxFailure *why,
+                       int timeout_ms);
 
 /*
  * Like mux_session_close(), but wait until the transport is closed: at most
  * @timeout_ms, plus the time that a command may take to exit.  For a process
  * that is about to exit.
  */
-void mux_session_close_wait(MuxSession *session, const Error *why,
+void mux_session_close_wait(MuxSession *session, const MuxFailure *why,
                             int timeout_ms);
 
 /* Is the transport closed, after mux_session_close() or mux_session_yank()? */
@@ -151,10 +137,10 @@ bool mux_session_closed(MuxSession *session);
 /*
  * Opens a stream.  I/O may start at once (it waits for the peer's OPEN_OK).
  *
- * Returns: a new reference, or NULL with @errp set
+ * Returns: a new reference, or NULL with @failp set
  */
 QIOChannelMux *mux_session_open(MuxSession *session, const char *name,
-                                Error **errp);
+                                MuxFailure **failp);
 
 /*
  * Write all @len bytes of @buf at once, or fail: then the peer does not receive
@@ -162,22 +148,37 @@ QIOChannelMux *mux_session_open(MuxSession *session, const char *name,
  * the connection makes this one fail, too.
  */
 bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
-                                 size_t len, Error **errp);
+                                 size_t len, MuxFailure **failp);
 
 /* The stream's name, valid as long as @ioc */
 const char *qio_channel_mux_name(QIOChannelMux *ioc);
 
-/* The session, valid as long as @ioc */
-MuxSession *qio_channel_mux_session(QIOChannelMux *ioc);
 MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc);
+
+/*
+ * Call @changed from now on; NULL: no function.  Main loop only.  A change is
+ * reported to the function that is set when the main loop handles it.
+ */
+void qio_channel_mux_set_changed(QIOChannelMux *ioc,
+                                 QIOChannelMuxChanged *changed, void *opaque);
+
 void qio_channel_mux_accept(QIOChannelMux *ioc);
 
 /*
- * Abort both directions: the peer sees the text of @why (names of files are
- * left out), local waiters see it too, unread data is dropped.  Both sides put
- * the stream's name in front, so if @why begins with it, that is left out.
+ * Abort both directions: the peer receives the text of @why (without the names
+ * of files), local calls fail with it, unread data is dropped.
  */
-void qio_channel_mux_abort(QIOChannelMux *ioc, const Error *why);
+void qio_channel_mux_abort(QIOChannelMux *ioc, const MuxFailure *why);
+
+/* qio_channel_mux_abort() all streams of @session but @except (NULL: none). */
+void mux_session_abort_streams(MuxSession *session, QIOChannelMux *except,
+                               const MuxFailure *why);
+
+/*
+ * Returns: why the connection has ended, or else the failure of the stream that
+ * was opened first of those that have one; to be freed; NULL: no failure
+ */
+MuxFailure *mux_session_find_failure(MuxSession *session);
 
 /* Answer the peer's FIN, now or when it comes: what it sent is dealt with. */
 void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
@@ -186,10 +187,10 @@ void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 bool qio_channel_mux_fin_acked(QIOChannelMux *ioc);
 
 /*
- * Returns: the error that the stream ended with (the peer's text included),
- * to be freed by the caller, or NULL
+ * Returns: why the stream has failed, to be freed by the caller; NULL if it has
+ * not
  */
-Error *qio_channel_mux_get_error(QIOChannelMux *ioc);
+MuxFailure *qio_channel_mux_get_failure(QIOChannelMux *ioc);
 
 /*
  * Bound what may wait here to be read to @bytes.  Call it before

@@ -55,6 +55,7 @@ struct MuxStream {
     bool urgent_counted;        /* in MuxEngine.urgent_active */
     void *opaque;
     char *error;                /* why the stream was aborted */
+    MuxCause cause;             /* of @error */
 
     /* sending */
     uint64_t tx_limit;          /* the peer accepts bytes below this offset */
@@ -141,7 +142,8 @@ struct MuxEngine {
     MuxHello peer;
     bool ended;
     bool tx_closed;             /* nothing more can or needs to be sent */
-    char *error;
+    char *error;                /* NULL: none */
+    MuxCause cause;             /* of @error */
     bool goaway_wanted;
     uint32_t goaway_code;
     char *goaway_text;
@@ -221,7 +223,7 @@ void G_GNUC_PRINTF(3, 4)
 mux_engine_fail(MuxEngine *e, uint32_t code, const char *fmt, ...);
 
 /* End everything now; takes @error, NULL is a clean end.  Sends nothing. */
-void mux_engine_end(MuxEngine *e, char *error);
+void mux_engine_end(MuxEngine *e, char *error, MuxCause cause);
 
 /*
  * A MUX_EVENT_... for the application, unless it has let go of @s or the

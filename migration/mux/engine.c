@@ -239,7 +239,7 @@ bool mux_engine_next_event(MuxEngine *e, MuxEvent *event)
 
 /* --- the end --- */
 
-void mux_engine_end(MuxEngine *e, char *error)
+void mux_engine_end(MuxEngine *e, char *error, MuxCause cause)
 {
     g_autoptr(GList) streams = NULL;
     g_autofree char *why = NULL;
@@ -252,6 +252,7 @@ void mux_engine_end(MuxEngine *e, char *error)
     e->ended_event = true;
     e->tx_closed = !e->goaway_wanted;
     e->error = error;
+    e->cause = cause;
     why = error ? g_strdup(error)
                 : g_strdup_printf("connection with the %s has ended",
                                   mux_peer_name(e));
@@ -269,7 +270,7 @@ static void end_with_goaway(MuxEngine *e, uint32_t code, const char *text,
         e->goaway_code = code;
         e->goaway_text = g_strndup(text, mux_text_length(text));
     }
-    mux_engine_end(e, error);
+    mux_engine_end(e, error, (MuxCause) { .code = code });
 }
 
 void mux_engine_fail(MuxEngine *e, uint32_t code, const char *fmt, ...)
@@ -299,7 +300,8 @@ void mux_engine_transport_error(MuxEngine *e, const char *text)
 {
     e->tx_closed = true;
     mux_engine_end(e, g_strdup_printf("connection with the %s failed: %s",
-                                      mux_peer_name(e), text));
+                                      mux_peer_name(e), text),
+                   (MuxCause) {});
 }
 
 /* Returns the first opened of the streams that are not finished, or NULL. */
@@ -348,7 +350,7 @@ static char *eof_error(MuxEngine *e)
 void mux_engine_rx_eof(MuxEngine *e)
 {
     e->tx_closed = true;
-    mux_engine_end(e, eof_error(e));
+    mux_engine_end(e, eof_error(e), (MuxCause) {});
 }
 
 const uint8_t *mux_engine_session(MuxEngine *e)
@@ -375,4 +377,9 @@ bool mux_engine_peer_is_foreign(MuxEngine *e)
 const char *mux_engine_error(MuxEngine *e)
 {
     return e->error;
+}
+
+MuxCause mux_engine_cause(MuxEngine *e)
+{
+    return e->cause;
 }

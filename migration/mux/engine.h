@@ -185,11 +185,18 @@ bool mux_engine_ended(MuxEngine *e);
 /* The connection has ended because the peer speaks another protocol. */
 bool mux_engine_peer_is_foreign(MuxEngine *e);
 
+/* The cause of an error, as a value beside its text */
+typedef struct MuxCause {
+    uint32_t code;      /* MUX_CODE_*; MUX_CODE_OK: the transport failed */
+    bool by_peer;       /* the peer has sent it, in GOAWAY or RESET */
+} MuxCause;
+
 /*
  * What ended the connection, naming the side that erred; NULL: it has not
  * ended, or cleanly.  Lives as long as the engine.
  */
 const char *mux_engine_error(MuxEngine *e);
+MuxCause mux_engine_cause(MuxEngine *e);
 
 /* --- streams: opening and ending --- */
 
@@ -316,6 +323,7 @@ bool mux_stream_fin_acked(MuxStream *s);        /* FIN_OK came */
 const char *mux_stream_name(MuxStream *s);
 /* Why @s is in MUX_STREAM_RESET, else NULL.  Lives as long as @s. */
 const char *mux_stream_error(MuxStream *s);
+MuxCause mux_stream_cause(MuxStream *s);
 uint32_t mux_stream_id(MuxStream *s);
 uint64_t mux_stream_bytes_sent(MuxStream *s);   /* payload handed out */
 uint64_t mux_stream_bytes_received(MuxStream *s);       /* payload arrived */

@@ -366,6 +366,11 @@ static char *peer_reason(MuxEngine *e)
                            code);
 }
 
+static MuxCause peer_cause(MuxEngine *e)
+{
+    return (MuxCause) { .code = e->rx_header.arg, .by_peer = true };
+}
+
 static void on_reset(MuxEngine *e)
 {
     MuxStream *s = find_stream(e);
@@ -375,8 +380,9 @@ static void on_reset(MuxEngine *e)
         return;
     }
     reason = peer_reason(e);
-    s->error = g_strdup_printf("stream '%s': aborted by the %s: %s", s->name,
-                               mux_peer_name(e), reason);
+    s->error = g_strdup_printf("aborted by the %s: %s", mux_peer_name(e),
+                               reason);
+    s->cause = peer_cause(e);
     if (s->state == MUX_STREAM_OPENING) {
         s->rx_limit = 0;                /* never accepted: no data either */
     }
@@ -408,12 +414,13 @@ static void on_goaway(MuxEngine *e)
     g_autofree char *reason = NULL;
 
     if (e->rx_header.arg == MUX_CODE_OK) {
-        mux_engine_end(e, NULL);
+        mux_engine_end(e, NULL, peer_cause(e));
         return;
     }
     reason = peer_reason(e);
     mux_engine_end(e, g_strdup_printf("%s ended the connection: %s",
-                                      mux_peer_name(e), reason));
+                                      mux_peer_name(e), reason),
+                   peer_cause(e));
 }
 
 void mux_frame_complete(MuxEngine *e, int64_t now)

@@ -89,7 +89,7 @@ static void mux_session_kick(MuxSession *s)
  */
 static bool mux_session_may_part(MuxSession *s)
 {
-    if (s->goaway) {
+    if (s->why) {
         return s->tx_error || mux_engine_tx_idle(s->engine);
     }
     return !s->tx_error && mux_engine_tx_idle(s->engine) &&
@@ -101,9 +101,9 @@ void mux_session_settle(MuxSession *s)
     MuxEvent event;
 
     if (s->closing && !s->over && mux_session_may_part(s)) {
-        mux_engine_goaway(s->engine,
-                          s->goaway ? MUX_CODE_ABORTED : MUX_CODE_OK,
-                          s->goaway);
+        g_autofree char *why = mux_session_closing_text(s, NULL);
+
+        mux_engine_goaway(s->engine, why ? MUX_CODE_ABORTED : MUX_CODE_OK, why);
     }
     while (mux_engine_next_event(s->engine, &event)) {
         mux_session_event(s, &event);
@@ -243,9 +243,6 @@ static void mux_session_check_time(MuxSession *s, int64_t now)
 {
     if (s->linger && now >= s->linger) {
         mux_session_cut(s, s->tx_error ?: "timed out closing the connection");
-    } else if (s->expiry && now >= s->expiry) {
-        s->expiry = 0;
-        mux_engine_goaway(s->engine, MUX_CODE_TIMEOUT, s->expiry_why);
     } else if (now >= mux_engine_deadline(s->engine)) {
         mux_engine_timeout(s->engine, now);
     }

@@ -90,33 +90,53 @@ void mux_session_unref(MuxSession *s)
     qemu_cond_destroy(&s->send_cond);
     qemu_cond_destroy(&s->sender_moved);
     qemu_mutex_destroy(&s->lock);
-    g_free(s->expiry_why);
-    g_free(s->goaway);
+    mux_failure_free(s->why);
     g_free(s->tx_error);
     g_free(s);
 }
 
-QIOChannelMux *mux_session_open(MuxSession *s, const char *name, Error **errp)
+MuxFailure *mux_session_failure(MuxSession *s)
+{
+    const char *text = mux_engine_error(s->engine);
+    MuxFailure *f = NULL;
+
+    if (text) {
+        f = mux_failure_new(NULL, 0, "%s", text);
+        f->cause = mux_engine_cause(s->engine);
+    }
+    return f;
+}
+
+/* Why can no stream be opened?  Returns NULL if one can. */
+static MuxFailure *mux_session_refusal(MuxSession *s, const char *name)
+{
+    if (!s->over && !s->closing) {
+        return NULL;
+    }
+    return mux_session_failure(s) ?:
+        mux_failure_new(name, MUX_CODE_ABORTED, "%s", s->closing ?
+                        "connection closed" :
+                        "the peer has closed the connection");
+}
+
+QIOChannelMux *mux_session_open(MuxSession *s, const char *name,
+                                MuxFailure **failp)
 {
     const char *why = NULL;
+    MuxFailure *refusal;
     MuxStream *stream;
     QIOChannelMux *ioc;
 
     QEMU_LOCK_GUARD(&s->lock);
-    if (s->over || s->closing) {
-        why = mux_engine_error(s->engine);
-        if (why) {
-            error_setg(errp, "all streams: %s", why);
-        } else {
-            error_setg(errp, "stream '%s': %s", name, s->closing ?
-                       "connection closed" :
-                       "the peer has closed the connection");
-        }
+    refusal = mux_session_refusal(s, name);
+    if (refusal) {
+        mux_failure_propagate(failp, refusal);
         return NULL;
     }
     stream = mux_engine_open(s->engine, name, &why);
     if (!stream) {
-        error_setg(errp, "stream '%s': %s", name, why);
+        mux_failure_propagate(failp, mux_failure_new(name, MUX_CODE_ABORTED,
+                                                     "%s", why));
         return NULL;
     }
     ioc = mux_channel_new(s, stream);
@@ -163,8 +183,8 @@ static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
     if (opened) {
         ops->opened(s, ioc, s->opaque);
     }
-    if (changed && s->ops && ops->changed) {
-        ops->changed(s, ioc, s->opaque);
+    if (changed && s->ops && ioc->changed) {
+        ioc->changed(ioc, ioc->changed_opaque);
     }
     object_unref(OBJECT(ioc));
     qemu_mutex_lock(&s->lock);
@@ -173,22 +193,19 @@ static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
 static void mux_session_call_state(MuxSession *s)
 {
     const MuxSessionOps *ops = s->ops;
-    g_autoptr(Error) err = NULL;
+    g_autoptr(MuxFailure) failure = mux_session_failure(s);
     bool ready = s->call_ready;
 
     if (ready) {
         s->call_ready = false;
     } else {
         s->call_ended = false;
-        if (mux_engine_error(s->engine)) {
-            error_setg(&err, "all streams: %s", mux_engine_error(s->engine));
-        }
     }
     qemu_mutex_unlock(&s->lock);
     if (ready && ops->ready) {
         ops->ready(s, s->opaque);
     } else if (!ready && ops->ended) {
-        ops->ended(s, err, s->opaque);
+        ops->ended(s, failure, s->opaque);
     }
     qemu_mutex_lock(&s->lock);
 }
@@ -234,11 +251,12 @@ void mux_session_call_ready(MuxSession *s)
 
 void mux_session_call_opened(MuxSession *s, MuxStream *stream)
 {
+    g_autofree char *why = mux_session_closing_text(s, mux_stream_name(stream));
     QIOChannelMux *ioc;
 
-    if (s->goaway || !s->ops || !s->ops->opened) {
+    if (why || !s->ops || !s->ops->opened) {
         mux_stream_reset(stream, MUX_CODE_REFUSED,
-                         s->goaway ?: "this side does not accept streams");
+                         why ?: "this side does not accept streams");
         mux_stream_release(stream);
         return;
     }
@@ -303,9 +321,6 @@ int64_t mux_session_next_due(MuxSession *s)
     if (s->linger) {
         due = MIN(due, s->linger);
     }
-    if (s->expiry) {
-        due = MIN(due, s->expiry);
-    }
     return due;
 }
 
@@ -321,31 +336,6 @@ void mux_session_ping(MuxSession *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
     mux_engine_ping(s->engine);
-    mux_session_settle(s);
-}
-
-char *mux_timeout_text(uint32_t timeout_ms, const char *awaited)
-{
-    return g_strdup_printf("timed out after %g s waiting for %s",
-                           timeout_ms / 1000.0, awaited);
-}
-
-void mux_stream_timed_out(const char *stream, uint32_t timeout_ms,
-                          const char *awaited, Error **errp)
-{
-    g_autofree char *text = mux_timeout_text(timeout_ms, awaited);
-
-    error_setg(errp, "stream '%s': %s", stream, text);
-}
-
-void mux_session_set_deadline(MuxSession *s, uint32_t timeout_ms,
-                              const char *awaited)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    trace_mux_session_deadline(s, timeout_ms, awaited ?: "");
-    g_free(s->expiry_why);
-    s->expiry_why = timeout_ms ? mux_timeout_text(timeout_ms, awaited) : NULL;
-    s->expiry = timeout_ms ? get_clock() + timeout_ms * (int64_t)SCALE_MS : 0;
     mux_session_settle(s);
 }
 
@@ -415,16 +405,27 @@ void mux_session_yank(void *opaque)
     mux_session_settle(s);
 }
 
-static void mux_session_close_locked(MuxSession *s, const Error *why,
+char *mux_session_closing_text(MuxSession *s, const char *stream)
+{
+    g_autofree char *text = NULL;
+
+    if (!s->why) {
+        return NULL;
+    }
+    text = mux_failure_text_within(s->why, stream);
+    return mux_peer_text(text);
+}
+
+static void mux_session_close_locked(MuxSession *s, const MuxFailure *why,
                                      int64_t deadline)
 {
     QIOChannelMux *ioc;
 
-    trace_mux_session_close(s, why ? error_get_pretty(why) : "in good order");
+    trace_mux_session_close(s, why ? why->text : "");
     mux_session_hurry(s, deadline);
     if (!s->closing) {
         s->closing = true;
-        s->goaway = why ? mux_peer_text(error_get_pretty(why)) : NULL;
+        s->why = why ? mux_failure_copy(why) : NULL;
         QTAILQ_FOREACH(ioc, &s->channels, next) {
             mux_channel_update(ioc);
         }
@@ -433,7 +434,7 @@ static void mux_session_close_locked(MuxSession *s, const Error *why,
     mux_session_settle(s);
 }
 
-void mux_session_close(MuxSession *s, const Error *why, int timeout_ms)
+void mux_session_close(MuxSession *s, const MuxFailure *why, int timeout_ms)
 {
     int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
 
@@ -441,7 +442,8 @@ void mux_session_close(MuxSession *s, const Error *why, int timeout_ms)
     mux_session_close_locked(s, why, deadline);
 }
 
-void mux_session_close_wait(MuxSession *s, const Error *why, int timeout_ms)
+void mux_session_close_wait(MuxSession *s, const MuxFailure *why,
+                            int timeout_ms)
 {
     int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
     int64_t now;

@@ -50,7 +50,7 @@ struct QIOChannelMux {
     bool write_shut;            /* writers see an error */
     bool urgent;
     bool peer_reset;            /* the peer has aborted it */
-    char *failure;              /* why this side has */
+    MuxFailure *failure;        /* why this side has */
 
     bool reading;               /* a reader copies outside of the lock */
     unsigned reads_in_row;      /* without QIO_CHANNEL_ERR_BLOCK between them */
@@ -70,6 +70,8 @@ struct QIOChannelMux {
     EventNotifier read_notifier, write_notifier;
     bool read_notified, write_notified;
 
+    QIOChannelMuxChanged *changed;      /* with the BQL held */
+    void *changed_opaque;
     /* Callbacks that are due; the stream is then in MuxSession.callbacks */
     bool call_opened, call_changed;
     QTAILQ_ENTRY(QIOChannelMux) next_callback;
@@ -94,8 +96,6 @@ struct MuxSession {
 
     /* receiving */
     int64_t rx_deadline;        /* until when the receive thread waits */
-    int64_t expiry;             /* when to end the connection; 0: never */
-    char *expiry_why;
     int64_t heard;              /* when the last bytes came */
     int64_t tick_due;           /* INT64_MAX: no ops->tick */
     bool ticking;               /* ops->tick is being called */
@@ -103,7 +103,7 @@ struct MuxSession {
 
     /* the end, in this order */
     bool closing;               /* GOAWAY follows once all else is sent */
-    char *goaway;               /* with this text; NULL: in good order */
+    MuxFailure *why;            /* with this reason; NULL: code 0 */
     bool over;                  /* the engine has ended */
     bool last_words;            /* and has left something to send */
     bool flushed;               /* the send thread is gone */
@@ -134,6 +134,15 @@ void mux_session_over(MuxSession *s);
 
 /* Give up on a good end at @deadline, if not before. */
 void mux_session_hurry(MuxSession *s, int64_t deadline);
+
+/*
+ * Returns: why the session is being closed, for the peer, with the end of
+ * @stream (NULL: of the connection); to be freed; NULL if for no failure
+ */
+char *mux_session_closing_text(MuxSession *s, const char *stream);
+
+/* Returns: why the connection has ended; NULL: without a failure, or not yet */
+MuxFailure *mux_session_failure(MuxSession *s);
 
 /* The connection is of no use any more, @text says why. */
 void mux_session_cut(MuxSession *s, const char *text);
@@ -176,7 +185,7 @@ char *mux_peer_text(const char *text);
 bool mux_channel_write_done(QIOChannelMux *ioc);
 
 /* Abort the stream in both directions; @why is sent to the peer. */
-void mux_channel_fail(QIOChannelMux *ioc, const char *why);
+void mux_channel_fail(QIOChannelMux *ioc, uint32_t code, const char *why);
 
 /* --- watch.c --- */
 

@@ -163,6 +163,7 @@ void mux_stream_end(MuxStream *s, const char *why)
         forget_id(s, MUX_STREAM_RESET);
         s->state = MUX_STREAM_RESET;
         s->error = g_strdup(why);
+        s->cause = e->cause;
         if (!s->announced) {
             mux_stream_unqueue(s);
         }
@@ -224,8 +225,9 @@ void mux_stream_reset(MuxStream *s, uint32_t code, const char *text)
         return;
     }
     text = text ?: "";
-    s->error = g_strdup_printf("stream '%s': aborted by the %s: %s", s->name,
+    s->error = g_strdup_printf("aborted by the %s: %s",
                                mux_local_name(s->engine), text);
+    s->cause = (MuxCause) { .code = code };
     s->reset_code = code;
     s->reset_text = g_strndup(text, mux_text_length(text));
     if (s->announced) {
@@ -452,6 +454,11 @@ const char *mux_stream_name(MuxStream *s)
 const char *mux_stream_error(MuxStream *s)
 {
     return s->error;
+}
+
+MuxCause mux_stream_cause(MuxStream *s)
+{
+    return s->cause;
 }
 
 uint32_t mux_stream_id(MuxStream *s)

@@ -33,7 +33,7 @@ bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp)
 
         error_setg_errno(&err, -ret, "cannot make an event notifier for "
                          "stream '%s'", ioc->name);
-        mux_channel_fail(ioc, error_get_pretty(err));
+        mux_channel_fail(ioc, MUX_CODE_ABORTED, error_get_pretty(err));
         error_propagate(errp, err);
         return false;
     }

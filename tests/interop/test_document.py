@@ -21,7 +21,8 @@ HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h',
            'mux-source.c', 'mux-candidates.c', '../nbd/private-export.c')
 LOCAL_HEADERS = HEADERS + (
     'mux/transport.h', 'mux/transport.c', 'mux/channel-mux.h', 'mux-watch.c',
-    'disk-mirror.c', 'delivery-probe.c', 'delivery-rate.h', 'source-flush.c')
+    'disk-mirror.c', 'disk-watch.c', 'delivery-probe.c', 'delivery-rate.h',
+    'source-flush.c')
 DEVELOPERS = MIGRATION.parent / 'docs/devel/migration/mux.rst'
 PARAMETERS = MIGRATION.parent / 'patches/migration/options.c.patch'
 CONTROL_HEADERS = ('control-message.h',)
@@ -262,7 +263,7 @@ class Tables(unittest.TestCase):
             'for queued data to be sent and the peer to close, when a side '
             'aborts the migration': [leave],
             'for queued data to be sent and the peer to close, after running':
-                [leave],
+                [done],
         })
         text = ' '.join(document.PATH.read_text(encoding='utf-8').split())
         self.assertIn(f'whole ``HELLO`` within {hello} s after', text)
@@ -304,7 +305,7 @@ class Tables(unittest.TestCase):
             'without received data': [q['MUX_WATCH_AWAY_NS'] / ns],
             'without a run of the main loop': [q['MUX_WATCH_BLOCKED_NS'] / ns],
             'without a reply to an NBD request':
-                [q['DISK_MIRROR_PING_NS'] / ns],
+                [q['DISK_WATCH_PING_NS'] / ns],
             'silence': [],
             'measuring the round trip': [q['MUX_MEASURE_INTERVAL'] / ns],
             'flushes of the destination in converge':

@@ -289,7 +289,7 @@ class Silence(Source):
         wait_until(lambda: len(self.source.qmp.cmd('query-block-jobs')) == 2,
                    'the jobs')
         self.kill_job()
-        self.assert_fails("job 'nbd-disk1' was ended by someone other")
+        self.assert_fails("job 'nbd-disk1' was ended by a command")
 
     def test_error_in_disks(self):
         Mute.failing = 'disk0'

@@ -89,16 +89,24 @@ static void end_ready(MuxSession *session, void *opaque)
     end->ready = true;
 }
 
+static void end_changed(QIOChannelMux *ioc, void *opaque)
+{
+    End *end = opaque;
+
+    end->changed++;
+}
+
 static void end_opened(MuxSession *session, QIOChannelMux *ioc, void *opaque)
 {
     End *end = opaque;
 
     g_assert(end->ready);
     if (end->refuse) {
-        g_autoptr(Error) err = NULL;
+        g_autoptr(MuxFailure) full =
+            mux_failure_new(NULL, MUX_CODE_REFUSED, "no room for %s",
+                            qio_channel_mux_name(ioc));
 
-        error_setg(&err, "no room for %s", qio_channel_mux_name(ioc));
-        qio_channel_mux_abort(ioc, err);
+        qio_channel_mux_abort(ioc, full);
         return;
     }
     if (!end->defer) {
@@ -107,23 +115,18 @@ static void end_opened(MuxSession *session, QIOChannelMux *ioc, void *opaque)
     g_ptr_array_add(end->streams, object_ref(OBJECT(ioc)));
 }
 
-static void end_changed(MuxSession *session, QIOChannelMux *ioc, void *opaque)
-{
-    ((End *)opaque)->changed++;
-}
-
-static void end_ended(MuxSession *session, const Error *err, void *opaque)
+static void end_ended(MuxSession *session, const MuxFailure *failure,
+                      void *opaque)
 {
     End *end = opaque;
 
     end->ended++;
-    end->error = err ? g_strdup(error_get_pretty(err)) : NULL;
+    end->error = failure ? mux_failure_text(failure) : NULL;
 }
 
 static const MuxSessionOps end_ops = {
     .ready = end_ready,
     .opened = end_opened,
-    .changed = end_changed,
     .ended = end_ended,
 };
 
@@ -192,7 +195,9 @@ void pair_free(Pair *p)
 QIOChannel *open_stream(Pair *p, const char *name, QIOChannel **peer)
 {
     unsigned n = p->dst.streams->len;
-    QIOChannelMux *ioc = mux_session_open(p->src.session, name, &error_abort);
+    QIOChannelMux *ioc = mux_session_open(p->src.session, name, NULL);
+
+    qio_channel_mux_set_changed(ioc, end_changed, &p->src);
 
     if (peer) {
         WAIT_FOR(p->dst.streams->len > n);
@@ -205,11 +210,10 @@ QIOChannel *open_stream(Pair *p, const char *name, QIOChannel **peer)
 
 char *stream_error(QIOChannel *ioc)
 {
-    Error *err = qio_channel_mux_get_error(QIO_CHANNEL_MUX(ioc));
-    char *text = err ? g_strdup(error_get_pretty(err)) : NULL;
+    g_autoptr(MuxFailure) failure =
+        qio_channel_mux_get_failure(QIO_CHANNEL_MUX(ioc));
 
-    error_free(err);
-    return text;
+    return failure ? mux_failure_text(failure) : NULL;
 }
 
 bool stream_out_of_credit(QIOChannel *base)
@@ -233,9 +237,11 @@ bool transport_released(QIOChannel *ioc)
     return qatomic_read(&OBJECT(ioc)->ref) == 1;
 }
 
-static void note_end(MuxSession *session, const Error *err, void *opaque)
+static void note_end(MuxSession *session, const MuxFailure *failure,
+                     void *opaque)
 {
-    *(char **)opaque = g_strdup(err ? error_get_pretty(err) : "no error");
+    *(char **)opaque = failure ? mux_failure_text(failure) :
+                                 g_strdup("no error");
 }
 
 const MuxSessionOps note_end_ops = { .ended = note_end };

@@ -25,7 +25,7 @@ typedef struct Test {
     DiskMirror disk[DISKS];
 } Test;
 
-const char *disk_mirror_name(DiskMirror *d)
+const char *disk_mirror_stream_name(DiskMirror *d)
 {
     return "fake";
 }

@@ -41,13 +41,23 @@ static void disk_negotiated(void *opaque, const NBDExportInfo *info,
     disk->negotiated = true;
 }
 
-static void disk_failed(DiskExport *d, const Error *err, void *opaque)
+static void disk_failed(DiskExport *d, const MuxFailure *failure, void *opaque)
 {
     Disk *disk = opaque;
 
     g_assert_null(disk->error);
-    disk->error = g_strdup(error_get_pretty(err));
+    disk->error = mux_failure_text(failure);
 }
+
+/* The test calls disk_export_end() itself. */
+static void disk_finishing(DiskExport *d, void *opaque)
+{
+}
+
+static const DiskExportOps disk_ops = {
+    .finishing = disk_finishing,
+    .failed = disk_failed,
+};
 
 static BlockDriverState *open_node(bool failing_flush)
 {
@@ -77,9 +87,9 @@ static void disk_start_on(Disk *disk, BlockDriverState *bs)
     };
     disk->pair->dst.defer = true;
     disk->stream = mux_session_open(disk->pair->src.session, "nbd-disk",
-                                    &error_abort);
+                                    NULL);
     WAIT_FOR(disk->pair->dst.streams->len == 1);
-    disk->receive = disk_export_new(&disk->def, disk_failed, disk);
+    disk->receive = disk_export_new(&disk->def, &disk_ops, disk);
     disk_export_accept(disk->receive, disk->pair->dst.streams->pdata[0],
                        &error_abort);
     nbd_channel_negotiate(QIO_CHANNEL(disk->stream), "disk", disk_negotiated,
@@ -142,8 +152,11 @@ static void disk_assert_lost_in_time(Disk *disk, const char *why)
 
 static void disk_end(Disk *disk)
 {
+    g_autoptr(MuxFailure) over =
+        mux_failure_new(NULL, MUX_CODE_ABORTED, "the test is over");
+
     clock_run();
-    disk_export_free(disk->receive, NULL);
+    disk_export_free(disk->receive, over);
     object_unref(OBJECT(disk->stream));
     bdrv_unref(disk->bs);
     WAIT_FOR(!bdrv_find_node("node"));

@@ -46,12 +46,9 @@ static void assert_write_fails(QIOChannel *ioc, const char *text)
     error_free(err);
 }
 
-static Error *make_error(const char *text)
+static MuxFailure *make_failure(const char *text)
 {
-    Error *err = NULL;
-
-    error_setg(&err, "%s", text);
-    return err;
+    return mux_failure_new(NULL, MUX_CODE_ABORTED, "%s", text);
 }
 
 static MuxStreamState state(QIOChannel *ioc)
@@ -112,7 +109,7 @@ static void test_fin_round_trip(void)
 static void run_abort(bool from_source)
 {
     Pair *p = pair_new(0);
-    Error *why = make_error("the disk is full");
+    g_autoptr(MuxFailure) why = make_failure("the disk is full");
     QIOChannel *a, *b, *actor, *other;
     g_autofree char *text = NULL;
     g_autofree char *seen = NULL;
@@ -134,7 +131,6 @@ static void run_abort(bool from_source)
     g_assert_cmpint(state(other), ==, MUX_STREAM_RESET);
     g_assert_cmpint(p->src.ended + p->dst.ended, ==, 0);
     streams_free(a, b);
-    error_free(why);
     pair_free(p);
 }
 
@@ -148,7 +144,7 @@ static void test_abort(void)
 static void test_abort_blocked_writer(void)
 {
     Pair *p = pair_new(0);
-    Error *why = make_error("it is enough");
+    g_autoptr(MuxFailure) why = make_failure("it is enough");
     g_autofree char *seen = NULL;
     QIOChannel *a, *b;
     Worker *writer;
@@ -161,7 +157,6 @@ static void test_abort_blocked_writer(void)
     seen = worker_join(writer);
     g_assert(strstr(seen, "it is enough"));
     streams_free(a, b);
-    error_free(why);
     pair_free(p);
 }
 
@@ -209,19 +204,94 @@ static void test_accepted_later(void)
     pair_free(p);
 }
 
+static void assert_failure(MuxFailure *f, const char *stream, uint32_t code,
+                           bool by_peer, const char *text)
+{
+    g_assert_nonnull(f);
+    g_assert_cmpstr(f->stream, ==, stream);
+    g_assert_cmpuint(f->cause.code, ==, code);
+    g_assert(f->cause.by_peer == by_peer);
+    g_assert_cmpstr(f->text, ==, text);
+    mux_failure_free(f);
+}
+
+static void test_failure_text(void)
+{
+    g_autoptr(MuxFailure) late = mux_failure_timeout("main", 2500, "the test");
+    g_autoptr(MuxFailure) all = make_failure("no room");
+    g_autofree char *all_text = mux_failure_text(all);
+    g_autofree char *text = mux_failure_text(late);
+    g_autofree char *within = mux_failure_text_within(late, "main");
+    g_autofree char *elsewhere = mux_failure_text_within(late, "nbd-disk0");
+    g_autofree char *connection = mux_failure_text_within(late, NULL);
+    g_autofree char *all_within = mux_failure_text_within(all, "main");
+
+    g_assert_cmpuint(late->cause.code, ==, MUX_CODE_TIMEOUT);
+    g_assert_cmpstr(all_text, ==, "all streams: no room");
+    g_assert_cmpstr(text, ==, "stream 'main': timed out after 2.5 s waiting "
+                    "for the test");
+    g_assert_cmpstr(within, ==, "timed out after 2.5 s waiting for the test");
+    g_assert_cmpstr(elsewhere, ==, text);
+    g_assert_cmpstr(connection, ==, text);
+    g_assert_cmpstr(all_within, ==, "no room");
+}
+
+/* A stream is aborted because of another one: both are named, each once. */
+static void test_abort_streams(void)
+{
+    g_autoptr(MuxFailure) why =
+        mux_failure_new("nbd-disk0", MUX_CODE_TIMEOUT, "the disk hangs");
+    Pair *p = pair_new(0);
+    QIOChannel *a[3], *b[3];
+
+    a[0] = open_stream(p, "control", &b[0]);
+    a[1] = open_stream(p, "main", &b[1]);
+    a[2] = open_stream(p, "nbd-disk0", &b[2]);
+    g_assert_null(mux_session_find_failure(p->src.session));
+    mux_session_abort_streams(p->src.session, QIO_CHANNEL_MUX(a[0]), why);
+    WAIT_FOR(state(b[1]) == MUX_STREAM_RESET &&
+             state(b[2]) == MUX_STREAM_RESET);
+    g_assert_cmpint(state(b[0]), ==, MUX_STREAM_OPEN);
+
+    /* The first one that was opened, as each side knows it */
+    assert_failure(mux_session_find_failure(p->src.session), "main",
+                   MUX_CODE_TIMEOUT, false,
+                   "aborted: stream 'nbd-disk0': the disk hangs");
+    assert_failure(mux_session_find_failure(p->dst.session), "main",
+                   MUX_CODE_ABORTED, true,
+                   "aborted by the source: stream 'nbd-disk0': the disk hangs");
+    assert_failure(qio_channel_mux_get_failure(QIO_CHANNEL_MUX(b[2])),
+                   "nbd-disk0", MUX_CODE_ABORTED, true,
+                   "aborted by the source: the disk hangs");
+
+    /* The end of the connection concerns all streams. */
+    mux_session_yank(p->src.session);
+    WAIT_FOR(p->dst.ended);
+    assert_failure(mux_session_find_failure(p->src.session), NULL,
+                   MUX_CODE_OK, false, "connection with the destination "
+                   "failed: the connection was yanked");
+    for (int i = 0; i < 3; i++) {
+        streams_free(a[i], b[i]);
+    }
+    pair_free(p);
+}
+
 static void test_open_error(void)
 {
     Pair *p = pair_new(0);
-    Error *err = NULL;
+    MuxFailure *failure = NULL;
 
-    g_assert_null(mux_session_open(p->src.session, "", &err));
-    g_assert_nonnull(err);
-    g_clear_pointer(&err, error_free);
+    g_assert_null(mux_session_open(p->src.session, "", &failure));
+    g_assert_cmpstr(failure->stream, ==, "");
+    g_clear_pointer(&failure, mux_failure_free);
     mux_session_yank(p->src.session);
-    g_assert_null(mux_session_open(p->src.session, "main", &err));
-    g_assert_cmpstr(error_get_pretty(err), ==, "all streams: connection with "
-                    "the destination failed: the connection was yanked");
-    error_free(err);
+    g_assert_null(mux_session_open(p->src.session, "main", &failure));
+    g_assert_null(failure->stream);
+    g_assert_cmpint(failure->cause.code, ==, MUX_CODE_OK);
+    g_assert_false(failure->cause.by_peer);
+    g_assert_cmpstr(failure->text, ==, "connection with the destination "
+                    "failed: the connection was yanked");
+    mux_failure_free(failure);
     pair_free(p);
 }
 
@@ -282,7 +352,7 @@ static void test_close_flushes(void)
 static void test_close_tells_why(void)
 {
     Pair *p = pair_new(0);
-    Error *why = make_error("could not load device state");
+    g_autoptr(MuxFailure) why = make_failure("could not load device state");
     QIOChannel *a, *b;
 
     a = open_stream(p, "main", &b);
@@ -294,7 +364,6 @@ static void test_close_tells_why(void)
     g_assert(strstr(p->src.error, "could not load device state"));
     g_assert_cmpint(p->src.ended, ==, 1);
     streams_free(a, b);
-    error_free(why);
     pair_free(p);
 }
 
@@ -498,14 +567,14 @@ static void test_close_refuses_with_why(void)
     static const char open[] = "\x01\0\0\0" "\0\0\0\2" "\0\0\0\x0d" "\0\0\0\0"
         "\0\0\0\0\0\0\0\0" "\0\x01\0\0" "x";
     static const char data[64 * KiB];
-    Error *why = make_error("shut down");
+    g_autoptr(MuxFailure) why = make_failure("shut down");
     QIOChannelMux *ioc;
     GString *got;
     Lone l = {};
 
     clock_stop();
     lone_start_socket(&l, false);
-    ioc = mux_session_open(l.session, "main", &error_abort);
+    ioc = mux_session_open(l.session, "main", NULL);
     qio_channel_set_blocking(QIO_CHANNEL(ioc), false, &error_abort);
     g_assert_cmpint(write(l.fd, hello, sizeof(hello) - 1), ==,
                     sizeof(hello) - 1);
@@ -529,7 +598,6 @@ static void test_close_refuses_with_why(void)
     WAIT_FOR(l.end && session_closed(l.session));
     session_free(l.session, l.transport);
     g_free(l.end);
-    error_free(why);
 }
 
 /* The connection is cut: received data is read first, then the error. */
@@ -568,7 +636,7 @@ static void test_write_whole(void)
     g_autofree uint8_t *buf = g_malloc0(MiB);
     g_autofree char *error = NULL;
     QIOChannel *a, *b;
-    Error *err = NULL;
+    MuxFailure *failure = NULL;
 
     a = open_stream(p, "main", &b);
     qio_channel_set_blocking(a, false, &error_abort);
@@ -579,10 +647,9 @@ static void test_write_whole(void)
     pattern_check(buf, 100, 7, 0);
 
     g_assert_false(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), buf, MiB,
-                                               &err));
-    g_assert_cmpstr(error_get_pretty(err), ==,
-                    "stream 'main': the peer does not accept data");
-    error_free(err);
+                                               &failure));
+    assert_failure(failure, "main", MUX_CODE_ABORTED, false,
+                   "the peer does not accept data");
     streams_free(a, b);
     pair_free(p);
 }
@@ -591,8 +658,8 @@ static void test_write_whole(void)
 static void test_write_whole_too_late(void)
 {
     Pair *p = pair_new(0);
+    g_autoptr(MuxFailure) failure = NULL;
     QIOChannel *a, *b;
-    Error *err = NULL;
 
     a = open_stream(p, "main", &b);
     qio_channel_set_blocking(a, false, &error_abort);
@@ -601,50 +668,8 @@ static void test_write_whole_too_late(void)
     /* The peer may end the connection before that write is tried. */
     WAIT_FOR(session_cannot_write(p->src.session) || p->src.ended);
     g_assert_false(qio_channel_mux_write_whole(QIO_CHANNEL_MUX(a), "y", 1,
-                                               &err));
-    g_assert(g_str_has_prefix(error_get_pretty(err), "all streams: "));
-    error_free(err);
-    streams_free(a, b);
-    pair_free(p);
-}
-
-/* The limit works while the main loop does not run. */
-static void test_deadline(void)
-{
-    Pair *p = pair_new(0);
-    g_autofree char *error = NULL;
-    QIOChannel *a, *b;
-    Worker *reader;
-    char byte = 1;
-
-    a = open_stream(p, "main", &b);
-    clock_stop();
-    mux_session_set_deadline(p->src.session, 1000, "called off");
-    mux_session_set_deadline(p->src.session, 0, NULL);
-    clock_advance(1300);
-    /* The receive thread checks the time before it delivers these bytes */
-    qio_channel_write_all(b, &byte, 1, &error_abort);
-    qio_channel_read_all(a, &byte, 1, &error_abort);
-    qio_channel_write_all(a, &byte, 1, &error_abort);
-    qio_channel_read_all(b, &byte, 1, &error_abort);
-
-    mux_session_set_deadline(p->src.session, 20, "the test");
-    reader = reader_new(a, 0, 1);
-    clock_advance(19);
-    let_threads_wait();
-    g_assert(!worker_done(reader));
-    clock_advance(1);
-    for (unsigned rounds = 0; !worker_done(reader); rounds++) {
-        g_assert_cmpuint(rounds, <, PATIENCE);
-        g_usleep(100);
-    }
-    error = worker_join(reader);
-    g_assert_cmpstr(error, ==, "all streams: source ended the connection: "
-                    "timed out after 0.02 s waiting for the test");
-    WAIT_FOR(p->src.ended && p->dst.ended);
-    g_assert(strstr(p->dst.error,
-                    "timed out after 0.02 s waiting for the test"));
-    clock_run();
+                                               &failure));
+    g_assert_null(failure->stream);
     streams_free(a, b);
     pair_free(p);
 }
@@ -741,7 +766,7 @@ static GRand *whims;
 
 static void disturb(Pair *p, QIOChannel *ioc)
 {
-    g_autoptr(Error) err = make_error("on a whim");
+    g_autoptr(MuxFailure) why = make_failure("on a whim");
 
     switch (g_rand_int_range(whims, 0, 6)) {
     case 0:
@@ -757,7 +782,7 @@ static void disturb(Pair *p, QIOChannel *ioc)
         qio_channel_close(ioc, &error_abort);
         break;
     case 4:
-        qio_channel_mux_abort(QIO_CHANNEL_MUX(ioc), err);
+        qio_channel_mux_abort(QIO_CHANNEL_MUX(ioc), why);
         break;
     case 5:
         qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(ioc));
@@ -771,7 +796,7 @@ static void disturb(Pair *p, QIOChannel *ioc)
 
 static void end_somehow(Pair *p)
 {
-    g_autoptr(Error) err = make_error("enough");
+    g_autoptr(MuxFailure) why = make_failure("enough");
     End *end = g_rand_boolean(whims) ? &p->src : &p->dst;
 
     switch (g_rand_int_range(whims, 0, 4)) {
@@ -779,7 +804,7 @@ static void end_somehow(Pair *p)
         mux_session_yank(end->session);
         break;
     case 1:
-        mux_session_close(end->session, err, 50);
+        mux_session_close(end->session, why, 50);
         break;
     case 2:
         mux_session_close_wait(end->session, NULL, 50);
@@ -929,6 +954,9 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/refused", test_refused);
     g_test_add_func("/io/channel/mux/accepted-later", test_accepted_later);
     g_test_add_func("/io/channel/mux/open-error", test_open_error);
+    g_test_add_func("/io/channel/mux/failure-text", test_failure_text);
+    g_test_add_func("/io/channel/mux/abort-streams",
+                    test_abort_streams);
     g_test_add_func("/io/channel/mux/release-delivers", test_release_delivers);
     g_test_add_func("/io/channel/mux/close-flushes", test_close_flushes);
     g_test_add_func("/io/channel/mux/close-tells-why", test_close_tells_why);
@@ -944,7 +972,6 @@ int main(int argc, char **argv)
     g_test_add_func("/io/channel/mux/write-whole", test_write_whole);
     g_test_add_func("/io/channel/mux/write-whole-too-late",
                     test_write_whole_too_late);
-    g_test_add_func("/io/channel/mux/deadline", test_deadline);
     g_test_add_func("/io/channel/mux/idle-is-not-silent",
                     test_idle_is_not_silent);
     g_test_add_func("/io/channel/mux/yank", test_yank);

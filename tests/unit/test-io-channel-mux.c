@@ -245,7 +245,7 @@ static void test_window_max(void)
     size_t sent = 0;
 
     p->dst.defer = true;
-    a = mux_session_open(p->src.session, "main", &error_abort);
+    a = mux_session_open(p->src.session, "main", NULL);
     qio_channel_set_blocking(QIO_CHANNEL(a), false, &error_abort);
     WAIT_FOR(p->dst.streams->len == 1);
     b = g_ptr_array_index(p->dst.streams, 0);
@@ -332,7 +332,7 @@ static void test_hold_back(void)
     char buf[] = "1234567890", got[20] = {};
 
     p->dst.defer = true;
-    ioc = mux_session_open(p->src.session, "main", &error_abort);
+    ioc = mux_session_open(p->src.session, "main", NULL);
     a = QIO_CHANNEL(ioc);
     qio_channel_mux_hold_back(ioc);
     qio_channel_write_all(a, buf, 4, &error_abort);

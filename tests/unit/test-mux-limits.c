@@ -326,7 +326,7 @@ static void test_reset_text(void)
 {
     g_autofree char *text = g_strnfill(MUX_TEXT_MAX, 't');
     g_autofree char *error =
-        g_strdup_printf("stream 'x': aborted by the source: %s", text);
+        g_strdup_printf("aborted by the source: %s", text);
     MuxStream *s;
     Peer p;
 
@@ -473,7 +473,7 @@ static void test_crossing_resets(void)
     g_assert_true(mux_engine_tx_idle(p.e));
     g_assert_false(mux_engine_next_event(p.e, &event));
     g_assert_cmpstr(mux_stream_error(s), ==,
-                    "stream 'x': aborted by the destination: ours");
+                    "aborted by the destination: ours");
     say_text(&p, MUX_FRAME_RESET, 3, 8, 3);
     expect_goaway(&p, MUX_CODE_PROTOCOL, "source sent RESET on stream id 3 "
                   "which was never opened");

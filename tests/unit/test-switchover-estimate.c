@@ -1,5 +1,5 @@
 /*
- * Unit tests for switchover_fits(), the decision to stop the guest
+ * Unit tests for the decision to stop the guest
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -69,9 +69,34 @@ static void test_row(const void *opaque)
     g_assert(switchover_fits(&rows[i].in) == rows[i].fits);
 }
 
+static void test_ram_limit(void)
+{
+    static const struct {
+        uint64_t threshold, disk_rate;
+        int64_t limit;
+        uint64_t bytes;
+    } limits[] = {
+        { 0, 0, 300 * MS, 0 },
+        { 7 * MiB, 0, 300 * MS, 7 * MiB },
+        { 0, RATE, 300 * MS, 30 * MiB },
+        { 7 * MiB, RATE, 300 * MS, 37 * MiB },
+        { 7 * MiB, RATE, 0, 7 * MiB },
+        { UINT64_MAX, RATE, 300 * MS, UINT64_MAX },
+        { 0, UINT64_MAX, INT64_MAX, UINT64_MAX },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(limits); i++) {
+        g_assert_cmpuint(switchover_ram_limit(limits[i].threshold,
+                                              limits[i].disk_rate,
+                                              limits[i].limit), ==,
+                         limits[i].bytes);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/switchover-estimate/ram-limit", test_ram_limit);
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
         g_autofree char *path = g_strconcat("/switchover-estimate/",
                                             rows[i].name, NULL);

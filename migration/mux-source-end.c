@@ -1,0 +1,338 @@
+/*
+ * Migration over a multiplexed connection: how it ends at the source
+ *
+ * A failure is recorded once, sent to the destination, and ends whatever waits
+ * for it.  Then the thread that is in charge finishes the migration: until
+ * `precopy` the main loop, afterwards the migration thread.  The clean-up waits
+ * until all mirrors have ended.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/yank.h"
+#include "migration.h"
+#include "mux-departure.h"
+#include "mux-migration.h"
+#include "mux-source.h"
+#include "outgoing-connect.h"
+#include "qemu-file.h"
+#include "trace.h"
+
+static bool mux_source_has_thread(MuxSource *m)
+{
+    return m->phase >= MIGRATION_PHASE_PRECOPY;
+}
+
+static MuxFailure *mux_source_unknown_failure(void)
+{
+    return mux_failure_new(NULL, MUX_CODE_ABORTED,
+                           "the migration failed at the source");
+}
+
+/* Must precede disk_set_release(): see disk_mirror_abort(). */
+static void mux_source_abort_disks(MuxSource *m)
+{
+    g_autoptr(MuxFailure) unknown = mux_source_unknown_failure();
+
+    mux_switchover_stop(m);
+    disk_set_abort(m->disks, m->failure ?: unknown);
+}
+
+/* --- finish --- */
+
+static void mux_source_cleanup_bh(void *opaque)
+{
+    MuxSource *m = opaque;
+
+    if (!m->exiting && m->s->mux == m) {
+        mux_source_abort_disks(m);
+        if (disk_set_quiescent(m->disks) && mux_switchover_quiescent(m)) {
+            disk_set_cancel(m->disks);
+        }
+        if (disk_set_ended(m->disks)) {
+            migration_cleanup(m->s);
+        }
+    }
+    mux_source_unref(m);
+}
+
+/*
+ * Clean up once all mirrors have ended, which may have to wait for the source's
+ * storage.  Not in a nested aio_poll(): this changes the block graph.
+ */
+void mux_source_continue_cleanup(MuxSource *m)
+{
+    if (m->ending) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_source_cleanup_bh, mux_source_ref(m));
+    }
+}
+
+static void mux_source_finish_bh(void *opaque)
+{
+    MuxSource *m = opaque;
+    MigrationState *s = m->s;
+
+    if (!m->exiting && s->mux == m &&
+        s->state != MIGRATION_STATUS_CANCELLING) {
+        migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
+    }
+    m->ending = true;
+    mux_source_cleanup_bh(m);
+}
+
+/* --- failure --- */
+
+/* Record @failure, unless the migration has failed or cannot fail any more. */
+static bool mux_source_record(MuxSource *m, const MuxFailure *failure)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    if (m->committed || m->failure || m->ended) {
+        return false;
+    }
+    m->failure = mux_failure_copy(failure);
+    return true;
+}
+
+/*
+ * End what waits for the destination, and send it the cause.  The thread that
+ * is in charge of the migration at this time finishes it.
+ */
+static void mux_source_abort(MuxSource *m)
+{
+    bool has_thread;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (!m->failure || m->aborted) {
+            return;
+        }
+        m->aborted = true;
+        m->step.late = NULL;
+        has_thread = mux_source_has_thread(m);
+    }
+    trace_migration_mux_source_abort(MigrationPhase_str(m->phase),
+                                     m->failure->text);
+    /* Pauses the mirrors, before their streams fail */
+    disk_set_reset(m->disks, m->failure);
+    mux_session_abort_streams(m->session, mux_control_stream(m->control),
+                              m->failure);
+    mux_switchover_wake(m);
+    if (!has_thread) {
+        /* Not in a nested aio_poll(): the finish changes the block graph */
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_source_finish_bh, mux_source_ref(m));
+    }
+}
+
+void mux_source_fail(MuxSource *m, const MuxFailure *failure)
+{
+    if (mux_source_record(m, failure)) {
+        migration_mux_set_failure(m->s, failure);
+        mux_source_abort(m);
+    }
+}
+
+MuxFailure *mux_source_failed(MigrationState *s, const Error *err)
+{
+    MuxSource *m = s->mux;
+    MuxFailure *failure;
+
+    if (!m) {
+        return mux_failure_from_error(NULL, err);
+    }
+    failure = mux_session_find_failure(m->session) ?:
+        mux_failure_from_error(NULL, err);
+    if (!mux_source_record(m, failure) && mux_source_failure(m)) {
+        mux_failure_free(failure);
+        failure = mux_failure_copy(mux_source_failure(m));
+    }
+    mux_source_abort(m);
+    return failure;
+}
+
+/* Unless it has succeeded, it has failed, even if nothing told why. */
+static void mux_source_abort_failed(MuxSource *m)
+{
+    g_autoptr(MuxFailure) unknown = mux_source_unknown_failure();
+
+    if (m->s->state != MIGRATION_STATUS_COMPLETED) {
+        mux_source_record(m, unknown);
+        mux_source_abort(m);
+    }
+}
+
+bool migration_mux_defer_cleanup(MigrationState *s)
+{
+    if (!s->mux) {
+        return false;
+    }
+    mux_source_abort_failed(s->mux);
+    if (disk_set_ended(s->mux->disks)) {
+        return false;
+    }
+    s->mux->ending = true;
+    mux_source_continue_cleanup(s->mux);
+    return true;
+}
+
+bool mux_source_hold_failed(const MigrationStatus *status, MigrationStatus now)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (status != &s->state || !s->mux) {
+        return false;
+    }
+    if (now != MIGRATION_STATUS_FAILED) {
+        qatomic_set(&s->mux->shown, now);
+    }
+    return true;
+}
+
+MigrationStatus migration_mux_status(MigrationState *s)
+{
+    MigrationStatus status = qatomic_read(&s->state);
+
+    return status == MIGRATION_STATUS_FAILED && s->mux ?
+           qatomic_read(&s->mux->shown) : status;
+}
+
+/* --- cancellation --- */
+
+/* Returns: false if no migration is in progress */
+static bool mux_source_set_cancelling(MigrationState *s)
+{
+    MigrationStatus state;
+
+    do {
+        state = qatomic_read(&s->state);
+        if (!migration_is_running()) {
+            return false;
+        }
+        if (state == MIGRATION_STATUS_PRE_SWITCHOVER) {
+            qemu_sem_post(&s->pause_sem);
+        }
+        migrate_set_state(&s->state, state, MIGRATION_STATUS_CANCELLING);
+    } while (qatomic_read(&s->state) != MIGRATION_STATUS_CANCELLING);
+    return true;
+}
+
+bool migration_mux_cancel(MigrationState *s)
+{
+    g_autoptr(MuxFailure) cancelled =
+        mux_failure_new(NULL, MUX_CODE_ABORTED,
+                        "the migration was cancelled at the source");
+
+    if (!s->mux && !s->connecting) {
+        return false;
+    }
+    if (!mux_source_set_cancelling(s)) {
+        return true;
+    }
+    if (!s->mux) {
+        outgoing_connect_cancel(s);
+        return true;
+    }
+    mux_source_record(s->mux, cancelled);
+    mux_source_abort(s->mux);
+    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
+        if (s->to_dst_file) {
+            qemu_file_shutdown(s->to_dst_file);
+        }
+    }
+    return true;
+}
+
+/* --- the end --- */
+
+/*
+ * The migration has ended: streams that are not finished are reset, the mirrors
+ * are gone.  The connection closes in the background.  Main loop.
+ */
+static void mux_source_cleanup(MuxSource *m)
+{
+    MigrationState *s = m->s;
+
+    s->mux = NULL;
+    migration_remove_notifier(&m->notifier);
+    mux_source_set_phase(m, MIGRATION_PHASE_DONE);
+    /* What the disks may tell while the polls below wait for them is late */
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->ended = true;
+    }
+    mux_session_detach(m->session);
+    mux_source_abort_disks(m);
+    s->mux_streams = mux_source_streams(m);
+    disk_set_release(m->disks);
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
+                             m->session);
+    if (m->committed) {
+        mux_departure_free(s->mux_departure);
+        s->mux_departure = mux_departure_new(m->session,
+                                             g_steal_pointer(&m->control));
+    } else {
+        mux_session_close(m->session, m->failure, MIGRATION_MUX_LINGER_MS);
+        g_clear_pointer(&m->control, mux_control_free);
+    }
+    mux_session_unref(m->session);
+    qio_channel_mux_set_changed(m->main, NULL, NULL);
+    object_unref(OBJECT(m->main));
+    mux_source_unref(m);
+    if (s->state == MIGRATION_STATUS_FAILED) {
+        migrate_generate_event(s->state);
+    }
+}
+
+/* migration_cleanup() calls it, at the end of every migration. */
+static int mux_source_notify(NotifierWithReturn *notifier,
+                             MigrationEvent *event, Error **errp)
+{
+    MuxSource *m = container_of(notifier, MuxSource, notifier);
+
+    if (event->type != MIG_EVENT_PRECOPY_SETUP) {
+        mux_source_cleanup(m);
+    }
+    return 0;
+}
+
+void mux_source_await_end(MuxSource *m)
+{
+    migration_add_notifier(&m->notifier, mux_source_notify);
+}
+
+void mux_source_shutdown(MigrationState *s)
+{
+    MuxSource *m = s->mux;
+    MuxSession *session;
+
+    mux_departure_wait(g_steal_pointer(&s->mux_departure));
+    if (!m) {
+        return;
+    }
+    /*
+     * The main loop runs no more: let go of what the block layer holds.  To
+     * wait for the jobs may run migration_cleanup().
+     */
+    mux_source_ref(m);
+    session = mux_session_ref(m->session);
+    mux_session_detach(session);
+    mux_source_abort_disks(m);
+    disk_set_cancel(m->disks);
+    disk_set_release(m->disks);
+    if (m->control) {
+        mux_control_finish(m->control);
+    }
+    mux_session_close_wait(session, m->failure,
+                           m->committed ? MIGRATION_MUX_DONE_MS :
+                                          MIGRATION_MUX_LINGER_MS);
+    mux_session_unref(session);
+    if (s->mux == m && (m->ending || !mux_source_has_thread(m))) {
+        /* The clean-up that is scheduled will not run. */
+        migration_cleanup(s);
+    }
+    m->exiting = true;
+    mux_source_unref(m);
+}
+
