@@ -388,38 +388,19 @@ class ToolsTest(unittest.TestCase):
         said = self.tool('series', '--branch', fails=True)
         self.assertIn('core/core.c nonsense: no such change', said)
 
-    def commits_of_lines(self, **exceptions):
-        """Commits that add 801 and 800 lines of product code."""
+    def test_large_commit_is_refused(self):
         for name, count in ('large', 801), ('small', 800):
             self.write(f'core/{name}.c', 'x\n' * count)
             self.write(f'docs/{name}.rst', 'x\n' * 10)
             self.write(f'tests/test-{name}.c', 'x\n' * 10)
         self.write('patches/commits', 'Cover\n\n' + ''.join(
-            f'== {name} commit\n{exceptions.get(name, "")}\n'
+            f'== {name} commit\n\n'
             f'+ core/{name}.c\n+ docs/{name}.rst\n+ tests/test-{name}.c\n'
             for name in ('large', 'small')))
-
-    def test_large_commit_is_refused(self):
-        self.commits_of_lines()
         said = self.tool('series', '--branch', fails=True)
         self.assertIn('801 lines of product code, more than 800: '
                       '"large commit"', said)
         self.assertNotIn('small commit', said)
-
-    def test_exception_allows_a_large_commit(self):
-        self.commits_of_lines(large='! too large')
-        self.assertIn('"large commit" (exception)',
-                      self.tool('series', '--branch'))
-
-    def test_stale_exception_is_refused(self):
-        self.commits_of_lines(large='! too large', small='! too large')
-        said = self.tool('series', '--branch', fails=True)
-        self.assertIn('"! too large" is not needed: "small commit"', said)
-
-    def test_unknown_exception_is_refused(self):
-        self.commits_of_lines(large='! too long')
-        self.assertIn('"! too long"',
-                      self.tool('series', '--branch', fails=True))
 
     def test_cover_letter_lists_the_parts(self):
         for name in ('one', 'two', 'three'):
