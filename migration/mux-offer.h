@@ -2,7 +2,7 @@
  * Migration over a multiplexed connection: the offer
  *
  * What the source offers to migrate, and whether that is what the destination
- * was told to expect: `offer` and `rejected` in docs/interop/migration-mux.rst.
+ * expects: `offer` and `rejected` in docs/interop/migration-mux.rst.
  * Main loop.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -30,7 +30,7 @@ MigrationControl *mux_offer_new(const MigrationChannels *channels,
                                 MuxFailure **failp);
 
 /*
- * Compare @offer with what a destination was told to expect.
+ * Compare @offer with @own, which migrate-incoming lists.
  *
  * Returns: all reasons to reject it; NULL if it fits
  */

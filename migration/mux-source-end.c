@@ -153,7 +153,7 @@ MuxFailure *mux_source_failed(MigrationState *s, const Error *err)
     return failure;
 }
 
-/* Unless it has succeeded, it has failed, even if nothing told why. */
+/* Unless it has succeeded, it has failed, even if no cause is known. */
 static void mux_source_abort_failed(MuxSource *m)
 {
     g_autoptr(MuxFailure) unknown = mux_source_unknown_failure();

@@ -41,7 +41,7 @@ static void outgoing_connect_timeout(void *opaque)
                             "the TLS handshake");
     Error *err = NULL;
 
-    /* Whoever reports it names the streams */
+    /* migration_mux_failed() names the streams */
     error_setg(&err, "%s", late->text);
     qio_channel_shutdown(ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     migration_channel_connect(s, ioc, NULL, err);

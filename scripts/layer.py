@@ -50,7 +50,7 @@ class Layer:
         return self.source(path, False).read_bytes()
 
     def untouched(self, path):
-        """What stands in the tree when nobody edited it there."""
+        """What the tree has there, unless it was edited."""
         if path in self.laid:
             return self.laid[path]['digest']
         if path in self.tree.base_files():

@@ -3,7 +3,7 @@
  *
  * Owns how much the peer may send on each stream, and so how much memory it
  * can make us hold.  A stream's window is what lies between the bytes that
- * its application has consumed and the limit that the peer was told.
+ * its application has consumed and the limit that was sent to the peer.
  *
  * A window grows when it is too small for the link: when more than half of it
  * is used in two round trips.  Round trips are the shortest ones seen, for a

@@ -3,7 +3,7 @@
  *
  *   engine.c   the connection: start, HELLO, events, the end
  *   liveness.c time: HELLO, silence, round trips
- *   rx.c       bytes in: where they go, frames told apart
+ *   rx.c       bytes in: where they go, what frames they are
  *   rx-frame.c what each frame means
  *   stream.c   one stream: its states and what the application does with it
  *   credit.c   how much the peer may send
@@ -71,11 +71,11 @@ struct MuxStream {
     size_t offer_committed;     /* bytes that were put in a batch */
     size_t offer_sent;          /* bytes that the transport took */
     unsigned batch_refs;        /* pieces of the batch that are ours */
-    bool tx_blocked;            /* a writer was told no: owes WRITABLE */
+    bool tx_blocked;            /* a writer was refused: owes WRITABLE */
     bool fin_wanted, fin_sent, fin_acked;
 
     /* receiving */
-    uint64_t rx_limit;          /* the peer was told it may send below this */
+    uint64_t rx_limit;          /* the peer may send below this */
     uint64_t rx_offset;         /* bytes that DATA headers have announced */
     uint64_t rx_arrived;        /* bytes that came */
     uint64_t rx_consumed;       /* bytes that the application is done with */

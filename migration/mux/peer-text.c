@@ -33,20 +33,20 @@ static const char *peer_text_closing(char before)
 
 char *mux_peer_text(const char *text)
 {
-    GString *told = g_string_new(NULL);
+    GString *sent = g_string_new(NULL);
     char before = ' ';
 
     while (*text) {
         const char *closing = peer_text_closing(before);
 
         if (*text == '/' && closing) {
-            g_string_append(told, "(file)");
+            g_string_append(sent, "(file)");
             text += strcspn(text, closing);
             before = '/';
         } else {
             before = *text++;
-            g_string_append_c(told, before);
+            g_string_append_c(sent, before);
         }
     }
-    return g_string_free(told, false);
+    return g_string_free(sent, false);
 }

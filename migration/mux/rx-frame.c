@@ -154,7 +154,7 @@ static void data_begin(MuxEngine *e)
 }
 
 /*
- * Nobody needs many control frames for little data.  The limit only grows, so
+ * Little data does not need many control frames.  The limit only grows, so
  * that frames which were held up on their way and come all at once are fine.
  */
 static bool check_flood(MuxEngine *e, int64_t now)

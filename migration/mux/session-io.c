@@ -84,7 +84,7 @@ static void mux_session_kick(MuxSession *s)
 
 /*
  * To report a failure, it is enough that what was queued has gone, or never
- * will.  In good order, the streams come to their ends first; when nothing can
+ * will.  In a clean end, all streams end first; when nothing can
  * be sent, that is for the peer to say.
  */
 static bool mux_session_may_part(MuxSession *s)

@@ -348,7 +348,7 @@ void mux_session_over(MuxSession *s)
     if (s->over) {
         return;
     }
-    trace_mux_session_over(s, mux_engine_error(s->engine) ?: "in good order");
+    trace_mux_session_over(s, mux_engine_error(s->engine) ?: "no error");
     qatomic_set(&s->over, true);        /* watches look without the lock */
     /*
      * Close at once if the peer speaks another protocol.  It cannot parse

@@ -64,7 +64,7 @@ struct QIOChannelMux {
 
     /*
      * Level-triggered: set while ready, and cleared only when a caller is
-     * told QIO_CHANNEL_ERR_BLOCK.  Made when first needed.
+     * returned QIO_CHANNEL_ERR_BLOCK.  Created when needed.
      */
     bool notifiers;
     EventNotifier read_notifier, write_notifier;

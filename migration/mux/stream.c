@@ -115,7 +115,7 @@ static void consume(MuxStream *s, size_t bytes)
 }
 
 /*
- * Nobody may read what came before a RESET.  If it stayed until the release, a
+ * Data from before a RESET must not be read.  If it stayed until the release, a
  * peer could have us hold more and more of it: the credit of a retired stream
  * goes to the next one.
  */

@@ -59,7 +59,7 @@ void mux_transport_finish(MuxTransport *t, int64_t deadline);
 /* Cut both directions where the transport can.  Any thread, before close. */
 void mux_transport_shutdown(MuxTransport *t);
 /*
- * Nobody waits any more: gives the descriptors for that back, and wake does
+ * No thread waits any more: gives the descriptors for that back, and wake does
  * nothing from now on.  Not while wake is being called.
  */
 void mux_transport_end_waits(MuxTransport *t);

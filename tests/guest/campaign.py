@@ -311,7 +311,7 @@ class Life:
                 reason, plan.fault.says):
             wrong.append(f'cancelled with a message: {reason}')
         if status == 'cancelled' and not plan.fault.cancelled:
-            wrong.append('cancelled by nobody')
+            wrong.append('cancelled without a command')
         return wrong
 
     @staticmethod

@@ -320,7 +320,7 @@ class Cases:
 
     def full(self) -> list[str]:
         """the source's storage is full while disks are copied: the guest
-        stops, and goes on when it is told to"""
+        stops, and continues on a command"""
         place = layout.record_page(WRITES_UNTIL_FULL, ACTOR.disk_mb << 20)
         own = Own(errors=(('disk0', {
             'event': 'none', 'iotype': 'write', 'errno': 28, 'once': True,

@@ -90,7 +90,7 @@ class RandomControl(Control):
         if not (faults.happens() and rng.random() < ON_CONTROL):
             super().say(message)
             return
-        self.said.add(message['type'])      # QEMU may take it for that
+        self.sent.add(message['type'])      # QEMU may take it for that
         right = pack(message)
         text = right[control.LENGTH.size:]
 
@@ -395,7 +395,7 @@ class Round:
     @property
     def may_have_guest(self) -> bool:
         """Whether a source may have given its guest up, or will."""
-        return self.control is not None and 'loaded' in self.control.said
+        return self.control is not None and 'loaded' in self.control.sent
 
     def ask(self, qemu: QEMU, command: str):
         began = time.monotonic()

@@ -37,7 +37,7 @@ class Scene:
         self.multifd = multifd          # streams that are offered
         self.stream: Stream | None = None
         self.control: Control | None = None
-        self.began = self.heard = time.monotonic()      # QEMU's last bytes
+        self.began = self.last_byte_at = time.monotonic()
         self._seen = bytearray()
         engine = Engine(role)
         if hello is not None:
@@ -52,8 +52,8 @@ class Scene:
 
     # Stages
 
-    def controlled(self) -> None:
-        """control is open, and nothing was said on it by this side."""
+    def control_opened(self) -> None:
+        """control is open, and this side has sent nothing on it."""
         if self.role == Role.SOURCE:
             self.stream = self.connection.open(NAME)
         else:
@@ -61,20 +61,20 @@ class Scene:
             self.connection.accept(self.stream)
         self.control = Control(self.stream)
 
-    def introduced(self) -> None:
-        """Both sides have said what they know."""
-        self.controlled()
+    def names_exchanged(self) -> None:
+        """Both sides have sent the names that they know."""
+        self.control_opened()
         self.control.introduce(STEADY)
 
     def proposed(self) -> None:
         """The offer was made, and has no answer (as destination)."""
-        self.introduced()
+        self.names_exchanged()
         self.control.expect('offer')
 
     def agreed(self) -> None:
         """The destination has accepted the migration."""
         if self.role == Role.SOURCE:
-            self.controlled()
+            self.control_opened()
             self.control.propose(**make_offer(self.disks, self.multifd))
         else:
             self.proposed()
@@ -202,7 +202,7 @@ class Scene:
     def _tap(self, direction: str, data: bytes) -> None:
         if direction == 'in':
             self._seen += data
-            self.heard = time.monotonic()
+            self.last_byte_at = time.monotonic()
 
     @property
     def _first_disk(self) -> str:

@@ -97,7 +97,7 @@ TOO_LONG = violation('More than max frame, 4096')
 EARLY = violation('Before OPEN_OK')
 USED_UP = 'Too many {} without an answer'
 
-# What follows BEGIN, and what is said of it
+# What follows BEGIN, and what is reported of it
 CASES = {
     'flags': (out(Frame(Type.PING, 0, bytes(8), flags=1)),
               malformed('Flags or zero field not 0')),
@@ -194,15 +194,16 @@ CASES = {
 
 def look(packets, passes: int = 1) -> dict[int, tuple]:
     """For each connection: texts, and how many of each kind."""
-    said = {}
+    reported = {}
     for (connection,), texts, *kinds in show(
             packets, 'tcp.stream', '_ws.expert.message', *KINDS,
             only=TROUBLE, passes=passes):
-        all_texts, counts = said.setdefault(int(connection), ([], Counter()))
+        all_texts, counts = reported.setdefault(int(connection),
+                                                ([], Counter()))
         all_texts += texts
         for kind, values in zip(KINDS, kinds):
             counts[kind] += len(values)
-    return said
+    return reported
 
 
 def show(packets, *fields: str, **how) -> list:
@@ -226,10 +227,10 @@ class Breaches(unittest.TestCase):
                         b''.join(frame.pack() for _, frame in some))
             packets += capture.packets
         cls.packets = packets
-        cls.said = look(packets)
+        cls.reported = look(packets)
 
-    def assert_said(self, said, wanted) -> None:
-        texts, counts = said or ([], Counter())
+    def assert_reported(self, reported, wanted) -> None:
+        texts, counts = reported or ([], Counter())
         self.assertEqual(texts, [text for _, text in wanted])
         self.assertEqual(+counts, Counter(kind for kind, _ in wanted))
 
@@ -237,7 +238,7 @@ class Breaches(unittest.TestCase):
         capture = pcap.Capture()
         for direction in ('out', 'in'):
             capture(direction, Hello(Role.SOURCE).pack())
-        self.assert_said(look(capture.packets).get(0),
+        self.assert_reported(look(capture.packets).get(0),
                          [violation('Both sides claim this role')])
 
     def test_parts_of_hello(self):
@@ -259,13 +260,13 @@ class Breaches(unittest.TestCase):
             wanted.append([[session.hex()] * len(fields), fields,
                            ['00' * 8] * (hello.length == 68)])
             with self.subTest(hello=hello):
-                self.assert_said(look(capture.packets).get(0), trouble)
+                self.assert_reported(look(capture.packets).get(0), trouble)
         self.assertEqual(
             show(packets, 'qmux.hello.session', 'qmux.hello.connection',
                  'qmux.hello.tail', only='qmux.hello.magic'), wanted)
 
     def test_second_pass(self):
-        self.assertEqual(look(self.packets, passes=2), self.said)
+        self.assertEqual(look(self.packets, passes=2), self.reported)
 
     def test_any_header(self):
         """No type, id and length confuses the dissector."""
@@ -289,7 +290,7 @@ class Breaches(unittest.TestCase):
 def add_tests():
     for number, (name, (_, *wanted)) in enumerate(CASES.items()):
         def method(self, number=number, wanted=wanted):
-            self.assert_said(self.said.get(number), wanted)
+            self.assert_reported(self.reported.get(number), wanted)
         setattr(Breaches, 'test_' + name.replace(' ', '_'), method)
 
 

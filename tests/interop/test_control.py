@@ -66,41 +66,41 @@ def breach(role: Role | None, stage: str, *messages) -> Breach:
 
 SOURCE, DESTINATION = Role
 BREACHES = {
-    'length 0': Breach(None, 'introduced', control.LENGTH.pack(0)),
-    'length 65537': Breach(None, 'introduced', control.LENGTH.pack(
+    'length 0': Breach(None, 'names_exchanged', control.LENGTH.pack(0)),
+    'length 65537': Breach(None, 'names_exchanged', control.LENGTH.pack(
         control.MESSAGE_MAX + 1)),
-    'nesting 9': breach(None, 'introduced', nested(9)),
-    'nesting of thousands': breach(None, 'introduced', nested(30000)),
-    'invalid JSON': breach(None, 'introduced', b'{"type":'),
-    'text behind the object': breach(None, 'introduced',
+    'nesting 9': breach(None, 'names_exchanged', nested(9)),
+    'nesting of thousands': breach(None, 'names_exchanged', nested(30000)),
+    'invalid JSON': breach(None, 'names_exchanged', b'{"type":'),
+    'text behind the object': breach(None, 'names_exchanged',
                                      b'{"type":"no-such"} {}'),
-    'invalid UTF-8': breach(None, 'introduced',
+    'invalid UTF-8': breach(None, 'names_exchanged',
                             b'{"type":"no-such","x":"\xff"}'),
-    'no object': breach(None, 'introduced', b'["offer"]'),
-    'no type': breach(None, 'introduced', {'x': 1}),
-    'type that is no string': breach(None, 'introduced', {'type': 1}),
-    'first message not knows': breach(None, 'controlled', UNKNOWN),
-    'knows twice': breach(None, 'introduced',
+    'no object': breach(None, 'names_exchanged', b'["offer"]'),
+    'no type': breach(None, 'names_exchanged', {'x': 1}),
+    'type that is no string': breach(None, 'names_exchanged', {'type': 1}),
+    'first message not knows': breach(None, 'control_opened', UNKNOWN),
+    'knows twice': breach(None, 'names_exchanged',
                           {'type': 'knows', 'names': []}),
-    'knows without names': breach(None, 'controlled', {'type': 'knows'}),
-    '256 KiB before accepted': breach(None, 'introduced', *[long()] * 4),
+    'knows without names': breach(None, 'control_opened', {'type': 'knows'}),
+    '256 KiB before accepted': breach(None, 'names_exchanged', *[long()] * 4),
     '1 MiB': breach(None, 'agreed', *[long()] * 16),
-    'offer before knows': breach(SOURCE, 'controlled', OFFER),
+    'offer before knows': breach(SOURCE, 'control_opened', OFFER),
     'offer twice': breach(SOURCE, 'agreed', OFFER),
-    'offer without disks': breach(SOURCE, 'introduced',
+    'offer without disks': breach(SOURCE, 'names_exchanged',
                                   without(OFFER, 'disks')),
-    'offer without channels': breach(SOURCE, 'introduced',
+    'offer without channels': breach(SOURCE, 'names_exchanged',
                                      without(OFFER, 'channels')),
-    'disk without size': breach(SOURCE, 'introduced', {
+    'disk without size': breach(SOURCE, 'names_exchanged', {
         **OFFER, 'disks': [{'name': DISK0}]}),
-    'disk that is no object': breach(SOURCE, 'introduced', {
+    'disk that is no object': breach(SOURCE, 'names_exchanged', {
         **OFFER, 'disks': [DISK0]}),
-    'size that is a string': breach(SOURCE, 'introduced', {
+    'size that is a string': breach(SOURCE, 'names_exchanged', {
         **OFFER, 'disks': [{'name': DISK0, 'size': '1'}]}),
-    'require that is no array': breach(SOURCE, 'introduced', {
+    'require that is no array': breach(SOURCE, 'names_exchanged', {
         **OFFER, 'require': 'disks'}),
-    'accepted by the source': breach(SOURCE, 'introduced', ACCEPTED),
-    'committed before offer': breach(SOURCE, 'introduced', COMMITTED),
+    'accepted by the source': breach(SOURCE, 'names_exchanged', ACCEPTED),
+    'committed before offer': breach(SOURCE, 'names_exchanged', COMMITTED),
     'committed before loaded': breach(SOURCE, 'agreed', COMMITTED),
     'rejected without reasons': breach(DESTINATION, 'proposed', {
         'type': 'rejected', 'reasons': []}),
@@ -112,7 +112,7 @@ BREACHES = {
         'type': 'accepted', 'token': '0' * 31}),
     'token that is no number': breach(DESTINATION, 'proposed', {
         'type': 'accepted', 'token': 'x' * 32}),
-    'accepted before knows': breach(DESTINATION, 'controlled', ACCEPTED),
+    'accepted before knows': breach(DESTINATION, 'control_opened', ACCEPTED),
     'accepted twice': breach(DESTINATION, 'agreed', ACCEPTED),
     'rejected after accepted': breach(DESTINATION, 'agreed', REJECTED),
     'offer by the destination': breach(DESTINATION, 'proposed', OFFER),
@@ -123,8 +123,8 @@ BREACHES = {
     'member that has to be known': breach(DESTINATION, 'proposed', {
         **ACCEPTED, 'x': 1, 'require': ['x']}),
 }
-# What either side has said at each stage
-SAID = {'controlled': set(), 'introduced': {'knows'},
+# The messages that each side has sent at each stage
+SENT = {'control_opened': set(), 'names_exchanged': {'knows'},
         'proposed': {'knows', 'offer'},
         'agreed': {'knows', 'offer', 'accepted'}}
 
@@ -157,12 +157,12 @@ class SecondImplementation(unittest.TestCase):
                 engine=SimpleNamespace(role=role))))
         mine = control.AFTER[role].keys() | {'knows'}
         theirs = control.AFTER[side.peer_role].keys() | {'knows'}
-        side.said, side.heard = SAID[stage] & mine, SAID[stage] & theirs
-        if stage != 'controlled':
-            side.said |= {'knows'}
+        side.sent, side.received = SENT[stage] & mine, SENT[stage] & theirs
+        if stage != 'control_opened':
+            side.sent |= {'knows'}
         return side
 
-    def receive(self, *messages, stage: str = 'introduced') -> dict:
+    def receive(self, *messages, stage: str = 'names_exchanged') -> dict:
         """As a destination."""
         side = self.side(DESTINATION, stage, b''.join(map(pack, messages)))
         return side.receive()
@@ -189,7 +189,7 @@ class SecondImplementation(unittest.TestCase):
     def test_totals(self):
         """Up to them, lengths included."""
         piece = long(control.MESSAGE_MAX - control.LENGTH.size)
-        for stage, most in (('introduced', control.UNACCEPTED_MAX),
+        for stage, most in (('names_exchanged', control.UNACCEPTED_MAX),
                             ('agreed', control.LIFETIME_MAX)):
             with self.assertRaises(EOFError):
                 self.receive(*[piece] * (most // control.MESSAGE_MAX),
@@ -242,7 +242,7 @@ class BothSides(unittest.TestCase):
                              path.read_bytes(), path.name)
 
     def test_rejection(self):
-        """All reasons are told, and nothing is copied."""
+        """All reasons are sent, and nothing is copied."""
         for error in self.migrate({DISK0: 512, 'other': 512}):
             for text in ('disk0: ', 'disk1: not expected',
                          'other: not offered'):
@@ -276,9 +276,9 @@ class Breaches(QEMUTest):
 class ControlTest(QEMUTest):
 
     def proposed(self, *messages: dict | bytes) -> QEMUScene:
-        """A QEMU that is the destination has heard that."""
+        """A QEMU that is the destination has received that."""
         scene = self.to_qemu(SOURCE)
-        scene.introduced()
+        scene.names_exchanged()
         for message in messages:
             scene.control.say(message)
         return scene
@@ -368,7 +368,7 @@ class Acceptance(ControlTest):
 
     def test_in_pieces(self):
         scene = self.proposed()
-        scene.control.said.add('offer')
+        scene.control.sent.add('offer')
         for byte in pack(OFFER):
             scene.control.stream.write(bytes([byte]))
         self.assert_accepted(scene)
@@ -397,7 +397,7 @@ class Acceptance(ControlTest):
 
     def check_knows(self, role: Role) -> None:
         scene = self.to_qemu(role)
-        scene.introduced()
+        scene.names_exchanged()
         self.assertEqual(scene.control.peer_knows & set(KNOWS), set(KNOWS))
 
     def test_knows_of_a_source(self):
@@ -408,11 +408,11 @@ class Others(ControlTest):
     """Several connections to one destination."""
 
     def test_first_that_fits_is_taken(self):
-        """Those that wait are told when another one is accepted."""
+        """Those that wait are rejected when another one is accepted."""
         scene = self.proposed()
         silent = self.again(scene, b'')
         slow = self.again(scene)
-        slow.introduced()
+        slow.names_exchanged()
         self.again(scene).main()
         for other in (scene, silent, slow):
             self.assert_goaway(other)
@@ -420,7 +420,7 @@ class Others(ControlTest):
     def test_while_a_migration_runs(self):
         scene = self.to_qemu(SOURCE)
         scene.main()
-        for stage in (lambda _: None, Scene.controlled):
+        for stage in (lambda _: None, Scene.control_opened):
             other = self.again(scene)
             with contextlib.suppress(MuxError):
                 stage(other)
@@ -434,7 +434,7 @@ class Others(ControlTest):
         self.assertEqual(scene.control.receive()['type'], 'rejected')
         for _ in range(10):
             other = self.again(scene)
-            other.introduced()
+            other.names_exchanged()
             other.control.say(b'no JSON')
             self.assert_goaway(other)
         self.assert_listens(scene)
@@ -443,9 +443,9 @@ class Others(ControlTest):
 class Source(ControlTest):
     """QEMU is the source, and its guest goes on whatever comes."""
 
-    def controlled(self) -> QEMUScene:
+    def control_opened(self) -> QEMUScene:
         scene = self.to_qemu(DESTINATION)
-        scene.controlled()
+        scene.control_opened()
         return scene
 
     def assert_failed(self, scene: QEMUScene, text: str) -> None:
@@ -457,7 +457,7 @@ class Source(ControlTest):
                              {control.NAME, control.MAIN})
 
     def test_offer(self):
-        scene = self.controlled()
+        scene = self.control_opened()
         scene.control.introduce()
         offer = scene.control.expect('offer')
         self.assertEqual({disk['name']: disk['size']
@@ -506,7 +506,7 @@ class Source(ControlTest):
         self.assert_failed(scene, 'say nothing')
 
     def knows_all_but(self, name: str) -> QEMUScene:
-        scene = self.controlled()
+        scene = self.control_opened()
         scene.control.send('knows', names=[
             other for other in KNOWS if other != name])
         return scene
@@ -567,7 +567,7 @@ class Commit(WholeMigration):
         side.expect('loaded')
         for byte in last:
             side.stream.write(bytes([byte]))
-        side.said.add('committed')
+        side.sent.add('committed')
         if runs:
             side.expect('running')
         conn.flush()
@@ -583,7 +583,7 @@ class Commit(WholeMigration):
             for messages in ([{**OFFER, 'disks': []}], [b'no JSON'], []):
                 sock = socket.create_connection(('127.0.0.1', port))
                 with Scene(sock, SOURCE, SIZES) as scene:
-                    scene.introduced()
+                    scene.names_exchanged()
                     for message in messages:
                         scene.control.say(message)
             self.play(port)

@@ -44,7 +44,7 @@ COMMANDS = {'POSTCOPY_ADVISE': 3, 'POSTCOPY_LISTEN': 4, 'POSTCOPY_RUN': 5,
 
 
 class Endless(nbd.Server):
-    """Repeats `words` for ever."""
+    """Repeats `words` without an end."""
 
     sent = 0                        # by all servers of this class, in a test
 
@@ -395,7 +395,7 @@ class Floods(Source):
 
 
 class Leaver(Recorder):
-    """Takes everything, and leaves in good order instead of a handover."""
+    """Loads everything, and closes cleanly instead of a handover."""
 
     def __init__(self, *args, last=()):
         self.last = last

@@ -71,7 +71,7 @@ class Pair(unittest.TestCase):
 
 
 class Judge(Pair):
-    """The destination is told to judge what the source sends."""
+    """The destination checks what the source sends."""
 
     def setUp(self):
         super().setUp()
@@ -225,7 +225,7 @@ class Held(Pair):
         self.assertIn(streams[3].id, self.target.streams)
 
     def test_stream_that_is_given_up(self):
-        """Nobody hears of it, and its id is left out."""
+        """It is never announced, and its id is skipped."""
         streams = self.open_many(4)
         self.source.reset(streams[3], Code.ABORTED, '')
         self.assertEqual(self.said(), [])
@@ -328,7 +328,7 @@ class HeldControlFrames(Pair):
 
 
 class HeldReset(Pair):
-    """A stream counts until the peer is told of its end."""
+    """A stream counts until its end was sent."""
 
     LIMITS = {'CONTROL_BURST': 3, 'OPENS_UNANSWERED': 3}
 

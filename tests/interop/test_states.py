@@ -186,7 +186,7 @@ class RealQEMU(QEMUTest):
     def ask(self, scene: Scene, kind: Type) -> None:
         """
         A frame just behind OPEN.  If QEMU answers PING its application was
-        faster, and the state another one: then once more.
+        faster, and the state is another one: then repeat.
         """
         scene.main()
         for number in range(scene.next_id, scene.next_id + 2000, 2):

@@ -41,7 +41,7 @@ class End:
         other.received.write(records)
 
     def send(self, data: bytes) -> None:
-        """Nobody has to read it."""
+        """A file that does not have to be read."""
         self._tls.write(data)
         self._capture(self._sent.read())
 

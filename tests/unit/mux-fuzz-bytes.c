@@ -32,7 +32,7 @@ typedef struct App {
 /* A stream that the application has not released. */
 typedef struct Held {
     MuxStream *s;
-    unsigned told;              /* events that came: 1 << MuxEventType */
+    unsigned reported;          /* events that came: 1 << MuxEventType */
     MuxStreamState state;       /* when it was last looked at */
 } Held;
 
@@ -144,8 +144,8 @@ static void on_stream_event(App *app, MuxStream *s, MuxEventType type)
 
     g_assert(held && held->s == s);
     g_assert(type == MUX_EVENT_READABLE || type == MUX_EVENT_WRITABLE ||
-             !(held->told & bit));
-    held->told |= bit;
+             !(held->reported & bit));
+    held->reported |= bit;
     switch (type) {
     case MUX_EVENT_OPEN:
         on_open(app, held);

@@ -98,7 +98,7 @@ static bool dropped(MuxModel *m, MuxModelEnd *end)
 {
     MuxEngine *e = m->link.side[end->side].e;
 
-    return end->reset || end->told & 1u << MUX_EVENT_RESET ||
+    return end->reset || end->reported & 1u << MUX_EVENT_RESET ||
            (end->state == MUX_STREAM_RESET && !mux_engine_ended(e));
 }
 
@@ -297,9 +297,9 @@ static void on_stream_event(MuxModel *m, int side, const MuxEvent *event)
     g_assert(end && end->s == s && end->side == side);
     if (event->type != MUX_EVENT_READABLE &&
         event->type != MUX_EVENT_WRITABLE) {
-        g_assert_false(end->told & bit);
+        g_assert_false(end->reported & bit);
     }
-    end->told |= bit;
+    end->reported |= bit;
     switch (event->type) {
     case MUX_EVENT_OPEN_OK:
         g_assert_cmpuint(mux_stream_id(s) % 2, ==, side == SRC);
@@ -330,18 +330,19 @@ static void check_told(MuxModel *m, MuxModelEnd *end)
     MuxStream *s = end->s;
     bool ours = mux_stream_id(s) % 2 == (end->side == SRC);
 
-    g_assert(end->told & 1u << MUX_EVENT_FIN || !mux_stream_rx_fin(s));
-    g_assert(end->told & 1u << MUX_EVENT_FIN_OK || !mux_stream_fin_acked(s));
+    g_assert(end->reported & 1u << MUX_EVENT_FIN || !mux_stream_rx_fin(s));
+    g_assert(end->reported & 1u << MUX_EVENT_FIN_OK ||
+             !mux_stream_fin_acked(s));
     g_assert_cmpuint(end->readable, ==, mux_stream_bytes_received(s));
     g_assert(!end->owed || !mux_stream_writable(s));
     if (end->state == MUX_STREAM_RESET) {
-        g_assert(end->told & 1u << MUX_EVENT_RESET || end->reset ||
+        g_assert(end->reported & 1u << MUX_EVENT_RESET || end->reset ||
                  m->over[end->side]);
     } else {
         g_assert_cmpint(end->state == MUX_STREAM_OPENING, <=,
-                        !(end->told & 1u << MUX_EVENT_OPEN_OK));
+                        !(end->reported & 1u << MUX_EVENT_OPEN_OK));
         g_assert(!ours || end->state == MUX_STREAM_OPENING ||
-                 end->told & 1u << MUX_EVENT_OPEN_OK);
+                 end->reported & 1u << MUX_EVENT_OPEN_OK);
     }
 }
 

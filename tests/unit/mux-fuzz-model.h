@@ -3,7 +3,7 @@
  * multiplexer
  *
  * For each stream it knows what has to come of what was done: which bytes
- * arrive, how much may be on the way, how often each thing is told, and how
+ * arrive, how much may be on the way, how often each thing is reported, and how
  * the stream ends.  What must not happen aborts.
  *
  * Owns the streams of both sides.  Never moves bytes between the engines.
@@ -25,9 +25,9 @@ typedef struct MuxModelEnd {
     int side;
     int slot;
     MuxStreamState state;       /* when it was last looked at */
-    unsigned told;              /* events that came: 1 << MuxEventType */
+    unsigned reported;          /* events that came: 1 << MuxEventType */
     bool owed;                  /* WRITABLE, once it is */
-    uint64_t readable;          /* bytes that READABLE told of */
+    uint64_t readable;          /* bytes that READABLE reported */
     bool fin, fin_ok, reset, refused, released;
     bool late_offer;            /* offered after fin: need not go out */
     uint64_t written;           /* bytes that the engine took for good */
@@ -51,7 +51,7 @@ typedef struct MuxNamed {
 
 typedef struct MuxModel {
     MuxLink link;
-    MuxNamed tx[2], rx[2];      /* owned by whoever moves the bytes */
+    MuxNamed tx[2], rx[2];      /* owned by the code that moves the bytes */
     GHashTable *streams;        /* id to MuxModelStream */
     MuxModelEnd *slot[2][MUX_MODEL_SLOTS];
     bool hello[2], over[2];     /* that event was seen */

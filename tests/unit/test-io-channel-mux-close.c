@@ -530,13 +530,13 @@ static void test_close_unsent(void)
     static const uint8_t answer[] =
         DESTINATION_HELLO "\x0a\0\0\0" "\0\0\0\0" "\0\0\0\4" "\0\0\0\6" "full";
     g_autofree char *cut = close_unsent(NULL, 0);
-    g_autofree char *told = close_unsent(answer, sizeof(answer) - 1);
+    g_autofree char *text = close_unsent(answer, sizeof(answer) - 1);
 
     /* The rest is the error text of the transport */
     g_assert(g_str_has_prefix(cut, "all streams: connection with the "
                               "destination failed: "));
     g_assert_null(strstr(cut, "too long"));
-    g_assert_cmpstr(told, ==,
+    g_assert_cmpstr(text, ==,
                     "all streams: destination ended the connection: full");
 }
 
@@ -909,11 +909,11 @@ static void test_nothing_left(void)
     WAIT_FOR(count_entries("/proc/self/fd") == fds);
 }
 
-/* What the peer is told names no files. */
+/* The text for the peer names no files. */
 static void test_peer_text(void)
 {
     const struct {
-        const char *text, *told;
+        const char *text, *sent;
     } cases[] = {
         { "nothing", "nothing" },
         { "/dev/sda", "(file)" },
@@ -931,9 +931,9 @@ static void test_peer_text(void)
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
-        g_autofree char *told = mux_peer_text(cases[i].text);
+        g_autofree char *sent = mux_peer_text(cases[i].text);
 
-        g_assert_cmpstr(told, ==, cases[i].told);
+        g_assert_cmpstr(sent, ==, cases[i].sent);
     }
 }
 

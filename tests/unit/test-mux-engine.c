@@ -285,7 +285,7 @@ static void test_copied_data_go_as_one_frame(void)
     mux_pair_cleanup(&p);
 }
 
-static void test_writable_is_told_once(void)
+static void test_writable_is_reported_once(void)
 {
     MuxStream *a, *b;
     MuxPair p;
@@ -297,7 +297,7 @@ static void test_writable_is_told_once(void)
     mux_read_pattern(b, SRC, 0, 3 * KIB);
     mux_link_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
-    /* more credit comes, but nobody has been told to wait since */
+    /* more credit comes, but no writer has been refused since */
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 4 * KIB, KIB), ==, KIB);
     mux_link_run(&p.link);
     mux_read_pattern(b, SRC, 3 * KIB, SIZE_MAX);
@@ -842,7 +842,7 @@ int main(int argc, char **argv)
     ADD("copy-of-several-pieces", test_copy_of_several_pieces);
     ADD("copies-stay-within-credit", test_copies_stay_within_credit);
     ADD("copied-data-go-as-one-frame", test_copied_data_go_as_one_frame);
-    ADD("writable-is-told-once", test_writable_is_told_once);
+    ADD("writable-is-reported-once", test_writable_is_reported_once);
     ADD("writable-after-asking", test_writable_after_asking);
     ADD("withdraw-copies-what-is-committed",
         test_withdraw_copies_what_is_committed);

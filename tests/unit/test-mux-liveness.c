@@ -311,7 +311,7 @@ static void test_slow_write_is_not_silence(void)
     mux_pair_cleanup(&p);
 }
 
-/* However early somebody wants to know: the peer's HELLO comes first. */
+/* However early it is asked for: the peer's HELLO comes first. */
 static void test_no_ping_before_hello(void)
 {
     g_autoptr(GByteArray) hello = g_byte_array_new();

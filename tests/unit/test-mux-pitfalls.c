@@ -9,7 +9,7 @@
  *  2 credit of the connection couples streams (HTTP/2)
  *      any-one-stream-finishes-alone; test-mux-model: one-stream-is-never-read
  *  3 a reader that stops blocks the connection (smux)
- *      control-passes-streams-that-nobody-reads
+ *      control-passes-unread-streams
  *  4 deadlock of two sides that both write (yamux)
  *      both-sides-saturate-any-connection, echo-through-any-connection,
  *      test-mux-model: all
@@ -105,7 +105,7 @@ static void test_any_one_stream_finishes_alone(void)
     }
 }
 
-static void test_control_passes_streams_that_nobody_reads(void)
+static void test_control_passes_unread_streams(void)
 {
     uint64_t sent[2] = { 0 }, got = 0;
     MuxStream *a[2], *b[2], *c, *d;
@@ -561,8 +561,8 @@ int main(int argc, char **argv)
 
 #define ADD(path, func) g_test_add_func("/mux/pitfalls/" path, func)
     ADD("any-one-stream-finishes-alone", test_any_one_stream_finishes_alone);
-    ADD("control-passes-streams-that-nobody-reads",
-        test_control_passes_streams_that_nobody_reads);
+    ADD("control-passes-unread-streams",
+        test_control_passes_unread_streams);
     ADD("both-sides-saturate-any-connection",
         test_both_sides_saturate_any_connection);
     ADD("echo-through-any-connection", test_echo_through_any_connection);

@@ -151,7 +151,7 @@ static void test_weights_stay_within_bounds(void)
     sim_cleanup(&sim);
 }
 
-static void test_nobody_starves(void)
+static void test_no_stream_starves(void)
 {
     uint64_t before[STARVING] = { 0 };
     Sim sim;
@@ -191,7 +191,7 @@ static void test_urgent_leaves_bulk_its_part(void)
 }
 
 /* A stream that was idle for a long time gets no credit for that time. */
-static void test_nobody_saves_up(void)
+static void test_idle_is_not_credited(void)
 {
     uint64_t before[2];
     Sim sim;
@@ -282,7 +282,7 @@ static size_t mean_batch(const unsigned *weight, int n, size_t piece)
 }
 
 /* Batches stay large unless another stream would lose its share. */
-static void test_batches_are_whole_unless_somebody_is_behind(void)
+static void test_batches_are_whole_unless_one_is_behind(void)
 {
     static const unsigned equal[] = { 1, 1, 1, 1, 1, 1, 1, 1 };
     static const unsigned ram_and_disks[] = { 4, 1, 1, 1, 1 };
@@ -523,12 +523,12 @@ int main(int argc, char **argv)
         test_short_pieces_do_not_lose_their_share);
     ADD("pieces-may-differ", test_pieces_may_differ);
     ADD("weights-stay-within-bounds", test_weights_stay_within_bounds);
-    ADD("nobody-starves", test_nobody_starves);
+    ADD("no-stream-starves", test_no_stream_starves);
     ADD("urgent-leaves-bulk-its-part", test_urgent_leaves_bulk_its_part);
-    ADD("nobody-saves-up", test_nobody_saves_up);
+    ADD("idle-is-not-credited", test_idle_is_not_credited);
     ADD("short-absence-is-made-up-for", test_short_absence_is_made_up_for);
-    ADD("batches-are-whole-unless-somebody-is-behind",
-        test_batches_are_whole_unless_somebody_is_behind);
+    ADD("batches-are-whole-unless-one-is-behind",
+        test_batches_are_whole_unless_one_is_behind);
     ADD("batch-ends-for-who-is-behind", test_batch_ends_for_who_is_behind);
     ADD("frames-are-short-while-urgent-streams-are-used",
         test_frames_are_short_while_urgent_streams_are_used);

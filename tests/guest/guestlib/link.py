@@ -13,7 +13,7 @@ import subprocess
 
 QUEUE_MS = 400                  # what waits longer is dropped
 BURST = 32 * 1024
-ADDRESS = '192.0.2.1'           # for documentation, so nobody else's
+ADDRESS = '192.0.2.1'           # reserved for documentation
 
 
 class LinkError(Exception):

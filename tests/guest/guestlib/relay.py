@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The relay of the qtests (mux-relay), which fails as it is told to."""
+"""The relay of the qtests (mux-relay), which commits the faults that it is given."""
 
 import contextlib
 import subprocess

@@ -179,19 +179,19 @@ class Control:
         self.stream = stream
         self.role = stream.connection.engine.role
         self.peer_role = Role(3 - self.role)
-        self.said: set[str] = set()         # kinds of message
-        self.heard: set[str] = set()
+        self.sent: set[str] = set()         # kinds of message
+        self.received: set[str] = set()
         self.peer_knows: set[str] = set()
-        self._received = 0                  # bytes
+        self._bytes = 0                     # received
 
     @property
     def accepted(self) -> bool:
-        return 'accepted' in self.said | self.heard
+        return 'accepted' in self.sent | self.received
 
     def say(self, message: dict | bytes) -> None:
         """Send anything."""
         if isinstance(message, dict) and message.get('type') in MESSAGES:
-            self.said.add(message['type'])
+            self.sent.add(message['type'])
         self.stream.write(pack(message))
 
     def send(self, kind: str, **members) -> None:
@@ -260,29 +260,30 @@ class Control:
         size = LENGTH.unpack(self.stream.read(LENGTH.size))[0]
         if not 1 <= size <= MESSAGE_MAX:
             raise MuxError(f'{NAME}: a message of {size} bytes')
-        self._received += LENGTH.size + size
+        self._bytes += LENGTH.size + size
         most = LIFETIME_MAX if self.accepted else UNACCEPTED_MAX
-        if self._received > most:
+        if self._bytes > most:
             raise MuxError(f'{NAME}: more than {most} bytes')
         return self.stream.read(size)
 
     def _check_order(self, kind: str) -> None:
-        if (kind == 'knows') == ('knows' in self.heard):
+        if (kind == 'knows') == ('knows' in self.received):
             raise MuxError(f'{NAME}: {kind}, but knows comes first, and once')
         if kind not in MESSAGES:
             return
         if kind != 'knows':
             self._check_kind(kind)
-        self.heard.add(kind)
+        self.received.add(kind)
 
     def _check_kind(self, kind: str) -> None:
         before = AFTER[self.peer_role].get(kind)
         if before is None:
             raise MuxError(f'{NAME}: {kind} of the wrong side')
-        if before not in self.said | self.heard or 'rejected' in self.heard:
+        if before not in self.sent | self.received or \
+                'rejected' in self.received:
             raise MuxError(f'{NAME}: {kind} at the wrong time')
-        if kind != 'phase' and kind in self.heard or \
-                kind == 'rejected' and 'accepted' in self.heard:
+        if kind != 'phase' and kind in self.received or \
+                kind == 'rejected' and 'accepted' in self.received:
             raise MuxError(f'{NAME}: {kind} after another answer')
 
     @staticmethod

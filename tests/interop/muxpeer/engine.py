@@ -117,7 +117,7 @@ class Engine:
     _next_id: int = 0
     _last_peer_id: int = 0
     _pings: list[bytes] = field(default_factory=list)
-    _pongs_out: int = 0         # that nobody has fetched
+    _pongs_out: int = 0         # not fetched yet
     _began: int = 0             # by the clock, before HELLO was sent
     _met: int = 0               # when the peer's HELLO had come
     _earned: int = 0            # control frames that DATA allows to each side

@@ -17,7 +17,7 @@ void mux_frames_init(MuxFrames *f, GHashTable *names)
     *f = (MuxFrames) { .names = names };
 }
 
-/* Returns whether the HELLO can be told from other bytes by now. */
+/* Returns whether it is known by now if this is a HELLO. */
 static bool begin_hello(MuxFrames *f, const uint8_t *data, size_t len)
 {
     if (len >= 4 && ldl_be_p(data) != MUX_MAGIC) {

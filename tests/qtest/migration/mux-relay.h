@@ -2,7 +2,7 @@
  * Relay for tests of the migration multiplexer
  *
  * Stands between the two sides of one connection, in a thread of its own, and
- * does it harm where it is told to: see mux-relay-fault.h.  It owns both
+ * commits the fault that it is given: see mux-relay-fault.h.  It owns both
  * sockets; it never looks into what streams carry, nor into TLS (faults at an
  * offset work there, those at a frame never happen).
  *

@@ -470,9 +470,9 @@ static void assert_not_multiplexed(QTestState *who, const char *status)
     qobject_unref(info);
 }
 
-static void migrate_plain_to_nobody(QTestState *who)
+static void migrate_plain_unconnected(QTestState *who)
 {
-    g_autofree char *uri = g_strdup_printf("unix:%s/nobody", tmpfs);
+    g_autofree char *uri = g_strdup_printf("unix:%s/unconnected", tmpfs);
 
     migrate_qmp(who, NULL, uri, NULL, "{}");
     wait_for_migration_status(who, "failed",
@@ -495,7 +495,7 @@ static void test_query_plain_migration(void)
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
     g_assert_cmpuint(mux_num_streams(t.from), ==, 1 + MUX_NUM_DISKS);
-    migrate_plain_to_nobody(t.from);
+    migrate_plain_unconnected(t.from);
 
     mux_replace_target(&t);
     mux_listen(&t, "");
@@ -521,7 +521,7 @@ static void test_query_plain_onward(void)
     mux_complete(&t);
     mux_wait_running(t.to);
     g_assert_cmpuint(mux_num_streams(t.to), ==, 1 + MUX_NUM_DISKS);
-    migrate_plain_to_nobody(t.to);
+    migrate_plain_unconnected(t.to);
     mux_end(&t, true);
 }
 
