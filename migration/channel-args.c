@@ -121,7 +121,7 @@ static bool add_disk(MigrationChannels *channels, const MigrationChannel *entry,
     g_autoptr(MigrationDiskChannel) disk = NULL;
 
     if (use == MIGRATION_CHANNELS_RESUME) {
-        error_setg(errp, "Disk '%s': a migration is resumed without its disks",
+        error_setg(errp, "Disk '%s': not accepted when resuming a migration",
                    def->disk);
         return false;
     }

@@ -118,7 +118,7 @@ MigrationDiskChannel *migration_disk_channel_new(const MigrationChannelNbd *def,
         return NULL;
     }
     if (incoming && def->has_sync) {
-        error_setg(errp, "Disk '%s': 'sync' is for the source to choose",
+        error_setg(errp, "Disk '%s': 'sync' is only accepted by 'migrate'",
                    def->disk);
         return NULL;
     }

@@ -17,7 +17,7 @@
 #include "delivery-probe.h"
 #include "trace.h"
 
-/* A disk is flushed so often at most. */
+/* Minimum interval between flushes of a disk */
 #define DELIVERY_PROBE_INTERVAL_NS (10 * SCALE_MS)
 
 typedef struct DeliveryProbeDisk {

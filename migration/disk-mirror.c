@@ -1,9 +1,9 @@
 /*
  * Migration: the copy of one disk, source side
  *
- * Owns the disk's stream, its NBD node and its mirror job.  Never touches the
- * state of the migration, and never blocks: what has to be waited for (the
- * handshake, the mirror, the peer's last acknowledgement) comes as an event.
+ * Owns the disk's stream, its NBD node and its mirror job.  Never
+ * changes the state of the migration.  The handshake, the mirror and FIN_OK are
+ * reported as events; only disk_mirror_free() may block.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -247,10 +247,9 @@ static void disk_mirror_synced(DiskMirror *d)
 }
 
 /*
- * The mirror is ready when there is nothing to copy and nothing on its way, for
- * once; a guest that always writes something may never let it be.  But when it
- * has copied as much as there was at first, it has been through the whole disk:
- * then it gets a little more time, and has to do as it is.
+ * Mirrors become READY only when idle; a busy guest may prevent that.  A mirror
+ * that has copied as many bytes as there were at the start has copied the whole
+ * disk: after another second, treat it as ready.
  */
 static void disk_mirror_poll_ready(void *opaque)
 {

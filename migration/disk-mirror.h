@@ -151,8 +151,8 @@ void disk_mirror_cancel(DiskMirror *d);
 bool disk_mirror_ended(DiskMirror *d);
 
 /*
- * Let go of what is left, after disk_mirror_abort(); if need be, end the mirror
- * and wait for its end.
+ * Free @d, after disk_mirror_abort().  If the mirror has not ended, cancel it
+ * and wait.
  */
 void disk_mirror_free(DiskMirror *d);
 

@@ -112,7 +112,7 @@ MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
     }
     job = block_job_get(def->stream);
     if (!job) {
-        error_setg(errp, "mirror ended at once");
+        error_setg(errp, "job '%s' ended immediately", def->stream);
         return NULL;
     }
     return mirror_job_adopt(&job->job, notify, opaque);

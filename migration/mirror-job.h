@@ -19,8 +19,8 @@
 typedef struct MirrorJob MirrorJob;
 
 /*
- * The job is ready, paused, has failed or ended: look again, but not now.  Any
- * thread, with the job lock held.
+ * The job is ready, is paused, has failed or has ended: query it later, not in
+ * this callback.  Any thread, with the job lock held.
  */
 typedef void MirrorJobNotify(void *opaque);
 
@@ -35,7 +35,7 @@ MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
                             int64_t speed, MirrorJobNotify *notify,
                             void *opaque, Error **errp);
 
-/* Let go of the job, which goes on if it has not ended.  No more @notify. */
+/* Release the job; it continues if it has not ended.  No more @notify. */
 void mirror_job_free(MirrorJob *j);
 
 void mirror_job_set_speed(MirrorJob *j, int64_t speed);

@@ -186,8 +186,8 @@ static void mux_control_introduce(MuxControl *c)
 /* --- receiving --- */
 
 /*
- * Has it gone to or fro?  `knows`, the first in the enumeration, which comes
- * from both sides, has to come from the peer.
+ * Was it sent or received?  Both sides send `knows`: it counts when it was
+ * received.
  */
 static bool mux_control_seen(MuxControl *c, MigrationControlType type)
 {

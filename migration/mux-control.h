@@ -1,12 +1,12 @@
 /*
  * Stream `control` of a multiplexed migration
  *
- * Sends and receives the messages by which both sides agree on what is
- * migrated, and on who has the guest: section "control" of
- * docs/interop/migration-mux.rst.  Keeps the peer to the order of the messages
- * and to their limits.  Never waits for the peer.
+ * Sends and receives the messages of the offer and of the handover: section
+ * "control" of docs/interop/migration-mux.rst.  Checks their order and their
+ * limits.  Never waits for the peer.
  *
- * All functions belong to the main loop, BQL held; so do the callbacks.
+ * All functions need the BQL, except mux_control_stream(), which any thread may
+ * call.  Callbacks run in the main loop.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

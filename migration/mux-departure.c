@@ -27,7 +27,7 @@ static void mux_departure_lost(MuxDeparture *d)
 {
     const MuxFailure *f = mux_control_failure(d->control);
     g_autofree char *text = f ? mux_failure_text(f) :
-                                g_strdup("it ended the connection");
+        g_strdup("the destination ended the connection");
 
     warn_report("migration: the destination did not confirm that it runs the "
                 "guest: %s.  Check the destination before ending this process",

@@ -1,5 +1,5 @@
 /*
- * Migration over a multiplexed connection: the destination's order of things
+ * Migration over a multiplexed connection: control flow of the destination
  *
  * Owns the session, the streams of RAM and the disks that migrate-incoming
  * listed, from the source that was accepted (see mux-candidates.h) to the end
@@ -54,7 +54,7 @@ struct MuxDestination {
     ExportSet *exports;
     QemuMutex lock;             /* protects @failure */
     MuxFailure *failure;        /* the first one; set once */
-    bool committed;             /* the source has given the guest up */
+    bool committed;             /* `committed` was received */
     bool over;                  /* nothing more comes on `control` */
     bool failing;               /* mux_destination_fail() was called */
     bool event_held;            /* the clean-up sends FAILED */
@@ -112,6 +112,18 @@ static void mux_destination_record(MuxDestination *m, const MuxFailure *failure)
     m->failure = m->failure ?: mux_failure_copy(failure);
 }
 
+/* What the loader has seen, which its own error does not tell */
+static MuxFailure *mux_destination_load_failure(MuxDestination *m)
+{
+    QEMUFile *f = qemu_in_main_thread() ? m->mis->from_src_file : NULL;
+    g_autoptr(Error) err = NULL;
+
+    if (f) {
+        qemu_file_get_error_obj(f, &err);
+    }
+    return err ? mux_failure_from_error(NULL, err) : NULL;
+}
+
 /* Returns: @err, or the cause where that is known better */
 static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
 {
@@ -121,6 +133,7 @@ static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
         }
     }
     return mux_session_find_failure(m->session) ?:
+        mux_destination_load_failure(m) ?:
         mux_failure_from_error(qemu_in_main_thread() ? m->taking : NULL, err);
 }
 
@@ -190,7 +203,7 @@ static void mux_destination_no_source(const MuxFailure *failure)
     }
 }
 
-/* Has the source given the guest up, or will it not any more? */
+/* Has the source handed over the guest, or can it no longer do so? */
 static bool mux_destination_decided(MuxDestination *m)
 {
     return m->over || m->committed || mux_destination_has_failed(m);
@@ -514,7 +527,7 @@ bool migration_mux_admit(QIOChannel *ioc)
 
 /* --- loading --- */
 
-/* The failure is the source's: say how far the migration has come. */
+/* The failure, with the fact that everything was loaded before it */
 static MuxFailure *mux_destination_not_committed(MuxDestination *m)
 {
     const MuxFailure *cause;
@@ -523,7 +536,7 @@ static MuxFailure *mux_destination_not_committed(MuxDestination *m)
     QEMU_LOCK_GUARD(&m->lock);
     cause = m->failure ?: mux_control_failure(m->control);
     text = cause ? mux_failure_text(cause) :
-                   g_strdup("it ended the connection");
+                   g_strdup("the source ended the connection");
     mux_failure_free(m->failure);
     m->failure = mux_failure_new("main", MUX_CODE_ABORTED, "everything was "
                                  "loaded, but the source did not hand the "

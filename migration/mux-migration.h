@@ -2,8 +2,8 @@
  * Migration over a multiplexed connection: what migration.c calls
  *
  * The control flow of the source is in mux-source.c and mux-switchover.c, that
- * of the destination in mux-destination.c.  Every function here does nothing,
- * and reports success, when the migration is not multiplexed.
+ * of the destination in mux-destination.c.  When the migration is not
+ * multiplexed, the functions behave as QEMU does without them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -39,7 +39,8 @@ bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase);
 
 /*
  * Milliseconds that the destination has for each step of the set-up: the TLS
- * handshake, the stream `main`, the NBD handshakes of all disks.
+ * handshake, the offer and `main`, the NBD handshakes of all
+ * disks, credit for the first data on `main`.
  */
 uint32_t migration_mux_setup_ms(void);
 
@@ -50,10 +51,10 @@ uint32_t migration_mux_setup_ms(void);
 uint32_t migration_mux_guest_waits_ms(void);
 
 /*
- * Take over the connected (and, if asked for, encrypted) @ioc: HELLO, stream
- * `main`, then the disks; migration_connect() is called when all disks were
- * copied once.  Sets s->to_dst_file, so that from here on a cancellation or a
- * failure ends in migration_cleanup().  Main loop.
+ * Take over the connected (and, if configured, encrypted) @ioc: HELLO, streams
+ * `control` and `main`, then the disks; migration_connect() is called when all
+ * disks were copied once.  Sets s->to_dst_file, so that from here on a
+ * cancellation or a failure ends in migration_cleanup().  Main loop.
  */
 void migration_mux_connect(MigrationState *s, QIOChannel *ioc);
 

@@ -220,8 +220,8 @@ static void mux_offer_object_kind(const char *kind,
 {
     g_autofree char *text = mux_offer_text(kind);
 
-    mux_offer_object(reasons, NULL, "the destination does not know channels of "
-                     "the kind '%s'", text);
+    mux_offer_object(reasons, NULL, "the destination does not support channels "
+                     "of kind '%s'", text);
 }
 
 static void mux_offer_check_channels(const MigrationControlOffer *offer,

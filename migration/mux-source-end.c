@@ -312,8 +312,8 @@ void mux_source_shutdown(MigrationState *s)
         return;
     }
     /*
-     * The main loop runs no more: let go of what the block layer holds.  To
-     * wait for the jobs may run migration_cleanup().
+     * The main loop does not run any more: release jobs and nodes.  Waiting
+     * for the jobs may run migration_cleanup().
      */
     mux_source_ref(m);
     session = mux_session_ref(m->session);

@@ -1,5 +1,5 @@
 /*
- * Migration over a multiplexed connection: the source's order of things
+ * Migration over a multiplexed connection: control flow of the source
  *
  * Owns the session, the stream `main` and the copies of the disks from the
  * connection to the end of the migration, and decides when each may go on:
@@ -14,10 +14,9 @@
  *   done        the connection is being closed
  *
  * Until `precopy` there is no migration thread: the session's and the disks'
- * callbacks drive this file from the main loop, and a failure is finished
- * here.  From then on a failure cuts the stream `main` off, which ends the
- * migration thread, and that ends the migration.  What the migration thread
- * asks for on its way is in mux-switchover.c.
+ * callbacks drive this file from the main loop.  What the migration thread
+ * calls afterwards is in mux-switchover.c; how a failure ends the migration, in
+ * mux-source-end.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

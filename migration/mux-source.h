@@ -37,8 +37,8 @@ typedef struct MuxSource MuxSource;
 /*
  * The time limit of a step, @ms, has expired.
  *
- * Returns: what is still being waited for, as a failure; NULL: nothing that is
- *          the destination's business.  Any thread.
+ * Returns: the failure; NULL: nothing is awaited from the destination, the main
+ *          loop is late.  Any thread.
  */
 typedef MuxFailure *MuxStepLate(MuxSource *m, uint32_t ms);
 
@@ -51,7 +51,7 @@ typedef struct MuxStep {
 
 struct MuxSource {
     MigrationState *s;
-    unsigned refcount;          /* atomic; one of each pending BH, and s->mux */
+    unsigned refcount;          /* atomic: s->mux, pending BHs, source flush */
     MigrationPhase phase;       /* atomic: the migration thread reads it */
     MigrationStatus shown;      /* atomic: reported instead of FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */

@@ -1,10 +1,10 @@
 /*
  * Migration over a multiplexed connection: the switchover, at the source
  *
- * What the migration thread asks for and waits for: may the guest be stopped,
- * are its disks complete, who has it in the end.  What the disks and the peer
- * have to say about that comes from the main loop.  Never sets up or ends
- * anything; mux-source.c does.
+ * What the migration thread calls: whether the guest may be stopped, the
+ * completion of the disks, the handover.  Events of the disks and of the peer
+ * come from the main loop.  mux-source.c begins the migration, mux-source-end.c
+ * ends it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

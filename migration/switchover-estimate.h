@@ -1,8 +1,8 @@
 /*
  * Migration over a multiplexed connection: may the guest be stopped?
  *
- * The only place that decides it, from what was measured elsewhere: pure
- * computation.
+ * Decides it for migrations with disks, from values that other files measure.
+ * Has no state.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -75,7 +75,7 @@ typedef void QIOChannelMuxChanged(QIOChannelMux *ioc, void *opaque);
  *
  * Takes a reference to @transport, makes it non-blocking, starts the threads
  * and sends HELLO.  An error of @transport ends the session and is passed to
- * the callback.  @transport's yank stays the caller's business.
+ * the callback.  The caller yanks @transport.
  *
  * Returns: the session, to be released with mux_session_unref()
  */
@@ -86,7 +86,7 @@ MuxSession *mux_session_ref(MuxSession *session);
 void mux_session_unref(MuxSession *session);
 
 /*
- * Replace the callbacks.  Neither @ops nor those before have a tick.  Main loop
+ * Replace the callbacks.  None of them may have a tick.  Main loop
  * only, but not in a callback of @session.
  */
 void mux_session_set_ops(MuxSession *session, const MuxSessionOps *ops,
@@ -199,8 +199,8 @@ MuxFailure *qio_channel_mux_get_failure(QIOChannelMux *ioc);
 void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes);
 
 /*
- * Until @bytes (1 or more) have arrived, or the end, there is nothing to read:
- * for a caller that reads so much at once, and must not wait for it.
+ * Report the stream as readable only when @bytes (1 or more), or the end, have
+ * arrived: for a caller that reads @bytes at once and must not wait.
  */
 void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes);
 

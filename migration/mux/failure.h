@@ -47,9 +47,8 @@ void mux_failure_propagate(MuxFailure **failp, MuxFailure *f);
 char *mux_failure_text(const MuxFailure *f);
 
 /*
- * Returns: what the peer is to receive with the end of @stream, or of the
- * connection (NULL), which names what has ended: so that is not repeated.  To
- * be freed.
+ * Returns: the text to send with a RESET of @stream, or with GOAWAY (NULL); it
+ * does not repeat the name of @stream.  To be freed.
  */
 char *mux_failure_text_within(const MuxFailure *f, const char *stream);
 

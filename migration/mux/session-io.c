@@ -84,8 +84,8 @@ static void mux_session_kick(MuxSession *s)
 
 /*
  * To report a failure, it is enough that what was queued has gone, or never
- * will.  In a clean end, all streams end first; when nothing can
- * be sent, that is for the peer to say.
+ * will.  In a clean end, all streams end first; if nothing can be
+ * sent, the peer ends the connection.
  */
 static bool mux_session_may_part(MuxSession *s)
 {

@@ -110,7 +110,7 @@ struct MuxSession {
     bool closed;                /* and the transport must not be used */
     bool transport_closed;      /* and its command, if any, has exited */
     QemuCond closed_cond;       /* @transport_closed */
-    int64_t linger;             /* when to give up on a good end, ns */
+    int64_t linger;             /* time limit of a clean end, get_clock() */
 
     /* callbacks */
     const MuxSessionOps *ops;   /* NULL: detached */
@@ -178,14 +178,16 @@ bool mux_channel_writable(QIOChannelMux *ioc);
 /* No write on @ioc can succeed any more. */
 bool mux_channel_write_over(QIOChannelMux *ioc);
 
-/* Returns: @text without the names of files; to be freed */
-char *mux_peer_text(const char *text);
-
 /* What is offered for @ioc is sent, or will never be. */
 bool mux_channel_write_done(QIOChannelMux *ioc);
 
 /* Abort the stream in both directions; @why is sent to the peer. */
 void mux_channel_fail(QIOChannelMux *ioc, uint32_t code, const char *why);
+
+/* --- peer-text.c --- */
+
+/* Returns: @text without the names of files; to be freed */
+char *mux_peer_text(const char *text);
 
 /* --- watch.c --- */
 

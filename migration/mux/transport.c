@@ -126,7 +126,7 @@ static bool mux_poll_possible(Error **errp)
         event_notifier_cleanup(&in);
     }
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "cannot wait for the connection");
+        error_setg_errno(errp, -ret, "cannot create a notifier");
     }
     return ret == 0;
 }

@@ -98,14 +98,14 @@ static const Refusal refused_by_migrate[] = {
     { CHANNELS(MAIN ", " DISK("drive0")),
       "Disk 'drive0': Node 'drive0' is busy" },
     { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("disk0") " ] }",
-      "Disk 'disk0': a migration is resumed without its disks" },
+      "Disk 'disk0': not accepted when resuming a migration" },
 };
 
 static const Refusal refused_by_incoming[] = {
     { CHANNELS(MAIN ", " CPR),
       "Channel 'cpr' is only accepted by '-incoming'" },
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'sync': 'full'")),
-      "Disk 'disk0': 'sync' is for the source to choose" },
+      "Disk 'disk0': 'sync' is only accepted by 'migrate'" },
     { CHANNELS(MAIN ", " DISK("ro0")), "Disk 'ro0': node 'ro0' is read-only" },
 };
 
