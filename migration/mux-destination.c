@@ -52,8 +52,9 @@ struct MuxDestination {
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
     const char *taking;         /* the loader takes it now; main loop */
     ExportSet *exports;
-    QemuMutex lock;             /* protects @failure */
+    QemuMutex lock;             /* protects @failure and @loaded */
     MuxFailure *failure;        /* the first one; set once */
+    bool loaded;                /* the source may commit now, or has */
     bool committed;             /* `committed` was received */
     bool over;                  /* nothing more comes on `control` */
     bool failing;               /* mux_destination_fail() was called */
@@ -99,12 +100,6 @@ bool mux_destination_hold_failed(const MigrationStatus *status)
     return true;
 }
 
-static bool mux_destination_has_failed(MuxDestination *m)
-{
-    QEMU_LOCK_GUARD(&m->lock);
-    return m->failure;
-}
-
 /* Record @failure, unless there is one already. */
 static void mux_destination_record(MuxDestination *m, const MuxFailure *failure)
 {
@@ -139,8 +134,21 @@ static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
 
 /*
  * The source learns the cause by the streams, too, while GOAWAY waits for other
- * data; and closing `main` cannot send FIN any more.
+ * data; and closing `main` cannot send FIN any more.  Any thread.
  */
+static void mux_destination_abort(MuxDestination *m, const MuxFailure *failure)
+{
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (m->loaded) {
+            /* `committed` may be on its way, and must be received */
+            return;
+        }
+    }
+    mux_session_close(m->session, failure, MIGRATION_MUX_LINGER_MS);
+    mux_session_abort_streams(m->session, mux_control_stream(m->control),
+                              failure);
+}
+
 MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
                                    const Error *err)
 {
@@ -152,9 +160,7 @@ MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
     }
     failure = mux_destination_cause(m, err);
     mux_destination_record(m, failure);
-    mux_session_close(m->session, failure, MIGRATION_MUX_LINGER_MS);
-    mux_session_abort_streams(m->session, mux_control_stream(m->control),
-                              failure);
+    mux_destination_abort(m, failure);
     return failure;
 }
 
@@ -162,11 +168,11 @@ MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
  * The main loop does not wait for a source that does not read the cause, unless
  * the process is about to exit.
  */
-static void mux_destination_report_cause(MuxDestination *m)
+static void mux_destination_report_cause(MuxDestination *m,
+                                         const MuxFailure *failure)
 {
     if (m->mis->exit_on_error) {
-        mux_session_close_wait(m->session, m->failure,
-                               MIGRATION_MUX_LINGER_MS);
+        mux_session_close_wait(m->session, failure, MIGRATION_MUX_LINGER_MS);
     }
 }
 
@@ -182,7 +188,8 @@ static void mux_destination_give_up(MigrationIncomingState *mis,
     }
     migrate_set_state(&mis->state, mis->state, MIGRATION_STATUS_FAILED);
     if (mis->mux) {
-        mux_destination_report_cause(mis->mux);
+        mux_destination_abort(mis->mux, failure);
+        mux_destination_report_cause(mis->mux, failure);
     } else {
         mux_candidates_end(failure, mis->exit_on_error);
     }
@@ -206,7 +213,7 @@ static void mux_destination_no_source(const MuxFailure *failure)
 /* Has the source handed over the guest, or can it no longer do so? */
 static bool mux_destination_decided(MuxDestination *m)
 {
-    return m->over || m->committed || mux_destination_has_failed(m);
+    return m->over || m->committed;
 }
 
 static void mux_destination_wake(MuxDestination *m)
@@ -558,13 +565,20 @@ static MuxFailure *coroutine_fn mux_destination_take_over(MuxDestination *m)
     }
     /* No limit: after the source's commit only this side has the guest */
     mux_session_set_silence(m->session, 0);
-    if (!mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED,
-                         &failure)) {
-        return failure;
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (m->failure) {
+            return mux_failure_copy(m->failure);
+        }
+        m->loaded = true;
     }
+    /* If this fails, `control` ends, too */
+    mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED, NULL);
     while (!mux_destination_decided(m)) {
         m->taking_over = qemu_coroutine_self();
         qemu_coroutine_yield();
+    }
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->loaded = false;
     }
     return m->committed ? NULL : mux_destination_not_committed(m);
 }
@@ -638,6 +652,7 @@ void mux_destination_shutdown(MigrationIncomingState *mis)
 void migration_mux_destination_cleanup(MigrationIncomingState *mis)
 {
     MuxDestination *m = g_steal_pointer(&mis->mux);
+    const MuxFailure *failure;
     g_autoptr(MuxFailure) unknown =
         mux_failure_new(NULL, MUX_CODE_ABORTED,
                         "the migration failed at the destination");
@@ -647,16 +662,18 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
         return;
     }
     mux_session_detach(m->session);
-    if (m->failure) {
+    /* What fails after the commit does not matter */
+    failure = m->committed ? NULL : m->failure ?: unknown;
+    if (failure) {
         mux_session_abort_streams(m->session, mux_control_stream(m->control),
-                                  m->failure);
+                                  failure);
     } else {
         /* Errors are ignored: the confirmation is not essential */
         mux_control_say(m->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }
     mux_control_free(m->control);
     mis->mux_streams = mux_destination_streams(m);
-    export_set_release(m->exports, m->failure ?: unknown);
+    export_set_release(m->exports, failure ?: unknown);
     export_set_free(m->exports);
     g_ptr_array_unref(m->channels);
     if (m->file) {
@@ -664,11 +681,10 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     }
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
-    mux_session_close(m->session, m->failure,
-                      m->failure ? MIGRATION_MUX_LINGER_MS :
-                                   MIGRATION_MUX_DONE_MS);
-    if (m->failure) {
-        mux_destination_report_cause(m);
+    mux_session_close(m->session, failure, failure ? MIGRATION_MUX_LINGER_MS :
+                                                     MIGRATION_MUX_DONE_MS);
+    if (failure) {
+        mux_destination_report_cause(m, failure);
     }
     mis->mux_closing = m->session;
     if (m->event_held) {

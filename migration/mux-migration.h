@@ -114,12 +114,11 @@ bool migration_mux_handover_commit(MigrationState *s);
 /*
  * The migration has succeeded, failed or been cancelled.
  *
- * Returns: true if mirrors still exist: migration_cleanup() is called when the
- * last one has ended, which may have to wait for the source's storage.  If
- * false, the caller has to call it.  It ends the multiplexed migration by the
- * notifiers of its end.  Main loop.
+ * Returns: true if it was multiplexed; then migration_cleanup() is called here,
+ * if mirrors still exist when the last one has ended, which may have to wait for
+ * the source's storage.  If false, the caller has to call it.  Main loop.
  */
-bool migration_mux_defer_cleanup(MigrationState *s);
+bool migration_mux_cleanup(MigrationState *s);
 
 /* Returns: the status that query-migrate reports. */
 MigrationStatus migration_mux_status(MigrationState *s);

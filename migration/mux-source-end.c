@@ -32,6 +32,12 @@ static MuxFailure *mux_source_unknown_failure(void)
                            "the migration failed at the source");
 }
 
+static MuxFailure *mux_source_cancelled(void)
+{
+    return mux_failure_new(NULL, MUX_CODE_ABORTED,
+                           "the migration was cancelled at the source");
+}
+
 /* Must precede disk_set_release(): see disk_mirror_abort(). */
 static void mux_source_abort_disks(MuxSource *m)
 {
@@ -43,6 +49,44 @@ static void mux_source_abort_disks(MuxSource *m)
 
 /* --- finish --- */
 
+/*
+ * The migration has ended: streams that are not finished are reset, the mirrors
+ * are gone.  The connection closes in the background.  Main loop.
+ */
+static void mux_source_cleanup(MuxSource *m)
+{
+    MigrationState *s = m->s;
+
+    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
+                             m->session);
+    migration_cleanup(s);
+    s->mux = NULL;
+    mux_source_set_phase(m, MIGRATION_PHASE_DONE);
+    /* What the disks may tell while the polls below wait for them is late */
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->ended = true;
+    }
+    mux_session_detach(m->session);
+    mux_source_abort_disks(m);
+    s->mux_streams = mux_source_streams(m);
+    disk_set_release(m->disks);
+    if (m->committed) {
+        mux_departure_free(s->mux_departure);
+        s->mux_departure = mux_departure_new(m->session,
+                                             g_steal_pointer(&m->control));
+    } else {
+        mux_session_close(m->session, m->failure, MIGRATION_MUX_LINGER_MS);
+        g_clear_pointer(&m->control, mux_control_free);
+    }
+    mux_session_unref(m->session);
+    qio_channel_mux_set_changed(m->main, NULL, NULL);
+    object_unref(OBJECT(m->main));
+    mux_source_unref(m);
+    if (s->state == MIGRATION_STATUS_FAILED) {
+        migrate_generate_event(s->state);
+    }
+}
+
 static void mux_source_cleanup_bh(void *opaque)
 {
     MuxSource *m = opaque;
@@ -53,7 +97,7 @@ static void mux_source_cleanup_bh(void *opaque)
             disk_set_cancel(m->disks);
         }
         if (disk_set_ended(m->disks)) {
-            migration_cleanup(m->s);
+            mux_source_cleanup(m);
         }
     }
     mux_source_unref(m);
@@ -143,7 +187,8 @@ MuxFailure *mux_source_failed(MigrationState *s, const Error *err)
     if (!m) {
         return mux_failure_from_error(NULL, err);
     }
-    failure = mux_session_find_failure(m->session) ?:
+    failure = s->state == MIGRATION_STATUS_CANCELLING ?
+        mux_source_cancelled() : mux_session_find_failure(m->session) ?:
         mux_failure_from_error(NULL, err);
     if (!mux_source_record(m, failure) && mux_source_failure(m)) {
         mux_failure_free(failure);
@@ -164,17 +209,20 @@ static void mux_source_abort_failed(MuxSource *m)
     }
 }
 
-bool migration_mux_defer_cleanup(MigrationState *s)
+bool migration_mux_cleanup(MigrationState *s)
 {
-    if (!s->mux) {
+    MuxSource *m = s->mux;
+
+    if (!m) {
         return false;
     }
-    mux_source_abort_failed(s->mux);
-    if (disk_set_ended(s->mux->disks)) {
-        return false;
+    mux_source_abort_failed(m);
+    if (disk_set_ended(m->disks)) {
+        mux_source_cleanup(m);
+    } else {
+        m->ending = true;
+        mux_source_continue_cleanup(m);
     }
-    s->mux->ending = true;
-    mux_source_continue_cleanup(s->mux);
     return true;
 }
 
@@ -221,11 +269,11 @@ static bool mux_source_set_cancelling(MigrationState *s)
 
 bool migration_mux_cancel(MigrationState *s)
 {
-    g_autoptr(MuxFailure) cancelled =
-        mux_failure_new(NULL, MUX_CODE_ABORTED,
-                        "the migration was cancelled at the source");
+    g_autoptr(MuxFailure) cancelled = mux_source_cancelled();
 
-    if (!s->mux && !s->connecting) {
+    /* The connection may be that of a postcopy migration that is resumed */
+    if (!s->mux &&
+        !(s->connecting && s->state == MIGRATION_STATUS_SETUP)) {
         return false;
     }
     if (!mux_source_set_cancelling(s)) {
@@ -246,61 +294,6 @@ bool migration_mux_cancel(MigrationState *s)
 }
 
 /* --- the end --- */
-
-/*
- * The migration has ended: streams that are not finished are reset, the mirrors
- * are gone.  The connection closes in the background.  Main loop.
- */
-static void mux_source_cleanup(MuxSource *m)
-{
-    MigrationState *s = m->s;
-
-    s->mux = NULL;
-    migration_remove_notifier(&m->notifier);
-    mux_source_set_phase(m, MIGRATION_PHASE_DONE);
-    /* What the disks may tell while the polls below wait for them is late */
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->ended = true;
-    }
-    mux_session_detach(m->session);
-    mux_source_abort_disks(m);
-    s->mux_streams = mux_source_streams(m);
-    disk_set_release(m->disks);
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                             m->session);
-    if (m->committed) {
-        mux_departure_free(s->mux_departure);
-        s->mux_departure = mux_departure_new(m->session,
-                                             g_steal_pointer(&m->control));
-    } else {
-        mux_session_close(m->session, m->failure, MIGRATION_MUX_LINGER_MS);
-        g_clear_pointer(&m->control, mux_control_free);
-    }
-    mux_session_unref(m->session);
-    qio_channel_mux_set_changed(m->main, NULL, NULL);
-    object_unref(OBJECT(m->main));
-    mux_source_unref(m);
-    if (s->state == MIGRATION_STATUS_FAILED) {
-        migrate_generate_event(s->state);
-    }
-}
-
-/* migration_cleanup() calls it, at the end of every migration. */
-static int mux_source_notify(NotifierWithReturn *notifier,
-                             MigrationEvent *event, Error **errp)
-{
-    MuxSource *m = container_of(notifier, MuxSource, notifier);
-
-    if (event->type != MIG_EVENT_PRECOPY_SETUP) {
-        mux_source_cleanup(m);
-    }
-    return 0;
-}
-
-void mux_source_await_end(MuxSource *m)
-{
-    migration_add_notifier(&m->notifier, mux_source_notify);
-}
 
 void mux_source_shutdown(MigrationState *s)
 {
@@ -330,7 +323,7 @@ void mux_source_shutdown(MigrationState *s)
     mux_session_unref(session);
     if (s->mux == m && (m->ending || !mux_source_has_thread(m))) {
         /* The clean-up that is scheduled will not run. */
-        migration_cleanup(s);
+        mux_source_cleanup(m);
     }
     m->exiting = true;
     mux_source_unref(m);

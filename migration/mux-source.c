@@ -471,7 +471,6 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
     }
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                            m->session);
-    mux_source_await_end(m);
     return m;
 }
 

@@ -11,7 +11,6 @@
 #ifndef MIGRATION_MUX_SOURCE_H
 #define MIGRATION_MUX_SOURCE_H
 
-#include "qemu/notify.h"
 #include "qemu/thread.h"
 #include "disk-set.h"
 #include "mux-control.h"
@@ -70,7 +69,6 @@ struct MuxSource {
     MuxStep step;               /* that is being waited for */
     MuxSwitchover switchover;
     bool committed;             /* the guest is the destination's; BQL, @lock */
-    NotifierWithReturn notifier;
     bool asked;                 /* atomic: the main loop is to respond */
     /* Used by mux-watch.c; get_clock() times */
     int64_t ticked;             /* the last one */
@@ -108,9 +106,6 @@ MigrationStreamInfoList *mux_source_streams(MuxSource *m);
 /*
  * --- mux-source-end.c ---
  */
-
-/* Have @m cleaned up at the end of the migration. */
-void mux_source_await_end(MuxSource *m);
 
 /*
  * The migration has failed because of @failure, which is sent to the

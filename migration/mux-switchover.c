@@ -329,25 +329,17 @@ static MuxFailure *mux_switchover_stop_late(MuxSource *m, uint32_t ms)
     return mux_failure_timeout(NULL, ms, "the guest's writes in flight");
 }
 
-static void mux_switchover_say_phase_bh(void *opaque)
-{
-    MuxSource *m = opaque;
-
-    if (!mux_source_over(m)) {
-        mux_source_say_phase(m);
-    }
-    mux_source_unref(m);
-}
-
 /*
  * The guest is about to be stopped, which waits for its writes, and these for
  * the destination.
  */
 static void mux_switchover_begin(MuxSource *m)
 {
+    BQL_LOCK_GUARD();
     mux_source_set_phase(m, MIGRATION_PHASE_SWITCHOVER);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), mux_switchover_say_phase_bh,
-                            mux_source_ref(m));
+    mux_source_say_phase(m);
+    /* Further flushes would only hold up those of the stop and the mirrors */
+    mux_switchover_stop(m);
     /* The limits of the steps say what was awaited */
     mux_switchover_usual_silence(m);
     mux_watch_begin_step(m, mux_switchover_stop_ms(0),
@@ -400,8 +392,6 @@ static void mux_switchover_complete_disks(MuxSource *m)
 {
     mux_watch_begin_step(m, mux_switchover_stop_ms(0),
                          mux_switchover_disks_late);
-    /* Further flushes would only hold up those of the mirrors */
-    mux_switchover_stop(m);
     if (m->s->channels->disks->len && !mux_source_failure(m)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,

@@ -14,6 +14,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "system/runstate.h"
 #include "mux-migration.h"
 #include "mux-source.h"
 #include "options.h"
@@ -27,6 +28,11 @@
 /* The main loop has not responded for this time: it may wait for a disk */
 #define MUX_WATCH_BLOCKED_NS NANOSECONDS_PER_SECOND
 
+static bool mux_watch_switching(MuxSource *m)
+{
+    return qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER;
+}
+
 /*
  * Time limits for the requests to a disk of the destination (@ms) and for its
  * flushes (@flush_ms); 0: none.  A flush may have much to write, and the guest
@@ -37,8 +43,7 @@ static void mux_watch_disk_limits(MuxSource *m, const DiskWatchTime *t,
                                   const DiskWait *wait, uint32_t *ms,
                                   uint32_t *flush_ms)
 {
-    if (wait->unread ||
-        qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER) {
+    if (wait->unread || (mux_watch_switching(m) && !runstate_is_running())) {
         *ms = *flush_ms = 0;
     } else if (t->blocked) {
         *ms = *flush_ms = migration_mux_guest_waits_ms();
@@ -104,6 +109,10 @@ static MuxFailure *mux_watch_step(MuxSource *m, int64_t now)
     MuxStep step;
 
     WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (mux_watch_switching(m) && runstate_is_running()) {
+            /* Before it stops the guest, the migration thread needs the BQL */
+            m->step.expiry = now + m->step.ms * (int64_t)SCALE_MS;
+        }
         step = m->step;
     }
     /* Without a failure, it is the main loop that is late: ask again */

@@ -61,8 +61,8 @@ typedef struct MuxSessionOps {
 #define MUX_TICK_MS 250
 
 /*
- * The state of @ioc has changed: the peer has accepted it, sent FIN, FIN_OK or
- * RESET, or the connection has ended.  Called once for several changes.
+ * The state of @ioc has changed: the peer has accepted it, or sent FIN, FIN_OK
+ * or RESET.  Called once for several changes.  Not for the end of the connection.
  */
 typedef void QIOChannelMuxChanged(QIOChannelMux *ioc, void *opaque);
 

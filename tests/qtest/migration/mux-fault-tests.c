@@ -219,8 +219,12 @@ static void migrate_until_stopped(Cell *c)
     mux_disk_io(c->t.to, 1, "resume hold");
     qtest_qmp_eventwait(c->t.from, "STOP");
 
-    /* The relay has seen whatever was sent before that. */
-    for (unsigned i = 0; i < 2; i++) {
+    /*
+     * Let the relay see whatever was queued before that.  While the guest is
+     * being stopped, the source cannot be asked if it has sent everything.
+     */
+    for (unsigned i = 0; i < 10; i++) {
+        g_usleep(20 * 1000);
         add_fault(c, "delay=0");
         wait_fired(c);
     }

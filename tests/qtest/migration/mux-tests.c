@@ -315,6 +315,20 @@ static void test_disks_job_cancel(void)
     end_early(cancel_job, "failed");
 }
 
+/* A parameter that is meant for the next migration */
+static void cancel_with_other_mode(QTestState *who)
+{
+    migrate_set_parameter_str(who, "mode", "cpr-reboot");
+    migrate_cancel(who);
+    wait_for_migration_status(who, "cancelled", NULL);
+    migrate_set_parameter_str(who, "mode", "normal");
+}
+
+static void test_disks_cancel_other_mode(void)
+{
+    end_early(cancel_with_other_mode, "cancelled");
+}
+
 static void test_disks_other_node_name(void)
 {
     MuxTest t = { .to_node = "elsewhere" };
@@ -543,6 +557,8 @@ void migration_test_add_mux(MigrationTestEnv *env)
     migration_test_add("/migration/mux/disks-cancel", test_disks_cancel);
     migration_test_add("/migration/mux/disks-job-cancel",
                        test_disks_job_cancel);
+    migration_test_add("/migration/mux/disks-cancel-other-mode",
+                       test_disks_cancel_other_mode);
     migration_test_add("/migration/mux/disks-listen-again",
                        test_disks_listen_again);
     migration_test_add("/migration/mux/disks-other-node-name",

@@ -153,12 +153,16 @@ static void test_cancel_connect(void)
         return;
     }
     fd = listen_full(path, &guest);
+    migrate_set_capability(t.from, "dirty-bitmaps", true);
     migrate_to(&t, path);
     usleep(100 * 1000);
     mux_wait_status(&t, "setup");
     mux_wait_phase(&t, "connect");
+    qobject_unref(qtest_qmp_assert_failure_ref(
+                      t.from, "{ 'execute': 'migrate-start-postcopy' }"));
     migrate_cancel(t.from);
     mux_wait_status(&t, "cancelled");
+    migrate_set_capability(t.from, "dirty-bitmaps", false);
 
     migrate_ensure_non_converge(t.from);
     mux_listen(&t, MUX_BOTH_DISKS);
