@@ -128,12 +128,13 @@ static unsigned mux_candidates_count(bool leaving)
  */
 static void mux_candidate_close(MuxCandidate *c, const MuxFailure *why)
 {
-    mux_session_detach(c->session);
     if (mux_candidates_count(true) < MUX_LEAVING_MAX) {
         mux_session_close(c->session, why, MIGRATION_MUX_LINGER_MS);
     } else {
         mux_session_yank(c->session);
     }
+    /* Afterwards: streams that were just opened are refused with @why, too */
+    mux_session_detach(c->session);
     c->leaving = true;
     mux_candidate_set_timer(c, MIGRATION_MUX_LINGER_MS);
 }

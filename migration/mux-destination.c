@@ -661,13 +661,14 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     if (!m) {
         return;
     }
-    mux_session_detach(m->session);
     /* What fails after the commit does not matter */
     failure = m->committed ? NULL : m->failure ?: unknown;
     if (failure) {
-        mux_session_abort_streams(m->session, mux_control_stream(m->control),
-                                  failure);
-    } else {
+        /* First, so that streams which are not accepted any more get it, too */
+        mux_destination_abort(m, failure);
+    }
+    mux_session_detach(m->session);
+    if (!failure) {
         /* Errors are ignored: the confirmation is not essential */
         mux_control_say(m->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }

@@ -115,8 +115,9 @@ bool migration_mux_handover_commit(MigrationState *s);
  * The migration has succeeded, failed or been cancelled.
  *
  * Returns: true if it was multiplexed; then migration_cleanup() is called here,
- * if mirrors still exist when the last one has ended, which may have to wait for
- * the source's storage.  If false, the caller has to call it.  Main loop.
+ * or, if mirrors still exist, when the last one has ended, which may have to
+ * wait for the source's storage.  If false, the caller has to call it.  Main
+ * loop.
  */
 bool migration_mux_cleanup(MigrationState *s);
 

@@ -62,7 +62,8 @@ typedef struct MuxSessionOps {
 
 /*
  * The state of @ioc has changed: the peer has accepted it, or sent FIN, FIN_OK
- * or RESET.  Called once for several changes.  Not for the end of the connection.
+ * or RESET.  Called once for several changes, not for the end of the
+ * connection.
  */
 typedef void QIOChannelMuxChanged(QIOChannelMux *ioc, void *opaque);
 
