@@ -247,3 +247,13 @@ void migration_channels_free(MigrationChannels *channels)
     g_ptr_array_unref(channels->disks);
     g_free(channels);
 }
+
+bool migration_mux_source(MigrationState *s)
+{
+    return s->channels && s->channels->mux;
+}
+
+bool migration_mux_expected(MigrationIncomingState *mis)
+{
+    return mis->channels && mis->channels->mux;
+}

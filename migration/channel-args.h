@@ -10,6 +10,9 @@
 #include "qapi/qapi-types-migration.h"
 #include "channel-disk.h"
 
+typedef struct MigrationState MigrationState;
+typedef struct MigrationIncomingState MigrationIncomingState;
+
 /**
  * MigrationChannelsUse:
  * @MIGRATION_CHANNELS_OUTGOING: the source starts a migration
@@ -77,5 +80,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(MigrationChannels, migration_channels_free)
  *          capabilities, false with @errp set otherwise
  */
 bool migration_mux_check_caps(const bool *caps, Error **errp);
+
+/* Is the migration that is being started multiplexed? */
+bool migration_mux_source(MigrationState *s);
+
+/* Is the connection that the destination waits for multiplexed? */
+bool migration_mux_expected(MigrationIncomingState *mis);
 
 #endif

@@ -14,6 +14,7 @@
 #include "migration.h"
 #include "mux-candidates.h"
 #include "mux-control.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
 #include "mux-streams.h"
@@ -23,11 +24,6 @@
 /* Maximum number of pending connections, and of those being closed */
 #define MUX_CANDIDATES_MAX  8
 #define MUX_LEAVING_MAX     8
-/*
- * Time limit for acceptance, including TLS.  Longer than that of HELLO, whose
- * error is more specific.
- */
-#define MUX_CANDIDATE_MS    35000
 
 typedef struct MuxCandidate {
     QIOChannel *ioc;            /* during the handshake, whose task keeps it */
@@ -57,13 +53,9 @@ static bool mux_candidates_late(void)
 
 static uint32_t mux_candidate_ms(void)
 {
-    uint32_t silence = migrate_channel_mux_timeout();
-
-    if (mux_candidates_late()) {
-        /* For the TLS handshake, after which the reason can be sent */
-        return MIGRATION_MUX_LINGER_MS;
-    }
-    return silence ? MIN(silence, MUX_CANDIDATE_MS) : MUX_CANDIDATE_MS;
+    /* If late: for the TLS handshake, after which the reason can be sent */
+    return mux_candidates_late() ? MIGRATION_MUX_LINGER_MS :
+                                   mux_limit_offer_ms();
 }
 
 static void mux_candidate_set_timer(MuxCandidate *c, int64_t ms)

@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "mux-departure.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "trace.h"
 

@@ -26,6 +26,8 @@
 #include "multifd.h"
 #include "mux-candidates.h"
 #include "mux-control.h"
+#include "mux-failure.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-stream-info.h"
 #include "mux-streams.h"
@@ -61,11 +63,6 @@ struct MuxDestination {
     bool event_held;            /* the clean-up sends FAILED */
     Coroutine *taking_over;     /* waits for the source's commit */
 };
-
-bool migration_mux_expected(MigrationIncomingState *mis)
-{
-    return mis->channels && mis->channels->mux;
-}
 
 bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase)
@@ -182,7 +179,9 @@ static void mux_destination_give_up(MigrationIncomingState *mis,
 {
     MigrationState *s = migrate_get_current();
 
-    migration_mux_set_failure(s, failure);
+    mux_failure_set(s, failure, mis->mux ? qatomic_read(&mis->mux->phase) :
+                                           MIGRATION_PHASE_CONNECT,
+                    MIGRATION_SIDE_DESTINATION);
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
         error_report_err(error_copy(s->error));
     }

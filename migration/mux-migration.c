@@ -2,11 +2,6 @@
  * Migration over a multiplexed connection: what QEMU's migration code calls,
  * whichever side this process is
  *
- * Every failure of a migration passes here when it is recorded, on both sides.
- * Its text for people then reads
- *
- *     migration failed in phase 'disks': stream 'nbd-disk0': ...
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -16,95 +11,26 @@
 #include "qapi/qapi-visit-migration-stream.h"
 #include "qemu/lockable.h"
 #include "migration.h"
+#include "mux-failure.h"
 #include "mux-migration.h"
 #include "migration/mux/channel-mux.h"
 
-/* --- failure --- */
-
-static MigrationFailureCode migration_mux_code(uint32_t code)
-{
-    static const MigrationFailureCode codes[] = {
-        [MUX_CODE_OK] = MIGRATION_FAILURE_CODE_CONNECTION,
-        [MUX_CODE_PROTOCOL] = MIGRATION_FAILURE_CODE_PROTOCOL,
-        [MUX_CODE_INCOMPATIBLE] = MIGRATION_FAILURE_CODE_INCOMPATIBLE,
-        [MUX_CODE_TIMEOUT] = MIGRATION_FAILURE_CODE_TIMEOUT,
-        [MUX_CODE_LIMIT] = MIGRATION_FAILURE_CODE_LIMIT,
-        [MUX_CODE_REFUSED] = MIGRATION_FAILURE_CODE_REFUSED,
-        [MUX_CODE_ABORTED] = MIGRATION_FAILURE_CODE_ABORTED,
-    };
-
-    return code < G_N_ELEMENTS(codes) ? codes[code] :
-                                        MIGRATION_FAILURE_CODE_ABORTED;
-}
-
-static MigrationFailure *migration_mux_qapi_failure(const MuxFailure *f,
-                                                    MigrationPhase phase,
-                                                    bool source)
-{
-    MigrationFailure *failure = g_new0(MigrationFailure, 1);
-
-    failure->phase = phase;
-    failure->side = source != f->cause.by_peer ? MIGRATION_SIDE_SOURCE :
-                                                 MIGRATION_SIDE_DESTINATION;
-    failure->stream = g_strdup(f->stream);
-    failure->code = migration_mux_code(f->cause.code);
-    failure->text = g_strdup(f->text);
-    return failure;
-}
-
-/*
- * Keep @f as a value, with s->error_mutex held.
- *
- * Returns: its text for people; NULL if this is how the migration was cancelled
- */
-static Error *migration_mux_record(MigrationState *s, const MuxFailure *f,
-                                   MigrationPhase phase, bool source)
-{
-    g_autofree char *text = mux_failure_text(f);
-    Error *err = NULL;
-
-    if (qatomic_read(&s->state) == MIGRATION_STATUS_CANCELLING) {
-        return NULL;
-    }
-    qapi_free_MigrationFailure(s->mux_failure);
-    s->mux_failure = migration_mux_qapi_failure(f, phase, source);
-    error_setg(&err, "migration failed in phase '%s': %s",
-               MigrationPhase_str(phase), text);
-    return err;
-}
-
-/* Is a multiplexed migration in progress?  If so, where, and which side? */
-static bool migration_mux_phase(MigrationState *s, MigrationPhase *phase,
-                                bool *source)
-{
-    *source = !migration_mux_destination_phase(migration_incoming_get_current(),
-                                               phase);
-    return !*source || migration_mux_source_phase(s, phase);
-}
-
 Error *migration_mux_failed(MigrationState *s, const Error *err)
 {
+    MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(MuxFailure) failure = NULL;
     MigrationPhase phase;
-    bool source;
 
-    if (!migration_mux_phase(s, &phase, &source)) {
-        return error_copy(err);
+    if (migration_mux_destination_phase(mis, &phase)) {
+        failure = mux_destination_failed(mis, err);
+        return mux_failure_record(s, failure, phase,
+                                  MIGRATION_SIDE_DESTINATION);
     }
-    failure = source ? mux_source_failed(s, err) :
-        mux_destination_failed(migration_incoming_get_current(), err);
-    return migration_mux_record(s, failure, phase, source);
-}
-
-void migration_mux_set_failure(MigrationState *s, const MuxFailure *f)
-{
-    MigrationPhase phase;
-    bool source;
-
-    QEMU_LOCK_GUARD(&s->error_mutex);
-    if (!s->error && migration_mux_phase(s, &phase, &source)) {
-        s->error = migration_mux_record(s, f, phase, source);
+    if (migration_mux_source_phase(s, &phase)) {
+        failure = mux_source_failed(s, err);
+        return mux_failure_record(s, failure, phase, MIGRATION_SIDE_SOURCE);
     }
+    return error_copy(err);
 }
 
 bool migration_mux_hold_failed(const MigrationStatus *status,

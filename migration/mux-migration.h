@@ -19,36 +19,12 @@
 typedef struct MigrationState MigrationState;
 typedef struct MigrationIncomingState MigrationIncomingState;
 
-/* Milliseconds that what is queued may take to go out when a side lets go. */
-#define MIGRATION_MUX_LINGER_MS 5000
-/*
- * The same after success, in the background: what a slow network still holds
- * is the guest at the source, and the confirmation at the destination.
- */
-#define MIGRATION_MUX_DONE_MS 60000
-
 /*
  * --- source ---
  */
 
-/* Is the migration that is being started multiplexed? */
-bool migration_mux_source(MigrationState *s);
-
-/* If it is, where is it?  Any thread, while the migration lasts. */
+/* Is a multiplexed migration in progress, and where?  Any thread. */
 bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase);
-
-/*
- * Milliseconds that the destination has for each step of the set-up: the TLS
- * handshake, the offer and `main`, the NBD handshakes of all
- * disks, credit for the first data on `main`.
- */
-uint32_t migration_mux_setup_ms(void);
-
-/*
- * Milliseconds that the guest, its writes or the main loop may wait for the
- * destination; 0: no limit.
- */
-uint32_t migration_mux_guest_waits_ms(void);
 
 /*
  * Take over the connected (and, if configured, encrypted) @ioc: HELLO, streams
@@ -128,9 +104,6 @@ MigrationStatus migration_mux_status(MigrationState *s);
  * --- destination ---
  */
 
-/* Is the connection that the destination waits for multiplexed? */
-bool migration_mux_expected(MigrationIncomingState *mis);
-
 /* Is one there, and where is the migration?  Any thread, while it lasts. */
 bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase);
@@ -188,9 +161,6 @@ bool migration_mux_is_stream(QIOChannel *ioc);
  * that tells the phase and the stream; NULL if this is how it was cancelled
  */
 Error *migration_mux_failed(MigrationState *s, const Error *err);
-
-/* Like migrate_set_error(), for a failure whose cause is known.  Any thread. */
-void migration_mux_set_failure(MigrationState *s, const MuxFailure *f);
 
 /*
  * --- the parts of each side that mux-migration.c calls ---

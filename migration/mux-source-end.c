@@ -15,6 +15,8 @@
 #include "qemu/yank.h"
 #include "migration.h"
 #include "mux-departure.h"
+#include "mux-failure.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-source.h"
 #include "outgoing-connect.h"
@@ -174,7 +176,8 @@ static void mux_source_abort(MuxSource *m)
 void mux_source_fail(MuxSource *m, const MuxFailure *failure)
 {
     if (mux_source_record(m, failure)) {
-        migration_mux_set_failure(m->s, failure);
+        mux_failure_set(m->s, failure, qatomic_read(&m->phase),
+                        MIGRATION_SIDE_SOURCE);
         mux_source_abort(m);
     }
 }

@@ -28,6 +28,7 @@
 #include "qemu/yank.h"
 #include "channel-args.h"
 #include "migration.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
 #include "mux-source.h"
@@ -35,14 +36,6 @@
 #include "options.h"
 #include "qemu-file.h"
 #include "trace.h"
-
-/* How long the destination may take for each step of the set-up */
-#define MUX_SOURCE_SETUP_MS 30000
-
-bool migration_mux_source(MigrationState *s)
-{
-    return s->channels && s->channels->mux;
-}
 
 bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase)
 {
@@ -121,14 +114,6 @@ void mux_source_unref(MuxSource *m)
 }
 
 /* --- what the peer has to accept --- */
-
-uint32_t migration_mux_setup_ms(void)
-{
-    uint32_t silence = migrate_channel_mux_timeout();
-
-    return silence ? MIN(silence, MUX_SOURCE_SETUP_MS)
-                   : MUX_SOURCE_SETUP_MS;
-}
 
 static MuxFailure *mux_source_main_late(MuxSource *m, uint32_t ms)
 {
@@ -256,7 +241,7 @@ static void mux_source_main_open(MuxSource *m)
     }
     /* RAM gets as much as all the disks, as it does of the limit. */
     qio_channel_mux_set_weight(m->main, defs->len);
-    mux_watch_begin_step(m, migration_mux_setup_ms(), mux_source_disks_late);
+    mux_watch_begin_step(m, mux_limit_setup_ms(), mux_source_disks_late);
     disk_set_start(m->disks, defs, mux_source_disk_speed(), m->session);
 }
 
@@ -275,7 +260,7 @@ static void mux_source_ready(MuxSession *session, void *opaque)
 {
     MuxSource *m = opaque;
 
-    mux_watch_begin_step(m, migration_mux_setup_ms(), mux_source_main_late);
+    mux_watch_begin_step(m, mux_limit_setup_ms(), mux_source_main_late);
 }
 
 static void mux_source_main_changed(QIOChannelMux *ioc, void *opaque)

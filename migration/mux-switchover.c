@@ -16,6 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "system/runstate.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-source.h"
 #include "options.h"
@@ -89,7 +90,7 @@ static MuxFailure *mux_switchover_setup_late(MuxSource *m, uint32_t ms)
 void mux_switchover_begin_setup(MuxSource *m)
 {
     qio_channel_mux_hold_back(m->main);
-    mux_watch_begin_step(m, migration_mux_setup_ms(),
+    mux_watch_begin_step(m, mux_limit_setup_ms(),
                          mux_switchover_setup_late);
 }
 
@@ -102,7 +103,7 @@ void migration_mux_end_setup(MigrationState *s)
         return;
     }
     /* Restart the limit: so far, not only the peer has taken time */
-    mux_watch_begin_step(m, migration_mux_setup_ms(),
+    mux_watch_begin_step(m, mux_limit_setup_ms(),
                          mux_switchover_setup_late);
     if (qio_channel_mux_write_held_back(m->main, &err) < 0) {
         qemu_file_set_error_obj(s->to_dst_file, -EIO, err);
@@ -112,18 +113,10 @@ void migration_mux_end_setup(MigrationState *s)
 
 /* --- may the guest be stopped --- */
 
-uint32_t migration_mux_guest_waits_ms(void)
-{
-    uint32_t silence = migrate_channel_mux_timeout();
-    uint32_t step = migrate_channel_mux_stop_timeout();
-
-    return silence && step ? MIN(silence, step) : silence ?: step;
-}
-
 /* The guest, or its writes, wait for the destination. */
 static void mux_switchover_limit_silence(MuxSource *m)
 {
-    mux_session_set_silence(m->session, migration_mux_guest_waits_ms());
+    mux_session_set_silence(m->session, mux_limit_guest_waits_ms());
 }
 
 static void mux_switchover_usual_silence(MuxSource *m)
@@ -316,14 +309,6 @@ static bool mux_switchover_disks_converged(MuxSource *m, uint64_t ram_pending)
 
 /* --- the guest is stopped --- */
 
-/* What has to be sent first may take @sending_ms on top of the limit. */
-static uint32_t mux_switchover_stop_ms(uint64_t sending_ms)
-{
-    uint64_t ms = migrate_channel_mux_stop_timeout();
-
-    return ms ? MIN(ms + sending_ms, UINT32_MAX) : 0;
-}
-
 static MuxFailure *mux_switchover_stop_late(MuxSource *m, uint32_t ms)
 {
     return mux_failure_timeout(NULL, ms, "the guest's writes in flight");
@@ -342,7 +327,7 @@ static void mux_switchover_begin(MuxSource *m)
     mux_switchover_stop(m);
     /* The limits of the steps say what was awaited */
     mux_switchover_usual_silence(m);
-    mux_watch_begin_step(m, mux_switchover_stop_ms(0),
+    mux_watch_begin_step(m, mux_limit_stop_ms(0),
                          mux_switchover_stop_late);
 }
 
@@ -390,7 +375,7 @@ static MuxFailure *mux_switchover_disks_late(MuxSource *m, uint32_t ms)
  */
 static void mux_switchover_complete_disks(MuxSource *m)
 {
-    mux_watch_begin_step(m, mux_switchover_stop_ms(0),
+    mux_watch_begin_step(m, mux_limit_stop_ms(0),
                          mux_switchover_disks_late);
     if (m->s->channels->disks->len && !mux_source_failure(m)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
@@ -415,7 +400,7 @@ static MuxFailure *mux_switchover_load_late(MuxSource *m, uint32_t ms)
 static void mux_switchover_begin_load(MuxSource *m)
 {
     mux_switchover_usual_silence(m);
-    mux_watch_begin_step(m, mux_switchover_stop_ms(migrate_downtime_limit()),
+    mux_watch_begin_step(m, mux_limit_stop_ms(migrate_downtime_limit()),
                          mux_switchover_load_late);
 }
 

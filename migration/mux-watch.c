@@ -15,7 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "system/runstate.h"
-#include "mux-migration.h"
+#include "mux-limits.h"
 #include "mux-source.h"
 #include "options.h"
 
@@ -46,7 +46,7 @@ static void mux_watch_disk_limits(MuxSource *m, const DiskWatchTime *t,
     if (wait->unread || (mux_watch_switching(m) && !runstate_is_running())) {
         *ms = *flush_ms = 0;
     } else if (t->blocked) {
-        *ms = *flush_ms = migration_mux_guest_waits_ms();
+        *ms = *flush_ms = mux_limit_guest_waits_ms();
     } else {
         *ms = migrate_channel_mux_stop_timeout();
         *flush_ms = migrate_channel_mux_timeout();

@@ -11,6 +11,7 @@
 #include "channel.h"
 #include "outgoing-connect.h"
 #include "migration.h"
+#include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux/channel-mux.h"
 #include "trace.h"
@@ -37,7 +38,7 @@ static void outgoing_connect_timeout(void *opaque)
     MigrationState *s = opaque;
     QIOChannel *ioc = outgoing_connect_take(s);
     g_autoptr(MuxFailure) late =
-        mux_failure_timeout(NULL, migration_mux_setup_ms(),
+        mux_failure_timeout(NULL, mux_limit_setup_ms(),
                             "the TLS handshake");
     Error *err = NULL;
 
@@ -60,7 +61,7 @@ void outgoing_connect_begin(MigrationState *s, QIOChannel *ioc)
                                            outgoing_connect_timeout, s);
         timer_mod(s->connecting_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                  migration_mux_setup_ms());
+                  mux_limit_setup_ms());
     }
 }
 

@@ -4,7 +4,7 @@
  * Connecting and the TLS handshake take time, and cannot be interrupted.  When
  * the migration is cancelled meanwhile, the result of the attempt is dropped,
  * so that another migration can be started.  A handshake can be yanked; that of
- * a multiplexed migration has a time limit, migration_mux_setup_ms().
+ * a multiplexed migration has a time limit, mux_limit_setup_ms().
  *
  * All functions belong to the main loop.
  *

@@ -17,8 +17,8 @@ from muxpeer.engine import Engine, Fault, State
 from muxpeer.frames import Code, Frame, Hello, Role, Type, numbered
 
 MIGRATION = document.PATH.parents[2] / 'migration'
-HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-migration.h',
-           'mux-source.c', 'mux-candidates.c', '../nbd/private-export.c')
+HEADERS = ('mux/engine-limits.h', 'mux/session.h', 'mux-limits.h',
+           'mux-limits.c', 'mux-candidates.c', '../nbd/private-export.c')
 LOCAL_HEADERS = HEADERS + (
     'mux/transport.h', 'mux/transport.c', 'mux/channel-mux.h', 'mux-watch.c',
     'disk-mirror.c', 'disk-watch.c', 'delivery-probe.c', 'delivery-rate.h',
@@ -237,8 +237,8 @@ class Tables(unittest.TestCase):
         """Those in the table that are not parameters, and their defaults."""
         q = macros()
         hello = q['MUX_HELLO_TIMEOUT'] // 10**9
-        setup = q['MUX_SOURCE_SETUP_MS'] // 1000
-        candidate = q['MUX_CANDIDATE_MS'] // 1000
+        setup = q['MUX_LIMIT_SETUP_MS'] // 1000
+        candidate = q['MUX_LIMIT_OFFER_MS'] // 1000
         fault = q['MUX_LINGER_NS'] // 10**9
         leave = q['MIGRATION_MUX_LINGER_MS'] // 1000
         done = q['MIGRATION_MUX_DONE_MS'] // 1000
