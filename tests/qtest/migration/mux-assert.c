@@ -52,6 +52,32 @@ char *mux_assert_has_one_of(QTestState *who, const char *const *texts)
     return desc;
 }
 
+/* 'failure' has the same as @desc, the whole 'error-desc', as values. */
+static void assert_failure_is(QTestState *who, const char *desc)
+{
+    QDict *info = migrate_query(who);
+    QDict *failure = qdict_get_qdict(info, "failure");
+    const char *stream = qdict_get_try_str(failure, "stream");
+    const char *text = qdict_get_str(failure, "text");
+    g_autofree char *about = stream ? g_strdup_printf("stream '%s'", stream) :
+                                      g_strdup("all streams");
+    g_autofree char *expected = g_strdup_printf(
+        "migration failed in phase '%s': %s: %s",
+        qdict_get_str(failure, "phase"), about, text);
+    const char *side = qdict_get_str(failure, "side");
+
+    g_assert_cmpstr(desc, ==, expected);
+    g_assert(g_str_equal(side, "source") || g_str_equal(side, "destination"));
+    g_assert(*qdict_get_str(failure, "code"));
+    /* A reset by the other side has its text, and names it */
+    if (g_str_has_prefix(text, "aborted by the ")) {
+        g_autofree char *by = g_strdup_printf("aborted by the %s: ", side);
+
+        g_assert(g_str_has_prefix(text, by));
+    }
+    qobject_unref(info);
+}
+
 void mux_assert_failure(QTestState *who, const char *phase, bool later,
                         const char *const *texts)
 {
@@ -63,7 +89,7 @@ void mux_assert_failure(QTestState *who, const char *phase, bool later,
     g_assert(g_str_has_prefix(desc, start));
     parts = g_strsplit(desc + strlen(start), "'", 2);
     g_assert(phase_fits(parts[0], phase, later));
-    g_assert(strstr(desc, "stream"));
+    assert_failure_is(who, desc);
 }
 
 void mux_assert_no_error(QTestState *who)
@@ -71,6 +97,7 @@ void mux_assert_no_error(QTestState *who)
     QDict *info = migrate_query(who);
 
     g_assert_null(qdict_get_try_str(info, "error-desc"));
+    g_assert_false(qdict_haskey(info, "failure"));
     qobject_unref(info);
 }
 
