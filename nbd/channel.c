@@ -1,8 +1,8 @@
 /*
  * NBD client nodes on any QIOChannel
  *
- * Owns the connections that were negotiated by someone who knows the
- * channel, until the node they are meant for takes them over.
+ * Negotiates on a channel, and opens and closes nodes of the NBD block driver
+ * on it.
  *
  * This work is licensed under the terms of the GNU GPL, version 2 or
  * later.  See the COPYING file in the top-level directory.
@@ -20,11 +20,10 @@
 #include "qobject/qdict.h"
 #include "trace.h"
 
+/* What the node that is being opened is to use */
 typedef struct NBDChannel {
-    char *id;
     QIOChannel *ioc;
     NBDExportInfo info;
-    QLIST_ENTRY(NBDChannel) next;
 } NBDChannel;
 
 typedef struct NBDChannelNegotiation {
@@ -35,7 +34,8 @@ typedef struct NBDChannelNegotiation {
     void *opaque;
 } NBDChannelNegotiation;
 
-static QLIST_HEAD(, NBDChannel) channels = QLIST_HEAD_INITIALIZER(channels);
+/* During nbd_channel_open_node(); NULL when the driver has taken it */
+static const NBDChannel *opening;
 
 /* The result of a negotiation without the strings it was made with */
 static void nbd_channel_copy_info(NBDExportInfo *dst, const NBDExportInfo *src)
@@ -108,103 +108,39 @@ void nbd_channel_negotiate(QIOChannel *ioc, const char *export_name,
                     qemu_coroutine_create(nbd_channel_negotiate_co, neg));
 }
 
-static NBDChannel *nbd_channel_find(const char *id)
+QIOChannel *nbd_channel_take(NBDExportInfo *info)
 {
-    NBDChannel *chan;
-
-    QLIST_FOREACH(chan, &channels, next) {
-        if (!strcmp(chan->id, id)) {
-            return chan;
-        }
-    }
-    return NULL;
-}
-
-static void nbd_channel_free(NBDChannel *chan)
-{
-    QLIST_REMOVE(chan, next);
-    object_unref(OBJECT(chan->ioc));
-    g_free(chan->id);
-    g_free(chan);
-}
-
-bool nbd_channel_add(const char *id, QIOChannel *ioc,
-                     const NBDExportInfo *info, Error **errp)
-{
-    NBDChannel *chan;
+    const NBDChannel *channel = g_steal_pointer(&opening);
 
     GLOBAL_STATE_CODE();
 
-    if (nbd_channel_find(id)) {
-        error_setg(errp, "NBD channel '%s' already exists", id);
-        return false;
-    }
-
-    chan = g_new0(NBDChannel, 1);
-    chan->id = g_strdup(id);
-    chan->ioc = QIO_CHANNEL(object_ref(OBJECT(ioc)));
-    nbd_channel_copy_info(&chan->info, info);
-    QLIST_INSERT_HEAD(&channels, chan, next);
-    return true;
-}
-
-QIOChannel *nbd_channel_take(const char *id, NBDExportInfo *info,
-                             Error **errp)
-{
-    NBDChannel *chan;
-    QIOChannel *ioc;
-
-    GLOBAL_STATE_CODE();
-
-    chan = nbd_channel_find(id);
-    if (!chan) {
-        error_setg(errp, "NBD channel '%s' not found", id);
+    if (!channel) {
         return NULL;
     }
-
-    ioc = g_steal_pointer(&chan->ioc);
-    *info = chan->info;
-    nbd_channel_free(chan);
-    return ioc;
-}
-
-void nbd_channel_remove(const char *id)
-{
-    NBDChannel *chan;
-
-    GLOBAL_STATE_CODE();
-
-    chan = nbd_channel_find(id);
-    if (chan) {
-        nbd_channel_free(chan);
-    }
+    *info = channel->info;
+    return QIO_CHANNEL(object_ref(OBJECT(channel->ioc)));
 }
 
 BlockDriverState *nbd_channel_open_node(QIOChannel *ioc,
                                         const NBDExportInfo *info,
                                         const char *node_name, Error **errp)
 {
-    static unsigned int serial;
-    g_autofree char *id = g_strdup_printf("connection%u", serial++);
+    NBDChannel channel = { .ioc = ioc };
+    QDict *options = qdict_new();
     BlockDriverState *bs;
-    QDict *options;
 
     GLOBAL_STATE_CODE();
 
-    if (!nbd_channel_add(id, ioc, info, errp)) {
-        return NULL;
-    }
-
-    options = qdict_new();
+    nbd_channel_copy_info(&channel.info, info);
     qdict_put_str(options, "driver", "nbd");
     if (node_name) {
         qdict_put_str(options, "node-name", node_name);
     }
-    qdict_put_str(options, "channel", id);
     qdict_put_str(options, "discard", "unmap");
 
+    opening = &channel;
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, errp);
-    nbd_channel_remove(id);
+    opening = NULL;
     return bs;
 }
 

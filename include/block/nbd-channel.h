@@ -127,45 +127,16 @@ void nbd_channel_close_node(BlockDriverState *bs, QIOChannel *ioc,
                             NBDMode mode, NBDChannelClosed *closed,
                             void *opaque);
 
-/*
- * What nbd_channel_open_node() is made of: connections wait under a name
- * for the node that is opened with the internal option "channel".
- */
-
-/**
- * nbd_channel_add:
- * @id: name of the connection
- * @ioc: the connection; a reference is taken
- * @info: what was negotiated; copied without what it points to
- * @errp: pointer to a NULL-initialized error object
- *
- * Returns: false if @id is in use
- */
-bool nbd_channel_add(const char *id, QIOChannel *ioc,
-                     const NBDExportInfo *info, Error **errp);
-
 /**
  * nbd_channel_take:
- * @id: name of the connection
  * @info: filled with what was negotiated
- * @errp: pointer to a NULL-initialized error object
  *
- * Remove connection @id from the registry for use by the caller.
+ * For the NBD block driver, when it opens a node.
  *
- * Returns: the connection, whose reference the caller now owns, or NULL
- *     if there is no connection @id
+ * Returns: a new reference to the channel of the node, or NULL if
+ *     nbd_channel_open_node() is not opening it
  */
-QIOChannel *nbd_channel_take(const char *id, NBDExportInfo *info,
-                             Error **errp);
-
-/**
- * nbd_channel_remove:
- * @id: name of the connection
- *
- * Drop connection @id unless it was taken.  The channel is neither shut
- * down nor closed.
- */
-void nbd_channel_remove(const char *id);
+QIOChannel *nbd_channel_take(NBDExportInfo *info);
 
 /* Server: only where the NBD server is built in */
 

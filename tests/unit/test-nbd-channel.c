@@ -21,70 +21,16 @@
 #include "qobject/qdict.h"
 #include "system/iothread.h"
 
-static void test_registry(void)
-{
-    NBDExportInfo info = { .size = 1234 }, got;
-    QIOChannel *a, *b;
-    Error *err = NULL;
-
-    socket_pair(&a, &b);
-    g_assert(nbd_channel_add("id", a, &info, &error_abort));
-    g_assert(!nbd_channel_add("id", b, &info, &err));
-    error_free_or_abort(&err);
-
-    g_assert(nbd_channel_take("id", &got, &error_abort) == a);
-    g_assert_cmpint(got.size, ==, 1234);
-    g_assert_null(nbd_channel_take("id", &got, &err));
-    error_free_or_abort(&err);
-    nbd_channel_remove("id");
-    g_assert_cmpint(OBJECT(a)->ref, ==, 2);
-    object_unref(OBJECT(a));
-
-    g_assert(nbd_channel_add("id", b, &info, &error_abort));
-    nbd_channel_remove("id");
-    g_assert_null(nbd_channel_take("id", &got, &err));
-    error_free_or_abort(&err);
-    g_assert_cmpint(OBJECT(b)->ref, ==, 1);
-
-    object_unref(OBJECT(a));
-    object_unref(OBJECT(b));
-}
-
-static void assert_open_fails(const char *key, const char *value,
-                              const char *message)
-{
-    QDict *options = qdict_new();
-    Error *err = NULL;
-
-    qdict_put_str(options, "driver", "nbd");
-    qdict_put_str(options, "channel", "id");
-    if (key) {
-        qdict_put_str(options, key, value);
-    }
-    g_assert_null(bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &err));
-    g_assert_nonnull(strstr(error_get_pretty(err), message));
-    error_free(err);
-}
-
-static void test_options(void)
+static void test_open(void)
 {
     NBDExportInfo info = { .flags = NBD_FLAG_HAS_FLAGS };
+    QDict *options = qdict_new();
     QIOChannel *a, *b;
     Error *err = NULL;
 
-    assert_open_fails(NULL, NULL, "not found");
-
     socket_pair(&a, &b);
-    nbd_channel_add("id", a, &info, &error_abort);
-    assert_open_fails("path", "/nonexistent", "'path'");
-    assert_open_fails("host", "localhost", "'host'");
-    assert_open_fails("tls-creds", "tls0", "'tls-creds'");
-    assert_open_fails("reconnect-delay", "1", "'reconnect-delay'");
-    g_assert_cmpint(OBJECT(a)->ref, ==, 2);
-    assert_open_fails("server.path", "/nonexistent", "'server.path'");
-    g_assert_cmpint(OBJECT(a)->ref, ==, 1);
 
-    /* The block layer refuses before the node could take the connection */
+    /* The block layer refuses before the node could take the channel */
     g_assert_null(nbd_channel_open_node(a, &info, "no good", &err));
     error_free_or_abort(&err);
     g_assert_cmpint(OBJECT(a)->ref, ==, 1);
@@ -94,6 +40,12 @@ static void test_options(void)
     g_assert_null(nbd_channel_open_node(a, &info, "client", &err));
     error_free_or_abort(&err);
     g_assert_cmpint(OBJECT(a)->ref, ==, 1);
+
+    /* Another node does not get the channel of one that failed */
+    g_assert_null(nbd_channel_take(&info));
+    qdict_put_str(options, "driver", "nbd");
+    g_assert_null(bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &err));
+    error_free_or_abort(&err);
 
     object_unref(OBJECT(a));
     object_unref(OBJECT(b));
@@ -132,7 +84,7 @@ static void test_io(void)
     bdrv_graph_rdlock_main_loop();
     bdrv_refresh_filename(blk_bs(blk));
     bdrv_graph_rdunlock_main_loop();
-    g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"channel\": \"conn"));
+    g_assert_nonnull(strstr(blk_bs(blk)->filename, "\"driver\": \"nbd\""));
     do_io(blk);
 
     connection_close(&c, blk);
@@ -208,16 +160,12 @@ static void test_end_cut(void)
 {
     Connection c;
     BlockBackend *blk = connection_open(&c);
-    NBDExportInfo info;
 
     write_pattern(blk, 0, 0x77, 0);
     qio_channel_shutdown(c.client, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     write_pattern(blk, 0, 0x77, -EIO);
 
-    /* Even if there were a new connection, the node would not want it */
-    nbd_channel_add("client", c.client, &c.info, &error_abort);
     assert_dead(blk);
-    object_unref(OBJECT(nbd_channel_take("client", &info, &error_abort)));
     connection_end(&c, "left without NBD_CMD_DISC");
 }
 
@@ -398,8 +346,7 @@ int main(int argc, char **argv)
     nbd_test_init(&argc, &argv);
     type_register_static(&stuck_info);
 
-    g_test_add_func("/nbd-channel/registry", test_registry);
-    g_test_add_func("/nbd-channel/options", test_options);
+    g_test_add_func("/nbd-channel/open", test_open);
     g_test_add_func("/nbd-channel/negotiate/mute", test_negotiate_mute);
     g_test_add_func("/nbd-channel/io/basic", test_io);
     g_test_add_func("/nbd-channel/io/iothreads", test_io_iothreads);
