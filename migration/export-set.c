@@ -80,33 +80,37 @@ bool export_set_accept(ExportSet *set, QIOChannelMux *ioc, Error **errp)
     return false;
 }
 
-MuxFailure *export_set_unopened(ExportSet *set)
+/* Returns: a failure with @text, of the first disk that @is not; else NULL */
+static MuxFailure *export_set_check(ExportSet *set, bool (*is)(DiskExport *d),
+                                    const char *text)
 {
     DiskExport *d;
 
     FOR_EACH_EXPORT(d, set) {
-        if (!disk_export_stream(d)) {
+        if (!is(d)) {
             return mux_failure_new(disk_export_def(d)->stream,
-                                   MUX_CODE_PROTOCOL, "listed in the "
-                                   "destination's migrate-incoming, but not "
-                                   "opened by the source");
+                                   MUX_CODE_PROTOCOL, "%s", text);
         }
     }
     return NULL;
 }
 
+static bool export_set_is_open(DiskExport *d)
+{
+    return disk_export_stream(d);
+}
+
+MuxFailure *export_set_unopened(ExportSet *set)
+{
+    return export_set_check(set, export_set_is_open, "listed in the "
+                            "destination's migrate-incoming, but not opened "
+                            "by the source");
+}
+
 MuxFailure *export_set_unfinished(ExportSet *set)
 {
-    DiskExport *d;
-
-    FOR_EACH_EXPORT(d, set) {
-        if (!disk_export_done(d)) {
-            return mux_failure_new(disk_export_def(d)->stream,
-                                   MUX_CODE_PROTOCOL, "the device state "
-                                   "arrived before the disk was complete");
-        }
-    }
-    return NULL;
+    return export_set_check(set, disk_export_done, "the device state arrived "
+                            "before the disk was complete");
 }
 
 void export_set_release(ExportSet *set, const MuxFailure *why)

@@ -233,7 +233,6 @@ static void mux_destination_fail(MuxDestination *m, const MuxFailure *failure)
     if (mux_destination_loading(m)) {
         /* Ends the loading, which reports m->failure. */
         qio_channel_mux_abort(m->main, failure);
-        mux_destination_wake(m);
     } else {
         mux_destination_give_up(m->mis, failure);
     }
@@ -490,7 +489,6 @@ static void mux_destination_broken(const MuxFailure *failure, void *opaque)
     mux_destination_fail(opaque, failure);
 }
 
-
 static const MuxControlOps mux_destination_control_ops = {
     .message = mux_destination_message,
     .broken = mux_destination_broken,
@@ -681,10 +679,10 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     }
     yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
                              m->session);
-    mux_session_close(m->session, failure, failure ? MIGRATION_MUX_LINGER_MS :
-                                                     MIGRATION_MUX_DONE_MS);
     if (failure) {
         mux_destination_report_cause(m, failure);
+    } else {
+        mux_session_close(m->session, NULL, MIGRATION_MUX_DONE_MS);
     }
     mis->mux_closing = m->session;
     if (m->event_held) {

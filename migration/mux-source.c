@@ -9,8 +9,8 @@
  *   disks       every disk is copied for the first time
  *   precopy     the migration thread sends RAM; mirrors copy what is written
  *   converge    RAM is nearly copied; the guest's writes wait for the mirrors
- *   switchover  guest stopped, disks completed, device state sent; in the end
- *               the destination has it all, and is given the guest
+ *   switchover  guest stopped, disks completed, device state sent and loaded,
+ *               guest handed over
  *   done        the connection is being closed
  *
  * Until `precopy` there is no migration thread: the session's and the disks'

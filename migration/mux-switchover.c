@@ -472,7 +472,7 @@ bool migration_mux_handover_commit(MigrationState *s)
         m->committed = !m->failure && mux_control_commit(m->control, &failure);
     }
     if (m->committed) {
-        /* Its end says nothing any more */
+        /* How `main` ends does not matter any more */
         qio_channel_mux_fin_ok(m->main);
     } else {
         /* The main loop may not have heard of it: the time may be over, too */

@@ -124,8 +124,8 @@ static MuxFailure *mux_channel_failure(QIOChannelMux *ioc)
     if (ioc->failure) {
         f = mux_failure_copy(ioc->failure);
     } else if (ioc->peer_reset) {
-        f = mux_failure_new(ioc->name, 0, "%s", mux_stream_error(ioc->stream));
-        f->cause = mux_stream_cause(ioc->stream);
+        f = mux_failure_from_cause(ioc->name, mux_stream_cause(ioc->stream),
+                                   mux_stream_error(ioc->stream));
     } else if (ioc->session->over &&
                mux_stream_state(ioc->stream) != MUX_STREAM_FINISHED) {
         f = mux_session_failure(ioc->session);

@@ -8,33 +8,34 @@
 #include "qapi/error.h"
 #include "failure.h"
 
-static MuxFailure *mux_failure_make(const char *stream, MuxCause cause,
-                                    char *text)
+MuxFailure *mux_failure_from_cause(const char *stream, MuxCause cause,
+                                   const char *text)
 {
     MuxFailure *f = g_new0(MuxFailure, 1);
 
     f->stream = g_strdup(stream);
     f->cause = cause;
-    f->text = text;
+    f->text = g_strdup(text);
     return f;
 }
 
 MuxFailure *mux_failure_new(const char *stream, uint32_t code,
                             const char *fmt, ...)
 {
+    g_autofree char *text = NULL;
     va_list ap;
-    char *text;
 
     va_start(ap, fmt);
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    return mux_failure_make(stream, (MuxCause) { .code = code }, text);
+    return mux_failure_from_cause(stream, (MuxCause) { .code = code }, text);
 }
 
 MuxFailure *mux_failure_from_error(const char *stream, const Error *err)
 {
-    return mux_failure_new(stream, MUX_CODE_ABORTED, "%s",
-                           error_get_pretty(err));
+    return mux_failure_from_cause(stream,
+                                  (MuxCause) { .code = MUX_CODE_ABORTED },
+                                  error_get_pretty(err));
 }
 
 MuxFailure *mux_failure_timeout(const char *stream, uint32_t timeout_ms,
@@ -47,7 +48,7 @@ MuxFailure *mux_failure_timeout(const char *stream, uint32_t timeout_ms,
 
 MuxFailure *mux_failure_copy(const MuxFailure *f)
 {
-    return mux_failure_make(f->stream, f->cause, g_strdup(f->text));
+    return mux_failure_from_cause(f->stream, f->cause, f->text);
 }
 
 void mux_failure_free(MuxFailure *f)

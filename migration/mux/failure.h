@@ -29,6 +29,10 @@ typedef struct MuxFailure {
 MuxFailure *mux_failure_new(const char *stream, uint32_t code,
                             const char *fmt, ...) G_GNUC_PRINTF(3, 4);
 
+/* The same, with @cause */
+MuxFailure *mux_failure_from_cause(const char *stream, MuxCause cause,
+                                   const char *text);
+
 /* The same, with MUX_CODE_ABORTED, from @err, which is not changed */
 MuxFailure *mux_failure_from_error(const char *stream, const Error *err);
 

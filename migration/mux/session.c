@@ -98,13 +98,9 @@ void mux_session_unref(MuxSession *s)
 MuxFailure *mux_session_failure(MuxSession *s)
 {
     const char *text = mux_engine_error(s->engine);
-    MuxFailure *f = NULL;
 
-    if (text) {
-        f = mux_failure_new(NULL, 0, "%s", text);
-        f->cause = mux_engine_cause(s->engine);
-    }
-    return f;
+    return text ? mux_failure_from_cause(NULL, mux_engine_cause(s->engine),
+                                         text) : NULL;
 }
 
 /* Why can no stream be opened?  Returns NULL if one can. */
