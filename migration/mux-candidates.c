@@ -9,16 +9,13 @@
 #include "qemu/error-report.h"
 #include "qemu/queue.h"
 #include "qemu/timer.h"
-#include "qemu/yank.h"
 #include "control-message.h"
 #include "migration.h"
 #include "mux-candidates.h"
-#include "mux-control.h"
 #include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
 #include "mux-streams.h"
-#include "options.h"
 #include "trace.h"
 
 /* Maximum number of pending connections, and of those being closed */
@@ -27,8 +24,7 @@
 
 typedef struct MuxCandidate {
     QIOChannel *ioc;            /* during the handshake, whose task keeps it */
-    MuxSession *session;        /* afterwards */
-    MuxControl *control;        /* once it is open */
+    MuxLink *link;              /* afterwards */
     QIOChannelMux *main;        /* once it was opened; not answered */
     QEMUTimer *timer;
     bool leaving;
@@ -88,12 +84,11 @@ static MuxCandidate *mux_candidate_find(QIOChannel *ioc)
 /* Its session has been taken over, or is being closed. */
 static void mux_candidate_free(MuxCandidate *c)
 {
-    mux_control_free(c->control);
     if (c->main) {
         qio_channel_mux_set_changed(c->main, NULL, NULL);
         object_unref(OBJECT(c->main));
     }
-    mux_session_unref(c->session);
+    mux_link_free(c->link);
     timer_free(c->timer);
     QTAILQ_REMOVE(&candidates, c, next);
     g_free(c);
@@ -105,7 +100,7 @@ static unsigned mux_candidates_count(bool leaving)
     unsigned n = 0;
 
     QTAILQ_FOREACH_SAFE(c, &candidates, next, tmp) {
-        if (c->leaving && mux_session_closed(c->session)) {
+        if (c->leaving && mux_session_closed(c->link->session)) {
             mux_candidate_free(c);
         } else {
             n += c->leaving == leaving;
@@ -121,21 +116,20 @@ static unsigned mux_candidates_count(bool leaving)
 static void mux_candidate_close(MuxCandidate *c, const MuxFailure *why)
 {
     if (mux_candidates_count(true) < MUX_LEAVING_MAX) {
-        mux_session_close(c->session, why, MIGRATION_MUX_LINGER_MS);
+        mux_session_close(c->link->session, why, MIGRATION_MUX_LINGER_MS);
     } else {
-        mux_session_yank(c->session);
+        mux_session_yank(c->link->session);
     }
     /* Afterwards: streams that were just opened are refused with @why, too */
-    mux_session_detach(c->session);
+    mux_session_detach(c->link->session);
     c->leaving = true;
     mux_candidate_set_timer(c, MIGRATION_MUX_LINGER_MS);
 }
 
 static void mux_candidate_leave(MuxCandidate *c, const MuxFailure *why)
 {
-    if (c->session) {
-        yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                                 c->session);
+    if (c->link) {
+        mux_link_end_yank(c->link);
         mux_candidate_close(c, why);
     } else {
         /* Ends the handshake */
@@ -192,7 +186,7 @@ static void mux_candidate_reject(MuxCandidate *c,
     g_autoptr(MuxFailure) failure = mux_offer_failure(reasons, false);
 
     message.u.rejected.reasons = reasons;
-    mux_control_send(c->control, &message, NULL);
+    mux_control_send(c->link->control, &message, NULL);
     mux_candidate_fail(c, failure);
 }
 
@@ -208,7 +202,7 @@ static bool mux_candidate_send_accepted(MuxCandidate *c, MuxFailure **failp)
     g_autofree char *token = mux_offer_token_new(failp);
 
     message.u.accepted.token = token;
-    return token && mux_control_send(c->control, &message, failp);
+    return token && mux_control_send(c->link->control, &message, failp);
 }
 
 static void mux_candidate_accept(MuxCandidate *c)
@@ -216,19 +210,17 @@ static void mux_candidate_accept(MuxCandidate *c)
     g_autoptr(MuxFailure) others = mux_candidates_too_late();
     g_autoptr(MuxFailure) failure = NULL;
     QIOChannelMux *main;
-    MuxSession *session;
-    MuxControl *control;
+    MuxLink *link;
 
     if (!mux_candidate_send_accepted(c, &failure)) {
         mux_candidate_fail(c, failure);
         return;
     }
-    session = g_steal_pointer(&c->session);
-    control = g_steal_pointer(&c->control);
+    link = g_steal_pointer(&c->link);
     main = g_steal_pointer(&c->main);
     mux_candidate_free(c);
     mux_candidates_end(others, false);
-    candidates_ops->accepted(session, control, main);
+    candidates_ops->accepted(link, main);
 }
 
 static void mux_candidate_message(const MigrationControl *message, void *opaque)
@@ -294,11 +286,12 @@ static void mux_candidate_opened(MuxSession *session, QIOChannelMux *ioc,
                                  void *opaque)
 {
     MuxCandidate *c = opaque;
+    MuxLink *l = c->link;
     MuxStreamKind kind = mux_stream_kind_of(qio_channel_mux_name(ioc));
 
-    if (kind == MUX_STREAM_KIND_CONTROL && !c->control) {
+    if (kind == MUX_STREAM_KIND_CONTROL && !l->control) {
         mux_stream_kind_set_up(kind, ioc);
-        c->control = mux_control_new(ioc, MUX_ROLE_DESTINATION,
+        l->control = mux_control_new(ioc, MUX_ROLE_DESTINATION,
                                      &mux_candidate_control_ops, c);
         qio_channel_mux_accept(ioc);
     } else if (kind == MUX_STREAM_KIND_MAIN && !c->main) {
@@ -361,16 +354,14 @@ void mux_candidate_serve(QIOChannel *ioc)
     g_autoptr(MuxFailure) late = mux_candidates_too_late();
 
     c->ioc = NULL;
-    c->session = mux_session_new(ioc, MUX_ROLE_DESTINATION,
-                                 &mux_candidate_ops, c);
+    c->link = mux_link_new();
+    mux_link_begin(c->link, ioc, MUX_ROLE_DESTINATION, &mux_candidate_ops, c);
     if (mux_candidates_late()) {
         mux_candidate_close(c, late);
         error_report("migration: rejected a connection: %s", late->text);
         return;
     }
-    mux_session_set_silence(c->session, migrate_channel_mux_timeout());
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                           c->session);
+    mux_link_guard(c->link);
 }
 
 void mux_candidates_end(const MuxFailure *why, bool wait)
@@ -383,8 +374,9 @@ void mux_candidates_end(const MuxFailure *why, bool wait)
         }
     }
     QTAILQ_FOREACH_SAFE(c, &candidates, next, tmp) {
-        if (wait && c->session) {
-            mux_session_close_wait(c->session, why, MIGRATION_MUX_LINGER_MS);
+        if (wait && c->link) {
+            mux_session_close_wait(c->link->session, why,
+                                   MIGRATION_MUX_LINGER_MS);
         }
     }
 }

@@ -17,16 +17,15 @@
 #define MIGRATION_MUX_CANDIDATES_H
 
 #include "io/channel.h"
-#include "mux-control.h"
+#include "mux-link.h"
 
 typedef struct MuxCandidatesOps {
     /*
-     * The offer that came on @control was accepted, and the candidate is one no
-     * more.  Takes over the three references; @main is the stream, not yet
-     * answered, or NULL if the source has not opened it yet.
+     * The offer that came on link->control was accepted, and the candidate is
+     * one no more.  Takes over both; @main is the stream, not yet answered, or
+     * NULL if the source has not opened it yet.
      */
-    void (*accepted)(MuxSession *session, MuxControl *control,
-                     QIOChannelMux *main);
+    void (*accepted)(MuxLink *link, QIOChannelMux *main);
 
     /* The only possible connection has failed. */
     void (*failed)(const MuxFailure *failure);

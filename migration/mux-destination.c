@@ -19,13 +19,11 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/yank.h"
 #include "channel-args.h"
 #include "export-set.h"
 #include "migration.h"
 #include "multifd.h"
 #include "mux-candidates.h"
-#include "mux-control.h"
 #include "mux-failure.h"
 #include "mux-limits.h"
 #include "mux-migration.h"
@@ -46,16 +44,12 @@ typedef struct MuxDestinationChannel {
 
 struct MuxDestination {
     MigrationIncomingState *mis;
-    MuxSession *session;
-    MuxControl *control;
-    MigrationPhase phase;       /* what the source said last; atomic */
+    MuxLink *link;              /* its lock protects @loaded, too */
     QIOChannelMux *main;        /* NULL until the source opened it */
     QEMUFile *file;             /* of @main, until the loader has it */
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
     const char *taking;         /* the loader takes it now; main loop */
     ExportSet *exports;
-    QemuMutex lock;             /* protects @failure and @loaded */
-    MuxFailure *failure;        /* the first one; set once */
     bool loaded;                /* the source may commit now, or has */
     bool committed;             /* `committed` was received */
     bool over;                  /* nothing more comes on `control` */
@@ -68,7 +62,7 @@ bool migration_mux_destination_phase(MigrationIncomingState *mis,
                                      MigrationPhase *phase)
 {
     if (mis->mux) {
-        *phase = qatomic_read(&mis->mux->phase);
+        *phase = mux_link_phase(mis->mux->link);
         return true;
     }
     *phase = MIGRATION_PHASE_CONNECT;
@@ -97,11 +91,26 @@ bool mux_destination_hold_failed(const MigrationStatus *status)
     return true;
 }
 
-/* Record @failure, unless there is one already. */
+/* Everything was loaded, but then @cause happened; NULL: the end. */
+static MuxFailure *mux_destination_not_committed(const MuxFailure *cause)
+{
+    g_autofree char *text = cause ? mux_failure_text(cause) :
+                            g_strdup("the source ended the connection");
+
+    return mux_failure_new("main", MUX_CODE_ABORTED, "everything was loaded, "
+                           "but the source did not hand the guest over: %s",
+                           text);
+}
+
+/* Record @failure, unless there is one already.  Any thread. */
 static void mux_destination_record(MuxDestination *m, const MuxFailure *failure)
 {
-    QEMU_LOCK_GUARD(&m->lock);
-    m->failure = m->failure ?: mux_failure_copy(failure);
+    g_autoptr(MuxFailure) late = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
+        late = m->loaded ? mux_destination_not_committed(failure) : NULL;
+    }
+    mux_link_record(m->link, late ?: failure);
 }
 
 /* What the loader has seen, which its own error does not tell */
@@ -119,12 +128,12 @@ static MuxFailure *mux_destination_load_failure(MuxDestination *m)
 /* Returns: @err, or the cause where that is known better */
 static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
 {
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->failure) {
-            return mux_failure_copy(m->failure);
-        }
+    const MuxFailure *failure = mux_link_failure(m->link);
+
+    if (failure) {
+        return mux_failure_copy(failure);
     }
-    return mux_session_find_failure(m->session) ?:
+    return mux_session_find_failure(m->link->session) ?:
         mux_destination_load_failure(m) ?:
         mux_failure_from_error(qemu_in_main_thread() ? m->taking : NULL, err);
 }
@@ -135,15 +144,14 @@ static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
  */
 static void mux_destination_abort(MuxDestination *m, const MuxFailure *failure)
 {
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
+    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
         if (m->loaded) {
             /* `committed` may be on its way, and must be received */
             return;
         }
     }
-    mux_session_close(m->session, failure, MIGRATION_MUX_LINGER_MS);
-    mux_session_abort_streams(m->session, mux_control_stream(m->control),
-                              failure);
+    mux_session_close(m->link->session, failure, MIGRATION_MUX_LINGER_MS);
+    mux_link_reset_streams(m->link, failure);
 }
 
 MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
@@ -169,7 +177,8 @@ static void mux_destination_report_cause(MuxDestination *m,
                                          const MuxFailure *failure)
 {
     if (m->mis->exit_on_error) {
-        mux_session_close_wait(m->session, failure, MIGRATION_MUX_LINGER_MS);
+        mux_session_close_wait(m->link->session, failure,
+                               MIGRATION_MUX_LINGER_MS);
     }
 }
 
@@ -179,7 +188,7 @@ static void mux_destination_give_up(MigrationIncomingState *mis,
 {
     MigrationState *s = migrate_get_current();
 
-    mux_failure_set(s, failure, mis->mux ? qatomic_read(&mis->mux->phase) :
+    mux_failure_set(s, failure, mis->mux ? mux_link_phase(mis->mux->link) :
                                            MIGRATION_PHASE_CONNECT,
                     MIGRATION_SIDE_DESTINATION);
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
@@ -231,7 +240,7 @@ static void mux_destination_fail(MuxDestination *m, const MuxFailure *failure)
     m->failing = true;
     mux_destination_record(m, failure);
     if (mux_destination_loading(m)) {
-        /* Ends the loading, which reports m->failure. */
+        /* Ends the loading, which reports the failure that was recorded. */
         qio_channel_mux_abort(m->main, failure);
     } else {
         mux_destination_give_up(m->mis, failure);
@@ -445,7 +454,7 @@ static void mux_destination_set_phase(MuxDestination *m, const char *name)
     /* Those of a later version are not known here */
     if (phase >= 0) {
         trace_migration_mux_destination_phase(name);
-        qatomic_set(&m->phase, phase);
+        mux_link_set_phase(m->link, phase);
     }
 }
 
@@ -497,24 +506,20 @@ static const MuxControlOps mux_destination_control_ops = {
 
 /* --- the source --- */
 
-static void mux_destination_begin(MuxSession *session, MuxControl *control,
-                                  QIOChannelMux *main)
+static void mux_destination_begin(MuxLink *link, QIOChannelMux *main)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     MuxDestination *m = mis->mux = g_new0(MuxDestination, 1);
 
     m->mis = mis;
-    m->phase = MIGRATION_PHASE_CONNECT;
-    qemu_mutex_init(&m->lock);
     m->channels = g_ptr_array_new_with_free_func(mux_destination_channel_free);
     m->exports = export_set_new(mis->channels->disks,
                                 mux_destination_disk_failed, m);
-    m->session = session;
-    m->control = control;
-    mux_control_set_ops(control, &mux_destination_control_ops, m);
-    mux_session_set_ops(session, &mux_destination_ops, m);
+    m->link = link;
+    mux_control_set_ops(link->control, &mux_destination_control_ops, m);
+    mux_session_set_ops(link->session, &mux_destination_ops, m);
     if (main) {
-        mux_destination_opened(session, main, m);
+        mux_destination_opened(link->session, main, m);
     }
     object_unref(OBJECT(main));
 }
@@ -531,21 +536,13 @@ bool migration_mux_admit(QIOChannel *ioc)
 
 /* --- loading --- */
 
-/* The failure, with the fact that everything was loaded before it */
-static MuxFailure *mux_destination_not_committed(MuxDestination *m)
+/* The source has not handed over the guest, and cannot any more. */
+static MuxFailure *mux_destination_end_cause(MuxDestination *m)
 {
-    const MuxFailure *cause;
-    g_autofree char *text = NULL;
+    const MuxFailure *failure = mux_link_failure(m->link);
 
-    QEMU_LOCK_GUARD(&m->lock);
-    cause = m->failure ?: mux_control_failure(m->control);
-    text = cause ? mux_failure_text(cause) :
-                   g_strdup("the source ended the connection");
-    mux_failure_free(m->failure);
-    m->failure = mux_failure_new("main", MUX_CODE_ABORTED, "everything was "
-                                 "loaded, but the source did not hand the "
-                                 "guest over: %s", text);
-    return mux_failure_copy(m->failure);
+    return failure ? mux_failure_copy(failure) :
+        mux_destination_not_committed(mux_control_failure(m->link->control));
 }
 
 /* Returns: why the guest must not run here; NULL: it may */
@@ -561,23 +558,23 @@ static MuxFailure *coroutine_fn mux_destination_take_over(MuxDestination *m)
         qemu_fclose(g_steal_pointer(&m->mis->to_src_file));
     }
     /* No limit: after the source's commit only this side has the guest */
-    mux_session_set_silence(m->session, 0);
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->failure) {
-            return mux_failure_copy(m->failure);
+    mux_session_set_silence(m->link->session, 0);
+    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
+        if (m->link->failure) {
+            return mux_failure_copy(m->link->failure);
         }
         m->loaded = true;
     }
     /* If this fails, `control` ends, too */
-    mux_control_say(m->control, MIGRATION_CONTROL_TYPE_LOADED, NULL);
+    mux_control_say(m->link->control, MIGRATION_CONTROL_TYPE_LOADED, NULL);
     while (!mux_destination_decided(m)) {
         m->taking_over = qemu_coroutine_self();
         qemu_coroutine_yield();
     }
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
+    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
         m->loaded = false;
     }
-    return m->committed ? NULL : mux_destination_not_committed(m);
+    return m->committed ? NULL : mux_destination_end_cause(m);
 }
 
 bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
@@ -612,7 +609,7 @@ static MigrationStreamInfoList *mux_destination_streams(MuxDestination *m)
 void mux_destination_info(MigrationIncomingState *mis, MigrationInfo *info)
 {
     if (mis->mux) {
-        mux_stream_info_report(info, qatomic_read(&mis->mux->phase),
+        mux_stream_info_report(info, mux_link_phase(mis->mux->link),
                                mux_destination_streams(mis->mux));
     } else {
         mux_stream_info_report_done(info, mis->mux_streams);
@@ -640,10 +637,10 @@ void mux_destination_shutdown(MigrationIncomingState *mis)
     /* The loading fails because of this, which is no reason for exit(1) */
     mis->exit_on_error = false;
     /* First, so that streams which are not accepted any more get it, too */
-    mux_session_close(m->session, why, MIGRATION_MUX_LINGER_MS);
-    mux_session_detach(m->session);
+    mux_session_close(m->link->session, why, MIGRATION_MUX_LINGER_MS);
+    mux_session_detach(m->link->session);
     export_set_release(m->exports, why);
-    mux_session_close_wait(m->session, why, MIGRATION_MUX_LINGER_MS);
+    mux_session_close_wait(m->link->session, why, MIGRATION_MUX_LINGER_MS);
 }
 
 void migration_mux_destination_cleanup(MigrationIncomingState *mis)
@@ -653,23 +650,25 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     g_autoptr(MuxFailure) unknown =
         mux_failure_new(NULL, MUX_CODE_ABORTED,
                         "the migration failed at the destination");
+    MuxLink *l;
 
     mux_candidates_end(unknown, false);
     if (!m) {
         return;
     }
+    l = m->link;
     /* What fails after the commit does not matter */
-    failure = m->committed ? NULL : m->failure ?: unknown;
+    failure = m->committed ? NULL : mux_link_failure(l) ?: unknown;
     if (failure) {
         /* First, so that streams which are not accepted any more get it, too */
         mux_destination_abort(m, failure);
     }
-    mux_session_detach(m->session);
+    mux_session_detach(l->session);
     if (!failure) {
         /* Errors are ignored: the confirmation is not essential */
-        mux_control_say(m->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
+        mux_control_say(l->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }
-    mux_control_free(m->control);
+    g_clear_pointer(&l->control, mux_control_free);
     mis->mux_streams = mux_destination_streams(m);
     export_set_release(m->exports, failure ?: unknown);
     export_set_free(m->exports);
@@ -677,18 +676,16 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     if (m->file) {
         qemu_fclose(m->file);
     }
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                             m->session);
+    mux_link_end_yank(l);
     if (failure) {
         mux_destination_report_cause(m, failure);
     } else {
-        mux_session_close(m->session, NULL, MIGRATION_MUX_DONE_MS);
+        mux_session_close(l->session, NULL, MIGRATION_MUX_DONE_MS);
     }
-    mis->mux_closing = m->session;
+    mis->mux_closing = mux_session_ref(l->session);
     if (m->event_held) {
         migrate_generate_event(MIGRATION_STATUS_FAILED);
     }
-    mux_failure_free(m->failure);
-    qemu_mutex_destroy(&m->lock);
+    mux_link_free(l);
     g_free(m);
 }

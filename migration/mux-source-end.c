@@ -12,7 +12,6 @@
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/yank.h"
 #include "migration.h"
 #include "mux-departure.h"
 #include "mux-failure.h"
@@ -25,7 +24,7 @@
 
 static bool mux_source_has_thread(MuxSource *m)
 {
-    return m->phase >= MIGRATION_PHASE_PRECOPY;
+    return mux_link_phase(m->link) >= MIGRATION_PHASE_PRECOPY;
 }
 
 static MuxFailure *mux_source_unknown_failure(void)
@@ -46,7 +45,7 @@ static void mux_source_abort_disks(MuxSource *m)
     g_autoptr(MuxFailure) unknown = mux_source_unknown_failure();
 
     mux_switchover_stop(m);
-    disk_set_abort(m->disks, m->failure ?: unknown);
+    disk_set_abort(m->disks, mux_link_failure(m->link) ?: unknown);
 }
 
 /* --- finish --- */
@@ -58,29 +57,26 @@ static void mux_source_abort_disks(MuxSource *m)
 static void mux_source_cleanup(MuxSource *m)
 {
     MigrationState *s = m->s;
+    MuxLink *l = m->link;
 
-    yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                             m->session);
+    mux_link_end_yank(l);
     migration_cleanup(s);
     s->mux = NULL;
     mux_source_set_phase(m, MIGRATION_PHASE_DONE);
     /* What the disks may tell while the polls below wait for them is late */
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->ended = true;
-    }
-    mux_session_detach(m->session);
+    mux_link_settle(l);
+    mux_session_detach(l->session);
     mux_source_abort_disks(m);
     s->mux_streams = mux_source_streams(m);
     disk_set_release(m->disks);
     if (m->committed) {
         mux_departure_free(s->mux_departure);
-        s->mux_departure = mux_departure_new(m->session,
-                                             g_steal_pointer(&m->control));
+        s->mux_departure = mux_departure_new(l->session,
+                                             g_steal_pointer(&l->control));
     } else {
-        mux_session_close(m->session, m->failure, MIGRATION_MUX_LINGER_MS);
-        g_clear_pointer(&m->control, mux_control_free);
+        mux_session_close(l->session, l->failure, MIGRATION_MUX_LINGER_MS);
+        g_clear_pointer(&l->control, mux_control_free);
     }
-    mux_session_unref(m->session);
     qio_channel_mux_set_changed(m->main, NULL, NULL);
     object_unref(OBJECT(m->main));
     mux_source_unref(m);
@@ -132,39 +128,28 @@ static void mux_source_finish_bh(void *opaque)
 
 /* --- failure --- */
 
-/* Record @failure, unless the migration has failed or cannot fail any more. */
-static bool mux_source_record(MuxSource *m, const MuxFailure *failure)
-{
-    QEMU_LOCK_GUARD(&m->lock);
-    if (m->committed || m->failure || m->ended) {
-        return false;
-    }
-    m->failure = mux_failure_copy(failure);
-    return true;
-}
-
 /*
  * End what waits for the destination, and send it the cause.  The thread that
  * is in charge of the migration at this time finishes it.
  */
 static void mux_source_abort(MuxSource *m)
 {
+    MuxLink *l = m->link;
     bool has_thread;
 
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (!m->failure || m->aborted) {
+    WITH_QEMU_LOCK_GUARD(&l->lock) {
+        if (!l->failure || m->aborted) {
             return;
         }
         m->aborted = true;
         m->step.late = NULL;
         has_thread = mux_source_has_thread(m);
     }
-    trace_migration_mux_source_abort(MigrationPhase_str(m->phase),
-                                     m->failure->text);
+    trace_migration_mux_source_abort(MigrationPhase_str(mux_link_phase(l)),
+                                     l->failure->text);
     /* Pauses the mirrors, before their streams fail */
-    disk_set_reset(m->disks, m->failure);
-    mux_session_abort_streams(m->session, mux_control_stream(m->control),
-                              m->failure);
+    disk_set_reset(m->disks, l->failure);
+    mux_link_reset_streams(l, l->failure);
     mux_switchover_wake(m);
     if (!has_thread) {
         /* Not in a nested aio_poll(): the finish changes the block graph */
@@ -175,8 +160,8 @@ static void mux_source_abort(MuxSource *m)
 
 void mux_source_fail(MuxSource *m, const MuxFailure *failure)
 {
-    if (mux_source_record(m, failure)) {
-        mux_failure_set(m->s, failure, qatomic_read(&m->phase),
+    if (mux_link_record(m->link, failure)) {
+        mux_failure_set(m->s, failure, mux_link_phase(m->link),
                         MIGRATION_SIDE_SOURCE);
         mux_source_abort(m);
     }
@@ -191,11 +176,11 @@ MuxFailure *mux_source_failed(MigrationState *s, const Error *err)
         return mux_failure_from_error(NULL, err);
     }
     failure = s->state == MIGRATION_STATUS_CANCELLING ?
-        mux_source_cancelled() : mux_session_find_failure(m->session) ?:
+        mux_source_cancelled() : mux_session_find_failure(m->link->session) ?:
         mux_failure_from_error(NULL, err);
-    if (!mux_source_record(m, failure) && mux_source_failure(m)) {
+    if (!mux_link_record(m->link, failure) && mux_link_failure(m->link)) {
         mux_failure_free(failure);
-        failure = mux_failure_copy(mux_source_failure(m));
+        failure = mux_failure_copy(mux_link_failure(m->link));
     }
     mux_source_abort(m);
     return failure;
@@ -207,7 +192,7 @@ static void mux_source_abort_failed(MuxSource *m)
     g_autoptr(MuxFailure) unknown = mux_source_unknown_failure();
 
     if (m->s->state != MIGRATION_STATUS_COMPLETED) {
-        mux_source_record(m, unknown);
+        mux_link_record(m->link, unknown);
         mux_source_abort(m);
     }
 }
@@ -286,7 +271,7 @@ bool migration_mux_cancel(MigrationState *s)
         outgoing_connect_cancel(s);
         return true;
     }
-    mux_source_record(s->mux, cancelled);
+    mux_link_record(s->mux->link, cancelled);
     mux_source_abort(s->mux);
     WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
         if (s->to_dst_file) {
@@ -301,7 +286,6 @@ bool migration_mux_cancel(MigrationState *s)
 void mux_source_shutdown(MigrationState *s)
 {
     MuxSource *m = s->mux;
-    MuxSession *session;
 
     mux_departure_wait(g_steal_pointer(&s->mux_departure));
     if (!m) {
@@ -312,18 +296,16 @@ void mux_source_shutdown(MigrationState *s)
      * for the jobs may run migration_cleanup().
      */
     mux_source_ref(m);
-    session = mux_session_ref(m->session);
-    mux_session_detach(session);
+    mux_session_detach(m->link->session);
     mux_source_abort_disks(m);
     disk_set_cancel(m->disks);
     disk_set_release(m->disks);
-    if (m->control) {
-        mux_control_finish(m->control);
+    if (m->link->control) {
+        mux_control_finish(m->link->control);
     }
-    mux_session_close_wait(session, m->failure,
+    mux_session_close_wait(m->link->session, mux_link_failure(m->link),
                            m->committed ? MIGRATION_MUX_DONE_MS :
                                           MIGRATION_MUX_LINGER_MS);
-    mux_session_unref(session);
     if (s->mux == m && (m->ending || !mux_source_has_thread(m))) {
         /* The clean-up that is scheduled will not run. */
         mux_source_cleanup(m);

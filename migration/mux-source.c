@@ -25,7 +25,6 @@
 #include "qapi/error.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/yank.h"
 #include "channel-args.h"
 #include "migration.h"
 #include "mux-limits.h"
@@ -42,7 +41,7 @@ bool migration_mux_source_phase(MigrationState *s, MigrationPhase *phase)
     if (!migration_mux_source(s)) {
         return false;
     }
-    *phase = s->mux ? qatomic_read(&s->mux->phase) : MIGRATION_PHASE_CONNECT;
+    *phase = s->mux ? mux_link_phase(s->mux->link) : MIGRATION_PHASE_CONNECT;
     return true;
 }
 
@@ -63,35 +62,27 @@ static const uint32_t mux_source_next[MIGRATION_PHASE__MAX] = {
 
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase)
 {
-    trace_migration_mux_source_phase(MigrationPhase_str(m->phase),
+    MigrationPhase now = mux_link_phase(m->link);
+
+    trace_migration_mux_source_phase(MigrationPhase_str(now),
                                      MigrationPhase_str(phase));
-    assert(mux_source_next[m->phase] & BIT(phase));
-    qatomic_set(&m->phase, phase);
+    assert(mux_source_next[now] & BIT(phase));
+    mux_link_set_phase(m->link, phase);
 }
 
 void mux_source_say_phase(MuxSource *m)
 {
+    MuxControl *control = m->link->control;
     MigrationControl message = { .type = MIGRATION_CONTROL_TYPE_PHASE };
 
-    if (!mux_control_knows(m->control, "phase") ||
-        !mux_control_knows(m->control, "phase.phase")) {
+    if (!mux_control_knows(control, "phase") ||
+        !mux_control_knows(control, "phase.phase")) {
         return;
     }
-    message.u.phase.phase = (char *)MigrationPhase_str(m->phase);
+    message.u.phase.phase = (char *)MigrationPhase_str(
+        mux_link_phase(m->link));
     /* If the stream has failed, its reader says so */
-    mux_control_send(m->control, &message, NULL);
-}
-
-const MuxFailure *mux_source_failure(MuxSource *m)
-{
-    QEMU_LOCK_GUARD(&m->lock);
-    return m->failure;
-}
-
-bool mux_source_over(MuxSource *m)
-{
-    QEMU_LOCK_GUARD(&m->lock);
-    return m->ended || m->failure;
+    mux_control_send(control, &message, NULL);
 }
 
 MuxSource *mux_source_ref(MuxSource *m)
@@ -106,10 +97,9 @@ void mux_source_unref(MuxSource *m)
         return;
     }
     mux_switchover_destroy(m);
-    qemu_mutex_destroy(&m->lock);
     disk_set_free(m->disks);
     g_ptr_array_unref(m->channels);
-    mux_failure_free(m->failure);
+    mux_link_free(m->link);
     g_free(m);
 }
 
@@ -130,7 +120,7 @@ static MuxFailure *mux_source_disks_late(MuxSource *m, uint32_t ms)
 /* For what a BH does next, some time after it was scheduled */
 static bool mux_source_goes_on(MuxSource *m)
 {
-    return !m->exiting && m->s->mux == m && !mux_source_over(m);
+    return !m->exiting && m->s->mux == m && !mux_link_over(m->link);
 }
 
 /* Not in a nested aio_poll(), where a handshake may have ended */
@@ -149,7 +139,7 @@ static void mux_source_disks_connected(void *opaque)
     MuxSource *m = opaque;
 
     mux_watch_end_step(m);
-    if (!mux_source_over(m)) {
+    if (!mux_link_over(m->link)) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_source_begin_disks_bh,
                                 mux_source_ref(m));
@@ -159,8 +149,8 @@ static void mux_source_disks_connected(void *opaque)
 /* From now on, unless it has failed, the thread ends the migration. */
 static bool mux_source_enter_precopy(MuxSource *m)
 {
-    QEMU_LOCK_GUARD(&m->lock);
-    if (m->failure || m->ended) {
+    QEMU_LOCK_GUARD(&m->link->lock);
+    if (m->link->failure || m->link->settled) {
         return false;
     }
     mux_source_set_phase(m, MIGRATION_PHASE_PRECOPY);
@@ -191,7 +181,7 @@ static void mux_source_disks_ready(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m)) {
+    if (!mux_link_over(m->link)) {
         mux_source_start_precopy(m);
     }
 }
@@ -242,7 +232,8 @@ static void mux_source_main_open(MuxSource *m)
     /* RAM gets as much as all the disks, as it does of the limit. */
     qio_channel_mux_set_weight(m->main, defs->len);
     mux_watch_begin_step(m, mux_limit_setup_ms(), mux_source_disks_late);
-    disk_set_start(m->disks, defs, mux_source_disk_speed(), m->session);
+    disk_set_start(m->disks, defs, mux_source_disk_speed(),
+                   m->link->session);
 }
 
 /* --- the session --- */
@@ -250,7 +241,7 @@ static void mux_source_main_open(MuxSource *m)
 /* Both answers are needed, and come in any order. */
 static void mux_source_set_up(MuxSource *m)
 {
-    if (m->phase == MIGRATION_PHASE_CONNECT && m->accepted &&
+    if (mux_link_phase(m->link) == MIGRATION_PHASE_CONNECT && m->accepted &&
         qio_channel_mux_state(m->main) == MUX_STREAM_OPEN) {
         mux_source_main_open(m);
     }
@@ -268,7 +259,7 @@ static void mux_source_main_changed(QIOChannelMux *ioc, void *opaque)
     MuxSource *m = opaque;
     g_autoptr(MuxFailure) failure = NULL;
 
-    if (mux_source_over(m)) {
+    if (mux_link_over(m->link)) {
         return;
     }
     /* None if the connection ended without: see mux_source_ended() */
@@ -303,7 +294,7 @@ static void mux_source_offer(MuxSource *m)
     g_autoptr(MigrationControl) offer = mux_offer_new(m->s->channels,
                                                       &failure);
 
-    if (!offer || !mux_control_send(m->control, offer, &failure)) {
+    if (!offer || !mux_control_send(m->link->control, offer, &failure)) {
         mux_source_fail(m, failure);
     }
 }
@@ -337,7 +328,7 @@ static void mux_source_loaded(MuxSource *m)
         mux_failure_new("control", MUX_CODE_PROTOCOL,
                         "the destination sent 'loaded' before the switchover");
 
-    if (m->phase == MIGRATION_PHASE_SWITCHOVER) {
+    if (mux_link_phase(m->link) == MIGRATION_PHASE_SWITCHOVER) {
         mux_switchover_loaded(m);
     } else {
         mux_source_fail(m, early);
@@ -348,7 +339,7 @@ static void mux_source_message(const MigrationControl *message, void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (mux_source_over(m)) {
+    if (mux_link_over(m->link)) {
         return;
     }
     switch (message->type) {
@@ -392,7 +383,7 @@ MigrationStreamInfoList *mux_source_streams(MuxSource *m)
 
     QAPI_LIST_APPEND(tail, mux_stream_info_new(m->main));
     disk_set_info(m->disks, &tail);
-    QEMU_LOCK_GUARD(&m->lock);
+    QEMU_LOCK_GUARD(&m->link->lock);
     for (guint i = 0; i < m->channels->len; i++) {
         QAPI_LIST_APPEND(tail, mux_stream_info_new(
                                    g_ptr_array_index(m->channels, i)));
@@ -403,7 +394,7 @@ MigrationStreamInfoList *mux_source_streams(MuxSource *m)
 void mux_source_info(MigrationState *s, MigrationInfo *info)
 {
     if (s->mux) {
-        mux_stream_info_report(info, qatomic_read(&s->mux->phase),
+        mux_stream_info_report(info, mux_link_phase(s->mux->link),
                                mux_source_streams(s->mux));
     } else if (migration_mux_source(s) && migration_is_running()) {
         mux_stream_info_report(info, MIGRATION_PHASE_CONNECT, NULL);
@@ -417,15 +408,16 @@ void mux_source_info(MigrationState *s, MigrationInfo *info)
 /* The destination answers `main` only when it has accepted the offer. */
 static bool mux_source_open(MuxSource *m, MuxFailure **failp)
 {
-    QIOChannelMux *control = mux_session_open(m->session, "control", failp);
+    MuxLink *l = m->link;
+    QIOChannelMux *control = mux_session_open(l->session, "control", failp);
 
     if (!control) {
         return false;
     }
-    m->control = mux_control_new(control, MUX_ROLE_SOURCE,
+    l->control = mux_control_new(control, MUX_ROLE_SOURCE,
                                  &mux_source_control_ops, m);
     object_unref(OBJECT(control));
-    m->main = mux_session_open(m->session, "main", failp);
+    m->main = mux_session_open(l->session, "main", failp);
     if (m->main) {
         qio_channel_mux_set_changed(m->main, mux_source_main_changed, m);
     }
@@ -440,22 +432,18 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
 
     m->s = s;
     m->refcount = 1;
+    m->link = mux_link_new();
     m->disks = disk_set_new(&mux_source_disk_ops, m);
     m->channels = g_ptr_array_new_with_free_func(object_unref);
-    qemu_mutex_init(&m->lock);
     mux_switchover_init(m);
-    m->session = mux_session_new(ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
-    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
+    mux_link_begin(m->link, ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
     if (!mux_source_open(m, failp)) {
-        mux_control_free(m->control);
-        mux_session_detach(m->session);
-        mux_session_close(m->session, NULL, MIGRATION_MUX_LINGER_MS);
-        mux_session_unref(m->session);
+        mux_session_detach(m->link->session);
+        mux_session_close(m->link->session, NULL, MIGRATION_MUX_LINGER_MS);
         mux_source_unref(m);
         return NULL;
     }
-    yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
-                           m->session);
+    mux_link_guard(m->link);
     return m;
 }
 
@@ -482,15 +470,15 @@ void migration_mux_open_channel(MigrationState *s, const char *name,
 {
     MuxSource *m = s->mux;
     g_autoptr(MuxFailure) failure = NULL;
-    QIOChannelMux *ioc = mux_session_open(m->session, name, &failure);
+    QIOChannelMux *ioc = mux_session_open(m->link->session, name, &failure);
     QIOTask *task = qio_task_new(OBJECT(ioc), func, opaque, NULL);
     Error *err = NULL;
 
     if (ioc) {
-        QEMU_LOCK_GUARD(&m->lock);
+        QEMU_LOCK_GUARD(&m->link->lock);
         g_ptr_array_add(m->channels, object_ref(OBJECT(ioc)));
-        if (m->failure) {
-            qio_channel_mux_abort(ioc, m->failure);
+        if (m->link->failure) {
+            qio_channel_mux_abort(ioc, m->link->failure);
         }
     } else {
         mux_failure_to_error(failure, &err);

@@ -13,7 +13,7 @@
 
 #include "qemu/thread.h"
 #include "disk-set.h"
-#include "mux-control.h"
+#include "mux-link.h"
 #include "migration.h"
 #include "delivery-probe.h"
 #include "source-flush.h"
@@ -51,24 +51,19 @@ typedef struct MuxStep {
 struct MuxSource {
     MigrationState *s;
     unsigned refcount;          /* atomic: s->mux, pending BHs, source flush */
-    MigrationPhase phase;       /* atomic: the migration thread reads it */
     MigrationStatus shown;      /* atomic: reported instead of FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */
     bool ending;                /* migration_cleanup() is to follow */
-    MuxSession *session;
-    MuxControl *control;
+    MuxLink *link;              /* its lock protects what follows @disks */
     bool accepted;              /* the destination takes the offer */
     QIOChannelMux *main;
     DiskSet *disks;
     /* The migration and session threads use these without the BQL. */
-    QemuMutex lock;
-    MuxFailure *failure;        /* why it failed; set once */
-    bool aborted;               /* the streams, because of it */
-    bool ended;                 /* successfully, or with @failure */
+    bool aborted;               /* the streams, because of the failure */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     MuxStep step;               /* that is being waited for */
     MuxSwitchover switchover;
-    bool committed;             /* the guest is the destination's; BQL, @lock */
+    bool committed;             /* the guest is the destination's; BQL, lock */
     bool asked;                 /* atomic: the main loop is to respond */
     /* Used by mux-watch.c; get_clock() times */
     int64_t ticked;             /* the last one */
@@ -84,12 +79,6 @@ struct MuxSource {
 
 MuxSource *mux_source_ref(MuxSource *m);
 void mux_source_unref(MuxSource *m);
-
-/* Has it failed or ended, so that what comes is late?  Any thread. */
-bool mux_source_over(MuxSource *m);
-
-/* Why has it failed, NULL: it has not.  Stays valid.  Any thread. */
-const MuxFailure *mux_source_failure(MuxSource *m);
 
 /* The change must be one that the table in mux-source.c allows. */
 void mux_source_set_phase(MuxSource *m, MigrationPhase phase);

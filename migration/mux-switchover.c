@@ -34,7 +34,7 @@ static DeliveryProbeSent mux_switchover_sent(void *opaque)
     uint64_t sent, received;
 
     qio_channel_mux_get_bytes(m->main, &sum.ram, &received);
-    QEMU_LOCK_GUARD(&m->lock);
+    QEMU_LOCK_GUARD(&m->link->lock);
     for (guint i = 0; i < m->channels->len; i++) {
         qio_channel_mux_get_bytes(g_ptr_array_index(m->channels, i),
                                   &sent, &received);
@@ -116,12 +116,12 @@ void migration_mux_end_setup(MigrationState *s)
 /* The guest, or its writes, wait for the destination. */
 static void mux_switchover_limit_silence(MuxSource *m)
 {
-    mux_session_set_silence(m->session, mux_limit_guest_waits_ms());
+    mux_session_set_silence(m->link->session, mux_limit_guest_waits_ms());
 }
 
 static void mux_switchover_usual_silence(MuxSource *m)
 {
-    mux_session_set_silence(m->session, migrate_channel_mux_timeout());
+    mux_session_set_silence(m->link->session, migrate_channel_mux_timeout());
 }
 
 /* The targets of the mirrors are flushed by delivery_probe_start(). */
@@ -156,7 +156,7 @@ static void mux_switchover_flush_source_bh(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m)) {
+    if (!mux_link_over(m->link)) {
         qatomic_set(&m->switchover.flush,
                     source_flush_new(
                         migrate_downtime_limit() * (int64_t)SCALE_MS,
@@ -188,7 +188,7 @@ static void mux_switchover_converge_bh(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m)) {
+    if (!mux_link_over(m->link)) {
         mux_source_say_phase(m);
         mux_switchover_limit_silence(m);
         /* Now that disks cannot fall behind, RAM may go first. */
@@ -290,7 +290,7 @@ static bool mux_switchover_disks_converged(MuxSource *m, uint64_t ram_pending)
     if (!m->s->channels->disks->len) {
         return true;
     }
-    if (qatomic_read(&m->phase) == MIGRATION_PHASE_PRECOPY) {
+    if (mux_link_phase(m->link) == MIGRATION_PHASE_PRECOPY) {
         /* Before the guest's writes wait for the destination */
         if (mux_switchover_flush_source(m)) {
             mux_switchover_begin_converge(m);
@@ -350,7 +350,7 @@ static void mux_switchover_complete_bh(void *opaque)
 {
     MuxSource *m = opaque;
 
-    if (!mux_source_over(m)) {
+    if (!mux_link_over(m->link)) {
         disk_set_complete(m->disks);
     }
     mux_source_unref(m);
@@ -377,7 +377,7 @@ static void mux_switchover_complete_disks(MuxSource *m)
 {
     mux_watch_begin_step(m, mux_limit_stop_ms(0),
                          mux_switchover_disks_late);
-    if (m->s->channels->disks->len && !mux_source_failure(m)) {
+    if (m->s->channels->disks->len && !mux_link_failure(m->link)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
                                 mux_switchover_complete_bh,
                                 mux_source_ref(m));
@@ -406,7 +406,7 @@ static void mux_switchover_begin_load(MuxSource *m)
 
 static bool mux_switchover_failed(MuxSource *m, Error **errp)
 {
-    const MuxFailure *failure = mux_source_failure(m);
+    const MuxFailure *failure = mux_link_failure(m->link);
 
     if (failure) {
         mux_failure_to_error(failure, errp);
@@ -458,18 +458,21 @@ bool migration_mux_handover_commit(MigrationState *s)
 {
     MuxSource *m = s->mux;
     g_autoptr(MuxFailure) failure = NULL;
+    MuxLink *l;
 
     if (!m) {
         return true;
     }
+    l = m->link;
     qio_channel_shutdown(QIO_CHANNEL(m->main), QIO_CHANNEL_SHUTDOWN_WRITE,
                          NULL);
     qemu_event_wait(&m->switchover.loaded);
     mux_watch_end_step(m);
 
     BQL_LOCK_GUARD();
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->committed = !m->failure && mux_control_commit(m->control, &failure);
+    WITH_QEMU_LOCK_GUARD(&l->lock) {
+        m->committed = !l->failure && mux_control_commit(l->control, &failure);
+        l->settled = m->committed;
     }
     if (m->committed) {
         /* How `main` ends does not matter any more */

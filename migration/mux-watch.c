@@ -30,7 +30,7 @@
 
 static bool mux_watch_switching(MuxSource *m)
 {
-    return qatomic_read(&m->phase) >= MIGRATION_PHASE_SWITCHOVER;
+    return mux_link_phase(m->link) >= MIGRATION_PHASE_SWITCHOVER;
 }
 
 /*
@@ -60,7 +60,7 @@ static void mux_watch_disk_limits(MuxSource *m, const DiskWatchTime *t,
 static int64_t mux_watch_request_ns(MuxSource *m, const DiskWatchTime *t,
                                     const DiskWait *wait)
 {
-    return qatomic_read(&m->phase) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
+    return mux_link_phase(m->link) < MIGRATION_PHASE_CONVERGE && !t->blocked ?
            MIN(wait->destination, wait->silent) : wait->destination;
 }
 
@@ -92,7 +92,7 @@ static MuxFailure *mux_watch_disk(DiskMirror *d, const DiskWatchTime *t,
 
 void mux_watch_begin_step(MuxSource *m, uint32_t ms, MuxStepLate *late)
 {
-    QEMU_LOCK_GUARD(&m->lock);
+    QEMU_LOCK_GUARD(&m->link->lock);
     m->step.late = ms ? late : NULL;
     m->step.ms = ms;
     m->step.expiry = get_clock() + ms * (int64_t)SCALE_MS;
@@ -100,7 +100,7 @@ void mux_watch_begin_step(MuxSource *m, uint32_t ms, MuxStepLate *late)
 
 void mux_watch_end_step(MuxSource *m)
 {
-    QEMU_LOCK_GUARD(&m->lock);
+    QEMU_LOCK_GUARD(&m->link->lock);
     m->step.late = NULL;
 }
 
@@ -108,7 +108,7 @@ static MuxFailure *mux_watch_step(MuxSource *m, int64_t now)
 {
     MuxStep step;
 
-    WITH_QEMU_LOCK_GUARD(&m->lock) {
+    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
         if (mux_watch_switching(m) && runstate_is_running()) {
             /* Before it stops the guest, the migration thread needs the BQL */
             m->step.expiry = now + m->step.ms * (int64_t)SCALE_MS;
