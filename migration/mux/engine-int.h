@@ -113,6 +113,13 @@ typedef struct MuxRetired {
     uint64_t limit, offset;     /* as MuxStream.rx_limit, .rx_offset */
 } MuxRetired;
 
+/* How many streams one side has opened. */
+typedef struct MuxStreamCounts {
+    unsigned announced;         /* that are live */
+    unsigned unanswered;        /* of those, without OPEN_OK or RESET */
+    unsigned lifetime;          /* ever */
+} MuxStreamCounts;
+
 /* The bytes that go to the transport next; see tx.c. */
 typedef struct MuxBatchPiece {
     MuxStream *stream;          /* whose memory; NULL: the batch's own */
@@ -153,9 +160,8 @@ struct MuxEngine {
     GHashTable *retired;        /* id to MuxRetired */
     GHashTable *all;            /* set of MuxStream, to free them */
     uint32_t last_id;           /* of the peer's OPENs */
-    unsigned announced[2];      /* live streams: ours (0), the peer's (1) */
-    unsigned unanswered[2];     /* of those, without OPEN_OK or RESET */
-    unsigned lifetime[2];       /* streams ever */
+    MuxStreamCounts local;      /* streams that we opened */
+    MuxStreamCounts remote;     /* streams that the peer opened */
     uint32_t next_id;           /* for the next stream of ours */
     unsigned local_open;        /* streams of ours, waiting or live */
 

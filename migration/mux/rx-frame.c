@@ -208,6 +208,7 @@ void mux_frame_begin(MuxEngine *e, int64_t now)
 
 static bool open_allowed(MuxEngine *e)
 {
+    const MuxStreamCounts *remote = &e->remote;
     uint32_t id = e->rx_header.stream;
     uint32_t parity = e->config.role == MUX_ROLE_SOURCE ? 0 : 1;
 
@@ -216,16 +217,17 @@ static bool open_allowed(MuxEngine *e)
     } else if (id <= e->last_id) {
         fail_frame(e, MUX_CODE_PROTOCOL,
                    "but ids only grow, and %u was used", e->last_id);
-    } else if (e->announced[1] >= e->config.max_streams) {
+    } else if (remote->announced >= e->config.max_streams) {
         fail_frame(e, MUX_CODE_LIMIT, "with %u open, %s accepts %u",
-                   e->announced[1], mux_local_name(e), e->config.max_streams);
-    } else if (e->unanswered[1] >= MUX_UNANSWERED_OPENS) {
+                   remote->announced, mux_local_name(e),
+                   e->config.max_streams);
+    } else if (remote->unanswered >= MUX_UNANSWERED_OPENS) {
         fail_frame(e, MUX_CODE_LIMIT, "with %u OPENs unanswered, the limit",
-                   e->unanswered[1]);
-    } else if (e->lifetime[1] >= MUX_LIFETIME_STREAMS) {
+                   remote->unanswered);
+    } else if (remote->lifetime >= MUX_LIFETIME_STREAMS) {
         fail_frame(e, MUX_CODE_LIMIT,
                    "after %u streams, the limit for a connection",
-                   e->lifetime[1]);
+                   remote->lifetime);
     }
     return !e->ended;
 }
@@ -252,9 +254,9 @@ static void on_open(MuxEngine *e)
     s->announced = true;
     s->tx_limit = ldq_be_p(e->rx_control);
     e->last_id = s->id;
-    e->announced[1]++;
-    e->unanswered[1]++;
-    e->lifetime[1]++;
+    e->remote.announced++;
+    e->remote.unanswered++;
+    e->remote.lifetime++;
     g_hash_table_insert(e->live, GUINT_TO_POINTER(s->id), s);
     mux_stream_event(s, MUX_EVENT_OPEN);
 }
@@ -272,7 +274,7 @@ static void on_open_ok(MuxEngine *e)
     }
     s->state = s->fin_wanted ? MUX_STREAM_FINISHING : MUX_STREAM_OPEN;
     s->tx_limit = ldq_be_p(e->rx_control);
-    e->unanswered[0]--;
+    e->local.unanswered--;
     mux_stream_event(s, MUX_EVENT_OPEN_OK);
     mux_sched_update(s);
     mux_stream_tx_unblock(s);

@@ -85,7 +85,7 @@ void mux_stream_maybe_free(MuxStream *s)
 static void forget_id(MuxStream *s, MuxStreamState state)
 {
     MuxEngine *e = s->engine;
-    unsigned opener = s->local ? 0 : 1;
+    MuxStreamCounts *counts = s->local ? &e->local : &e->remote;
     MuxRetired *r;
 
     if (s->announced) {
@@ -94,9 +94,9 @@ static void forget_id(MuxStream *s, MuxStreamState state)
         r->limit = state == MUX_STREAM_FINISHED ? s->rx_offset : s->rx_limit;
         g_hash_table_insert(e->retired, GUINT_TO_POINTER(s->id), r);
         g_hash_table_remove(e->live, GUINT_TO_POINTER(s->id));
-        e->announced[opener]--;
+        counts->announced--;
         if (s->state == MUX_STREAM_OPENING) {
-            e->unanswered[opener]--;
+            counts->unanswered--;
         }
     }
     if (s->local) {
@@ -194,13 +194,13 @@ MuxStream *mux_engine_open(MuxEngine *e, const char *name, const char **why)
         *why = "too many streams are open on this connection";
         return NULL;
     }
-    if (e->lifetime[0] >= MUX_LIFETIME_STREAMS) {
+    if (e->local.lifetime >= MUX_LIFETIME_STREAMS) {
         *why = "too many streams have been opened on this connection";
         return NULL;
     }
     s = mux_stream_new(e, g_strdup(name), e->next_id, true);
     e->next_id += 2;
-    e->lifetime[0]++;
+    e->local.lifetime++;
     e->local_open++;
     s->control_queue = &e->opens;
     g_queue_push_tail_link(&e->opens, &s->control_link);
@@ -213,7 +213,7 @@ void mux_stream_accept(MuxStream *s)
         return;
     }
     s->state = s->fin_wanted ? MUX_STREAM_FINISHING : MUX_STREAM_OPEN;
-    s->engine->unanswered[1]--;
+    s->engine->remote.unanswered--;
     mux_stream_want_control(s, MUX_PENDING_OPEN_OK);
     mux_sched_update(s);
     mux_stream_tx_unblock(s);

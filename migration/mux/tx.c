@@ -216,8 +216,8 @@ static void put_open(MuxStream *s, int64_t now)
     stw_be_p(p + 10, 0);
     memcpy(p + MUX_OPEN_SIZE, s->name, len);
     s->announced = true;
-    e->announced[0]++;
-    e->unanswered[0]++;
+    e->local.announced++;
+    e->local.unanswered++;
     g_hash_table_insert(e->live, GUINT_TO_POINTER(s->id), s);
 }
 
@@ -225,8 +225,8 @@ static void put_open(MuxStream *s, int64_t now)
 static bool open_possible(MuxEngine *e)
 {
     return e->opens.length && e->hello_done &&
-           e->unanswered[0] < MUX_UNANSWERED_OPENS &&
-           e->announced[0] < e->peer.max_streams;
+           e->local.unanswered < MUX_UNANSWERED_OPENS &&
+           e->local.announced < e->peer.max_streams;
 }
 
 static bool put_opens(MuxEngine *e, int64_t now)

@@ -138,8 +138,8 @@ void mux_assert_nothing_held(MuxEngine *e)
     g_assert_cmpuint(g_hash_table_size(e->live), ==, 0);
     g_assert_cmpuint(e->pool.nused, ==, 0);
     g_assert_cmpuint(e->local_open, ==, 0);
-    g_assert_cmpuint(e->announced[0] + e->announced[1], ==, 0);
-    g_assert_cmpuint(e->unanswered[0] + e->unanswered[1], ==, 0);
+    g_assert_cmpuint(e->local.announced + e->remote.announced, ==, 0);
+    g_assert_cmpuint(e->local.unanswered + e->remote.unanswered, ==, 0);
     g_assert_cmpuint(e->urgent_active, ==, 0);
     g_assert_cmpint(e->credit_free, ==, e->credit_pool);
 }

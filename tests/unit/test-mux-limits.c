@@ -727,8 +727,8 @@ static void own_control_frames(uint32_t seed, uint64_t window)
     mux_pair_init(&p, window);
     g_rand_set_seed(p.link.rand, seed);
     p.link.piece_max = SIZE_MAX;
-    while (p.src->lifetime[0] < MUX_LIFETIME_STREAMS &&
-           p.dst->lifetime[0] < MUX_LIFETIME_STREAMS) {
+    while (p.src->local.lifetime < MUX_LIFETIME_STREAMS &&
+           p.dst->local.lifetime < MUX_LIFETIME_STREAMS) {
         random_life(&p);
     }
     mux_link_run(&p.link);

@@ -391,8 +391,8 @@ static Held held_by(MuxEngine *e)
         .events = e->events.length,
         .chunks = e->pool.nused,
         .copies = g_slist_length(e->batch.copies),
-        .announced = e->announced[0] + e->announced[1],
-        .unanswered = e->unanswered[0] + e->unanswered[1],
+        .announced = e->local.announced + e->remote.announced,
+        .unanswered = e->local.unanswered + e->remote.unanswered,
         .local_open = e->local_open,
     };
 }
