@@ -1,7 +1,8 @@
 /*
  * Migration multiplexer: what the parts of the engine share
  *
- *   engine.c   the connection: start, HELLO, events, the end
+ *   engine.c   the connection: start, events, the end
+ *   hello.c    what both sides state first, and whether it fits
  *   liveness.c time: HELLO, silence, round trips
  *   rx.c       bytes in: where they go, what frames they are
  *   rx-frame.c what each frame means
@@ -237,14 +238,22 @@ void mux_engine_end(MuxEngine *e, char *error, MuxCause cause);
  */
 void mux_stream_event(MuxStream *s, MuxEventType type);
 
-/* What every version of HELLO has is here from the peer: accept it or fail. */
-void mux_engine_hello(MuxEngine *e);
+/* --- hello.c --- */
 
-/* All but its tail is here: likewise. */
-void mux_engine_hello_session(MuxEngine *e);
+/* Encode our HELLO at @out, in the first batch. */
+void mux_hello_put(MuxEngine *e, uint8_t out[MUX_HELLO_V2_SIZE]);
 
-/* And so is the tail. */
-void mux_engine_hello_done(MuxEngine *e, int64_t now);
+/* How many bytes of the peer's HELLO must be in rx_buf to judge more of it. */
+size_t mux_hello_want(MuxEngine *e);
+
+/*
+ * More of the peer's HELLO is in rx_buf: accept it or fail.  Leaves in rx_left
+ * how long its tail is, which is dropped.
+ */
+void mux_hello_arrived(MuxEngine *e, int64_t now);
+
+/* The tail has arrived: the exchange of frames begins. */
+void mux_hello_complete(MuxEngine *e, int64_t now);
 
 /* --- liveness.c --- */
 

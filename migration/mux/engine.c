@@ -1,7 +1,7 @@
 /*
  * Migration multiplexer: the connection
  *
- * Start, HELLO, events and the end.  The end has one road:
+ * Start, events and the end.  The end has one road:
  * mux_engine_end(), which takes every stream along.  What leads there:
  *
  *   the peer broke the protocol  mux_engine_fail(): GOAWAY goes out last
@@ -84,111 +84,6 @@ void mux_engine_free(MuxEngine *e)
     g_free(e->goaway_text);
     g_free(e->error);
     g_free(e);
-}
-
-/* --- HELLO --- */
-
-static void hello_malformed(MuxEngine *e, const char *fault)
-{
-    mux_engine_fail(e, MUX_CODE_PROTOCOL, "%s sent a HELLO with a bad %s",
-                    mux_peer_name(e), fault);
-}
-
-static bool hello_check_form(MuxEngine *e)
-{
-    const MuxHello *peer = &e->peer;
-    const char *fault = NULL;
-
-    if (peer->length < MUX_HELLO_SIZE || peer->length > MUX_HELLO_MAX) {
-        fault = "length";
-    } else if (peer->version_min > peer->version_max) {
-        fault = "version range";
-    } else if (peer->max_frame < MUX_FRAME_MIN) {
-        fault = "frame limit";
-    } else if (peer->role != MUX_ROLE_SOURCE &&
-               peer->role != MUX_ROLE_DESTINATION) {
-        fault = "role";
-    }
-    if (fault) {
-        hello_malformed(e, fault);
-        return false;
-    }
-    if (peer->role == e->config.role) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
-                        "both sides claim to be the %s of the migration",
-                        mux_local_name(e));
-        return false;
-    }
-    return true;
-}
-
-static bool hello_check_features(MuxEngine *e)
-{
-    if (e->peer.required & ~MUX_FEATURES) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
-                        "%s requires feature bits 0x%" PRIx64
-                        " of the migration multiplexer, %s offers 0x%" PRIx64,
-                        mux_peer_name(e), e->peer.required,
-                        mux_local_name(e), MUX_FEATURES);
-        return false;
-    }
-    return true;
-}
-
-void mux_engine_hello(MuxEngine *e)
-{
-    const MuxConfig *c = &e->config;
-    const MuxHello *peer = &e->peer;
-
-    if (!hello_check_form(e)) {
-        return;
-    }
-    if (MAX(c->version_min, peer->version_min) >
-        MIN(c->version_max, peer->version_max)) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
-                        "no common version of the migration multiplexer: "
-                        "%s offers %u to %u, %s offers %u to %u",
-                        mux_local_name(e), c->version_min, c->version_max,
-                        mux_peer_name(e), peer->version_min,
-                        peer->version_max);
-        return;
-    }
-    /* The least that we speak is version 2 */
-    if (peer->length < MUX_HELLO_V2_SIZE) {
-        hello_malformed(e, "length");
-        return;
-    }
-    if (!hello_check_features(e)) {
-        return;
-    }
-    /* A source opens streams, if it has not yet */
-    if (!peer->max_streams && (c->role == MUX_ROLE_SOURCE || e->local_open)) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE, "%s accepts no streams",
-                        mux_peer_name(e));
-        return;
-    }
-    e->hello_fits = true;
-}
-
-void mux_engine_hello_session(MuxEngine *e)
-{
-    if (e->peer.connection) {
-        mux_engine_fail(e, MUX_CODE_INCOMPATIBLE,
-                        "%s opens connection %u of its session, "
-                        "%s takes only the first", mux_peer_name(e),
-                        e->peer.connection, mux_local_name(e));
-    }
-}
-
-void mux_engine_hello_done(MuxEngine *e, int64_t now)
-{
-    const MuxConfig *c = &e->config;
-
-    e->hello_done = true;
-    e->hello_event = true;
-    if (c->window < c->window_max) {
-        mux_liveness_measure(e, now);   /* while nothing is in the way */
-    }
 }
 
 /* --- events --- */
@@ -353,12 +248,6 @@ void mux_engine_rx_eof(MuxEngine *e)
     mux_engine_end(e, eof_error(e), (MuxCause) {});
 }
 
-const uint8_t *mux_engine_session(MuxEngine *e)
-{
-    return e->config.role == MUX_ROLE_SOURCE ? e->config.session
-                                             : e->peer.session;
-}
-
 bool mux_engine_has_streams(MuxEngine *e)
 {
     return g_hash_table_size(e->live) || e->local_open;
@@ -367,11 +256,6 @@ bool mux_engine_has_streams(MuxEngine *e)
 bool mux_engine_ended(MuxEngine *e)
 {
     return e->ended;
-}
-
-bool mux_engine_peer_is_foreign(MuxEngine *e)
-{
-    return e->foreign;
 }
 
 const char *mux_engine_error(MuxEngine *e)

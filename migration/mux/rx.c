@@ -13,7 +13,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "engine-int.h"
 
 /* Account for @bytes of what was named for payload; nothing stays named. */
@@ -55,13 +54,13 @@ static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
     return n;
 }
 
-/* Up to where rx_buf is filled next: each part of a HELLO is judged at once */
+/* Up to where rx_buf is filled next */
 static size_t rx_buf_want(MuxEngine *e)
 {
     if (e->hello_done || e->rx_left) {
         return MUX_HEADER_SIZE;
     }
-    return e->hello_fits ? MUX_HELLO_V2_SIZE : MUX_HELLO_SIZE;
+    return mux_hello_want(e);
 }
 
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
@@ -84,34 +83,6 @@ unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
     return n + 1;
 }
 
-/* Some of the HELLO is here: a peer of another kind shows at once. */
-static void hello_arrived(MuxEngine *e, int64_t now)
-{
-    if (e->rx_buf_len >= 4 && ldl_be_p(e->rx_buf) != (int)MUX_MAGIC) {
-        e->foreign = true;
-        mux_engine_fail(e, MUX_CODE_PROTOCOL,
-                        "peer does not speak the migration multiplexer "
-                        "(got 0x%08x instead of 0x%08x)",
-                        ldl_be_p(e->rx_buf), MUX_MAGIC);
-        return;
-    }
-    if (e->rx_buf_len == MUX_HELLO_SIZE) {
-        mux_hello_decode_common(e->rx_buf, &e->peer);
-        mux_engine_hello(e);
-    } else if (e->rx_buf_len == MUX_HELLO_V2_SIZE) {
-        mux_hello_decode(e->rx_buf, &e->peer);
-        mux_engine_hello_session(e);
-        if (!e->ended) {
-            e->rx_buf_len = 0;
-            e->rx_left = e->peer.length - MUX_HELLO_V2_SIZE;
-            e->rx_drop = true;
-            if (!e->rx_left) {
-                mux_engine_hello_done(e, now);
-            }
-        }
-    }
-}
-
 /*
  * The payload of the current frame, or the tail of the HELLO, is complete; it
  * may have been empty.
@@ -123,7 +94,7 @@ static void payload_complete(MuxEngine *e, int64_t now)
     } else if (!e->rx_drop) {
         mux_frame_complete(e, now);
     } else if (!e->hello_done) {
-        mux_engine_hello_done(e, now);
+        mux_hello_complete(e, now);
     }
 }
 
@@ -173,7 +144,7 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
         if (e->hello_done) {
             header_arrived(e, now);
         } else {
-            hello_arrived(e, now);
+            mux_hello_arrived(e, now);
         }
     }
 }

@@ -108,24 +108,6 @@ static void add_text_frame(MuxEngine *e, MuxFrameType type, uint32_t stream,
     memcpy(add_frame(e, type, stream, len, code), text, len);
 }
 
-static void put_hello(MuxEngine *e)
-{
-    MuxHello hello = {
-        .magic = MUX_MAGIC,
-        .version_min = e->config.version_min,
-        .version_max = e->config.version_max,
-        .length = MUX_HELLO_V2_SIZE,
-        .features = MUX_FEATURES,
-        .max_frame = e->config.max_frame,
-        .max_streams = e->config.max_streams,
-        .role = e->config.role,
-    };
-
-    memcpy(hello.session, e->config.session, MUX_SESSION_ID_SIZE);
-    mux_hello_encode(&hello, add_control(&e->batch, MUX_HELLO_V2_SIZE));
-    e->hello_queued = true;
-}
-
 static void put_pending(MuxStream *s, MuxPending what, int64_t now)
 {
     MuxEngine *e = s->engine;
@@ -327,7 +309,7 @@ static bool put_data(MuxEngine *e)
 static void batch_build(MuxEngine *e, int64_t now)
 {
     if (!e->hello_queued) {
-        put_hello(e);
+        mux_hello_put(e, add_control(&e->batch, MUX_HELLO_V2_SIZE));
     }
     if (e->ended) {
         if (put_controls(e, now) && e->goaway_wanted) {
