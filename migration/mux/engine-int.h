@@ -9,6 +9,7 @@
  *   stream.c   one stream: its states and what the application does with it
  *   credit.c   how much the peer may send
  *   tx.c       bytes out: the batch, control frames
+ *   tx-offer.c what a stream sends from the memory of the application
  *   sched.c    which stream sends next, and how much
  *
  * Every stream is, for the engine, in one of these conditions:
@@ -43,6 +44,17 @@ typedef enum MuxPending {
     MUX_PENDING_FIN_OK = 1 << 4,
 } MuxPending;
 
+/* Data that the application offers by reference. */
+typedef struct MuxTxOffer {
+    struct iovec *iov;          /* the application's memory */
+    unsigned max;               /* elements allocated */
+    unsigned index;             /* first element not wholly committed */
+    size_t skip;                /* bytes of it that are committed */
+    size_t size;                /* bytes of the whole offer; 0: none */
+    size_t committed;           /* bytes that were put in a batch */
+    size_t sent;                /* bytes that the transport took */
+} MuxTxOffer;
+
 struct MuxStream {
     MuxEngine *engine;
     char *name;
@@ -63,14 +75,7 @@ struct MuxStream {
     uint64_t tx_offset;         /* bytes committed to batches */
     MuxChunks own;              /* copied by mux_stream_tx_copy() */
     size_t own_committed;       /* bytes of @own that are in the batch */
-    struct iovec *offer;        /* the application's memory */
-    unsigned offer_max;         /* elements allocated */
-    unsigned offer_niov;        /* elements used */
-    unsigned offer_index;       /* first element not wholly committed */
-    size_t offer_skip;          /* bytes of it that are committed */
-    size_t offer_size;          /* bytes of the whole offer; 0: none */
-    size_t offer_committed;     /* bytes that were put in a batch */
-    size_t offer_sent;          /* bytes that the transport took */
+    MuxTxOffer offer;           /* of mux_stream_tx_offer() */
     unsigned batch_refs;        /* pieces of the batch that are ours */
     bool tx_blocked;            /* a writer was refused: owes WRITABLE */
     bool fin_wanted, fin_sent, fin_acked;
@@ -335,6 +340,29 @@ void mux_stream_want_control(MuxStream *s, MuxPending what);
 
 /* Drop @s from every queue of things to send. */
 void mux_stream_unqueue(MuxStream *s);
+
+/* --- tx-offer.c --- */
+
+/* Begin an offer; none may be active. */
+void mux_tx_offer_set(MuxTxOffer *o, const struct iovec *iov, unsigned niov);
+
+/* End it.  Returns how many bytes are committed. */
+size_t mux_tx_offer_withdraw(MuxTxOffer *o);
+
+/* Free what @o has allocated. */
+void mux_tx_offer_clear(MuxTxOffer *o);
+
+/* Not all of it was sent. */
+bool mux_tx_offer_active(const MuxTxOffer *o);
+
+/* Bytes that are not committed. */
+size_t mux_tx_offer_waiting(const MuxTxOffer *o);
+
+/*
+ * Commit up to @max of the bytes that wait, from one element.  Returns how
+ * many, and in *@base where they are; 0: none wait.
+ */
+size_t mux_tx_offer_commit(MuxTxOffer *o, size_t max, void **base);
 
 /* --- sched.c --- */
 

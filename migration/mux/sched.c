@@ -40,8 +40,7 @@ size_t mux_sched_batch_max(MuxEngine *e)
 
 size_t mux_stream_tx_waiting(MuxStream *s)
 {
-    return s->own.size - s->own_committed +
-           s->offer_size - s->offer_committed;
+    return s->own.size - s->own_committed + mux_tx_offer_waiting(&s->offer);
 }
 
 /* Our direction is open: it carries data until its FIN is at least queued. */

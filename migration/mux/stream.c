@@ -51,7 +51,7 @@ void mux_stream_destroy(MuxStream *s)
 {
     mux_chunks_clear(&s->own);
     mux_chunks_clear(&s->rx);
-    g_free(s->offer);
+    mux_tx_offer_clear(&s->offer);
     g_free(s->reset_text);
     g_free(s->error);
     g_free(s->name);
@@ -262,14 +262,9 @@ void mux_stream_fin_ok(MuxStream *s)
     }
 }
 
-static bool offer_active(MuxStream *s)
-{
-    return s->offer_sent < s->offer_size;
-}
-
 void mux_stream_release(MuxStream *s)
 {
-    g_assert(!s->released && !offer_active(s));
+    g_assert(!s->released && !mux_tx_offer_active(&s->offer));
     s->released = true;
     if (s->event_queue) {
         g_queue_unlink(s->event_queue, &s->event_link);
@@ -345,7 +340,8 @@ static bool may_write(MuxStream *s)
 static bool takes_data(MuxStream *s)
 {
     return may_write(s) && s->state != MUX_STREAM_OPENING &&
-           s->tx_limit > s->tx_offset && !s->own.size && !offer_active(s);
+           s->tx_limit > s->tx_offset && !s->own.size &&
+           !mux_tx_offer_active(&s->offer);
 }
 
 bool mux_stream_writable(MuxStream *s)
@@ -366,27 +362,13 @@ void mux_stream_tx_unblock(MuxStream *s)
 
 void mux_stream_tx_offer(MuxStream *s, const struct iovec *iov, unsigned niov)
 {
-    g_assert(!offer_active(s));
-    if (niov > s->offer_max) {
-        s->offer = g_renew(struct iovec, s->offer, niov);
-        s->offer_max = niov;
-    }
-    s->offer_niov = niov;
-    s->offer_index = 0;
-    s->offer_skip = 0;
-    s->offer_size = 0;
-    s->offer_committed = 0;
-    s->offer_sent = 0;
-    for (unsigned i = 0; i < niov; i++) {
-        s->offer[i] = iov[i];
-        s->offer_size += iov[i].iov_len;
-    }
+    mux_tx_offer_set(&s->offer, iov, niov);
     mux_sched_update(s);
 }
 
 size_t mux_stream_tx_sent(MuxStream *s)
 {
-    return s->offer_sent;
+    return s->offer.sent;
 }
 
 size_t mux_stream_tx_copy(MuxStream *s, const struct iovec *iov, unsigned niov)
@@ -396,7 +378,8 @@ size_t mux_stream_tx_copy(MuxStream *s, const struct iovec *iov, unsigned niov)
     size_t room = MUX_OWN_BUFFER - s->own.size;
     size_t done = 0;
 
-    if (!may_write(s) || s->state == MUX_STREAM_OPENING || offer_active(s)) {
+    if (!may_write(s) || s->state == MUX_STREAM_OPENING ||
+        mux_tx_offer_active(&s->offer)) {
         room = 0;
     } else {
         room = MIN(room, credit - queued);
@@ -421,8 +404,8 @@ void mux_stream_tx_taken(MuxStream *s, bool own, size_t bytes)
         s->own_committed -= bytes;
         mux_chunks_consume(&s->own, bytes);
     } else {
-        s->offer_sent += bytes;
-        if (!offer_active(s)) {
+        s->offer.sent += bytes;
+        if (!mux_tx_offer_active(&s->offer)) {
             mux_stream_event(s, MUX_EVENT_WRITABLE);
         }
     }

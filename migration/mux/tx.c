@@ -253,22 +253,16 @@ static size_t put_offer(MuxStream *s, size_t max)
     MuxBatch *b = &s->engine->batch;
     size_t done = 0;
 
-    while (done < max && s->offer_index < s->offer_niov &&
-           b->niov < MUX_BATCH_IOV) {
-        struct iovec *v = &s->offer[s->offer_index];
-        size_t n = MIN(max - done, v->iov_len - s->offer_skip);
+    while (done < max && b->niov < MUX_BATCH_IOV) {
+        void *base;
+        size_t n = mux_tx_offer_commit(&s->offer, max - done, &base);
 
-        if (n) {
-            add_piece(b, v->iov_base + s->offer_skip, n, s, false);
+        if (!n) {
+            break;
         }
+        add_piece(b, base, n, s, false);
         done += n;
-        s->offer_skip += n;
-        if (s->offer_skip == v->iov_len) {
-            s->offer_index++;
-            s->offer_skip = 0;
-        }
     }
-    s->offer_committed += done;
     return done;
 }
 
@@ -414,7 +408,7 @@ bool mux_engine_tx_idle(MuxEngine *e)
 size_t mux_stream_tx_withdraw(MuxStream *s)
 {
     MuxBatch *b = &s->engine->batch;
-    size_t taken = s->offer_committed;
+    size_t taken;
 
     for (unsigned i = b->first; i < b->niov; i++) {
         if (b->piece[i].stream == s && !b->piece[i].own) {
@@ -425,9 +419,7 @@ size_t mux_stream_tx_withdraw(MuxStream *s)
             s->batch_refs--;
         }
     }
-    s->offer_size = 0;
-    s->offer_committed = 0;
-    s->offer_sent = 0;
+    taken = mux_tx_offer_withdraw(&s->offer);
     mux_sched_update(s);
     mux_stream_tx_unblock(s);
     return taken;

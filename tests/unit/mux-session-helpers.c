@@ -223,7 +223,7 @@ bool stream_out_of_credit(QIOChannel *base)
 
     QEMU_LOCK_GUARD(&ioc->session->lock);
     return ioc->writing && s->state == MUX_STREAM_OPEN &&
-           s->tx_offset == s->tx_limit && s->offer_sent == s->offer_committed;
+           s->tx_offset == s->tx_limit && s->offer.sent == s->offer.committed;
 }
 
 bool session_closed(MuxSession *s)

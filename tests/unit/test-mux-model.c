@@ -268,8 +268,8 @@ static void put_stream(GByteArray *out, MuxStream *s)
     put(out, s->retired);
     put(out, s->tx_limit);
     put(out, s->tx_offset);
-    put(out, s->offer_committed);
-    put(out, s->offer_sent);
+    put(out, s->offer.committed);
+    put(out, s->offer.sent);
     put(out, s->fin_wanted | s->fin_sent << 1 | s->fin_acked << 2 |
              s->fin_received << 3 | s->fin_ok_wanted << 4);
     put(out, s->rx_limit);
