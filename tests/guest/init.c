@@ -9,7 +9,8 @@
  * to the host by lines on the serial console:
  *
  *   READY <disks>          all writers are about to start
- *   W <disk> <sequence>    this record is on the disk: fdatasync returned
+ *   W <disk> <sequence> <us>   this record is on the disk: fdatasync returned
+ *                          after that many microseconds
  *   M <scan>               one full check of the memory found no damage
  *   E <text>               something is wrong; the process that says so stops
  *
@@ -49,6 +50,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RECORD_SIZE     4096
@@ -180,6 +182,14 @@ static void *map_memory(size_t size)
     return p;
 }
 
+static uint64_t now_us(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000;
+}
+
 static void read_back(int fd, uint32_t disk, uint64_t sequence,
                       uint64_t chunks, Record *got, Record *want)
 {
@@ -211,7 +221,10 @@ static void __attribute__((noreturn)) disk_writer(uint32_t disk, int fd)
         _exit(1);
     }
     for (uint64_t seq = 0; seq < chunks / 2 * CHUNK_RECORDS; seq++) {
+        uint64_t began;
+
         record_fill(r, disk, seq);
+        began = now_us();
         if (pwrite(fd, r, sizeof(*r), record_offset(seq, chunks)) !=
             sizeof(*r)) {
             give_up("write, sequence", seq);
@@ -219,7 +232,7 @@ static void __attribute__((noreturn)) disk_writer(uint32_t disk, int fd)
         if (fdatasync(fd)) {
             give_up("fdatasync, sequence", seq);
         }
-        say("W %u %" PRIu64 "\n", disk, seq);
+        say("W %u %" PRIu64 " %" PRIu64 "\n", disk, seq, now_us() - began);
         if (seq && seq % READ_BACK_EVERY == 0) {
             read_back(fd, disk, mix(seq) % seq, chunks, r, r + 1);
         }

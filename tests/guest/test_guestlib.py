@@ -46,7 +46,8 @@ class DiskCheck(unittest.TestCase):
         self.path = Path(folder.name) / 'disk'
         blocks = DISK.size // layout.BLOCK
         self.path.write_bytes(b''.join(
-            bytes(layout.initial_block(DISK.number, block, blocks))
+            bytes(layout.initial_block(DISK.number, block,
+                                       DISK.filled_blocks))
             for block in range(blocks)))
         for sequence in range(40):
             self.put(self.place(sequence), record(sequence))

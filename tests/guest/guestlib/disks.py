@@ -27,6 +27,13 @@ class Disk:
     size: int
     backing: bool = False       # the filled image is a file that others share
     firmware: bool = False      # it holds the firmware's variables
+    filled: float = 0.5         # the part, from the beginning, with the pattern
+    zeroes: bool = False        # zeroes are written to the rest
+
+    @property
+    def filled_blocks(self) -> int:
+        """How many blocks hold the pattern."""
+        return int(self.size // layout.BLOCK * self.filled)
 
     @property
     def name(self) -> str:
@@ -70,21 +77,43 @@ class ImageTool:
                  disk.image(folder), size)
 
     def create_filled(self, disk: Disk, folder: Path) -> None:
-        """An image whose lower half holds the pattern."""
+        """An image whose first blocks hold the pattern."""
         image = disk.image(folder)
         raw = image if disk.format == 'raw' else image.with_suffix('.tmp')
         if disk.backing:
             raw = disk.base(folder)
         blocks = disk.size // layout.BLOCK
         with open(raw, 'wb') as out:
-            for block in range(blocks // 2):
+            for block in range(disk.filled_blocks):
                 out.write(layout.fill_block(disk.number, block))
+            for _ in range(disk.filled_blocks, blocks if disk.zeroes else 0):
+                out.write(bytes(layout.BLOCK))
             out.truncate(disk.size)
         if disk.backing:
             self.create_empty(disk, folder, disk.size)
         elif raw != image:
-            self.run('convert', '-f', 'raw', *self._format(disk, '-O'), raw,
-                     image)
+            sparse = ('-S', '0') if disk.zeroes else ()
+            self.run('convert', *sparse, '-f', 'raw',
+                     *self._format(disk, '-O'), raw, image)
+            raw.unlink()
+
+    def touch(self, disk: Disk, folder: Path) -> None:
+        """
+        Write the empty image's disk with zeroes, so that its memory and its
+        clusters exist.
+        """
+        image = disk.image(folder)
+        if disk.format == 'raw':
+            with open(image, 'r+b') as out:
+                for _ in range(disk.size // layout.BLOCK):
+                    out.write(bytes(layout.BLOCK))
+        else:
+            raw = image.with_suffix('.zeroes')
+            with open(raw, 'wb') as out:
+                for _ in range(disk.size // layout.BLOCK):
+                    out.write(bytes(layout.BLOCK))
+            self.run('convert', '-S', '0', '-f', 'raw',
+                     *self._format(disk, '-O'), raw, image)
             raw.unlink()
 
     @staticmethod

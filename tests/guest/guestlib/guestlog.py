@@ -4,6 +4,7 @@
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ class Ack:
 
     when: float                 # time.monotonic() of the line's arrival
     side: str                   # the QEMU whose console it came from
+    took: float = 0.0           # seconds, as the guest measured it
 
 
 class GuestLog:
@@ -63,9 +65,13 @@ class GuestLog:
             self._reboots = [number + 1 for number in self._reboots]
 
     def least(self, side: str) -> int:
-        """The number of writes in this QEMU of the disk that has fewest."""
+        """
+        The number of writes in this QEMU of the disk that has fewest; without
+        disks, more than any.
+        """
         with self._changed:
-            return min(count[side] for count in self._counts)
+            return min((count[side] for count in self._counts),
+                       default=sys.maxsize)
 
     def most(self) -> int:
         """The number of writes in all of the disk that has most."""
@@ -79,6 +85,12 @@ class GuestLog:
             times = [ack.when for ack in acks if ack.when >= since]
             pauses += [b - a for a, b in zip(times, times[1:])]
         return max(pauses)
+
+    def latencies(self, since: float) -> list[float]:
+        """How long the writes took that were acknowledged from then on."""
+        with self._changed:
+            return [ack.took for acks in self.acks for ack in acks
+                    if ack.when >= since]
 
     def _run(self) -> None:
         try:
@@ -126,8 +138,8 @@ class GuestLog:
     def _line(self, side: str, now: float, line: str) -> None:
         match = LINE.fullmatch(line)
         kind, rest = match.groups() if match else ('', '')
-        if kind == 'W' and re.fullmatch(r'\d \d+', rest):
-            disk, sequence = map(int, rest.split())
+        if kind == 'W' and re.fullmatch(r'\d \d+( \d+)?', rest):
+            disk, sequence, *took = map(int, rest.split())
             if sequence == 0 < self._reboots[disk]:
                 self._reboots[disk] -= 1
             elif sequence != self._next[disk]:
@@ -136,7 +148,8 @@ class GuestLog:
                     f'{self._next[disk] - 1}, console of {side}')
             self._next[disk] = sequence + 1
             self._counts[disk][side] += 1
-            self.acks[disk] += [Ack(now, side)] * (
+            ack = Ack(now, side, sum(took) / 1e6)
+            self.acks[disk] += [ack] * (
                 sequence + 1 - len(self.acks[disk]))
         elif kind == 'M':
             self.scans.append(Ack(now, side))

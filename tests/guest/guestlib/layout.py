@@ -2,8 +2,8 @@
 """
 What is on a disk: the data from before the guest's start, and its records.
 
-The lower half is filled with a pattern in which each page names its disk
-and its own number; the upper half is zero.  The guest then writes records
+The first part, half of it unless configured otherwise, is filled with a pattern
+in which each page names its disk and its own number; the rest is zero.  The guest then writes records
 of one page, numbered from 0, each to a place of its own (init.c,
 record_offset()), so that whatever was acknowledged can be looked up.
 """
@@ -33,9 +33,12 @@ def fill_block(disk: int, block: int) -> bytearray:
     return data
 
 
-def initial_block(disk: int, block: int, blocks: int) -> bytes | bytearray:
-    """What 1 MiB number `block` held before the guest's start."""
-    if block < blocks // 2:
+def initial_block(disk: int, block: int, filled: int) -> bytes | bytearray:
+    """
+    What 1 MiB number `block` held before the guest's start, when the first
+    `filled` had the pattern.
+    """
+    if block < filled:
         return fill_block(disk, block)
     return bytes(BLOCK)
 

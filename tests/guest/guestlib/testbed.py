@@ -49,6 +49,10 @@ class Options:
 
     formats: tuple[str, ...] = ('raw', 'qcow2')
     disk_mb: int = 1024
+    disk_sizes_mb: tuple[int, ...] = ()     # of each disk, if they differ
+    filled: float = 0.5         # the part of each disk with data
+    zeroes: bool = False        # zeroes are written to the rest
+    touched: bool = False       # so are they to the destination's images
     memory_mb: int = 768
     fill_mb: int = 384
     dirty_mb: int = 64
@@ -71,7 +75,9 @@ class Testbed:
 
     def __init__(self, build: Path, work: Path, options=Options(),
                  prefix: tuple[str, ...] = ()):
-        if options.disk_mb & (options.disk_mb - 1):
+        sizes = (options.disk_sizes_mb or
+                 (options.disk_mb,) * len(options.formats))
+        if any(size & (size - 1) for size in sizes):
             raise TestbedError('disk size: a power of two of MiB, please')
         self.build = build
         self.options = options
@@ -79,9 +85,10 @@ class Testbed:
         self.keep = False       # keep the folder: something went wrong
         kernel, initramfs = image.build(work / 'cache')
         storage = options.storage
-        disks = tuple(Disk(number, form, options.disk_mb * MIB,
-                           storage.backing)
-                      for number, form in enumerate(options.formats))
+        disks = tuple(Disk(number, form, size * MIB, storage.backing,
+                           filled=options.filled, zeroes=options.zeroes)
+                      for number, (form, size) in enumerate(
+                          zip(options.formats, sizes)))
         idle = options.idle_disks
         if storage.nvram:
             idle += 1
@@ -130,6 +137,8 @@ class Testbed:
         for disk in self.config.disks:
             small = disk.name in own.too_small
             self.tool.create_empty(disk, vm.folder, disk.size >> small)
+            if self.options.touched:
+                self.tool.touch(disk, vm.folder)
         self._start(vm)
         return vm
 
@@ -138,7 +147,7 @@ class Testbed:
         Wait until the guest, in this QEMU, has written `more` records to each
         disk and has checked all of its memory.
         """
-        goal = self.log.least(vm.name) + more
+        goal = min(self.log.least(vm.name) + more, sys.maxsize)
         # The current scan began earlier; the next one is complete.
         scans = len(self.log.scans) + 2
         self._await(lambda: self.log.least(vm.name) >= goal and

@@ -61,7 +61,7 @@ def _check_rest(report: DiskReport, disk: Disk, data: mmap.mmap,
     for block in range(blocks):
         start = block * layout.BLOCK
         got = data[start:start + layout.BLOCK]
-        want = layout.initial_block(disk.number, block, blocks)
+        want = layout.initial_block(disk.number, block, disk.filled_blocks)
         written = by_block.get(block, ())
         report.pages += layout.BLOCK_PAGES - len(written)
         if written:
