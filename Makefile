@@ -14,7 +14,8 @@ only = $(if $(T),--only '$(T)')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-ci fuzz mutants coverage model setup setup-clang configure \
-	build lay campaign random-peers downtime bench series series-check \
+	build lay campaign random-peers downtime bench bench-quick bench-compare \
+	series series-check \
 	clean distclean \
 	$(CHECK:%=check-%) $(CHECK_CI:%=check-%)
 
@@ -75,9 +76,20 @@ downtime: configure ## check how long the guest is stopped (needs root)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
 	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime latency
 
-bench: configure ## compare the speed with that of migration and an NBD server
-	@scripts/build $(GUEST)
-	@python3 tests/guest/bench.py --build $(BUILD)/qemu
+BENCH = python3 tests/guest/bench.py --build $(BUILD)/qemu --output $(BUILD)/bench \
+	$(if $(ROWS),--rows $(ROWS))
+bench: configure ## compare speed and cost with sockets and QEMU as it came (ROWS=1,5)
+	@./configure --plain
+	@scripts/build $(GUEST) tests/bench/mux-bench
+	@scripts/build --plain $(GUEST)
+	@$(BENCH) --plain $(BUILD)/plain
+
+bench-quick: configure ## a few rows of bench, with few pairs (3 minutes)
+	@scripts/build $(GUEST) tests/bench/mux-bench
+	@$(BENCH) --quick
+
+bench-compare: ## compare the last bench with a recorded one (WITH=results.json)
+	@$(BENCH) --compare $(or $(WITH),$(error WITH=FILE: the recorded results.json))
 
 setup: ## install missing packages (apt, sudo)
 	@scripts/setup-host
@@ -102,7 +114,7 @@ series-check: configure ## the same, and build every commit (long)
 	@scripts/series --build
 
 clean: ## remove what was built, keep QEMU's source
-	rm -rf $(BUILD)/qemu $(BUILD)/qemu-* \
+	rm -rf $(BUILD)/qemu $(BUILD)/qemu-* $(BUILD)/plain $(BUILD)/bench \
 		$(BUILD)/engine $(BUILD)/engine-* \
 		$(BUILD)/fuzz $(BUILD)/coverage $(BUILD)/docs \
 		$(BUILD)/branch* $(BUILD)/series $(BUILD)/logs
