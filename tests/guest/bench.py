@@ -19,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchlib import migrations, networks, report, streamrows
+from benchlib import (migrations, networks, report, ssh, streamrows,
+                      ways)
 from benchlib.model import BenchError, Result, Row
 from benchlib.runner import Runner, summary
 from benchlib.streams import MuxBench
@@ -111,7 +112,17 @@ class Bench:
         self.measure(streamrows.idle(bench))
         self.measure(guests.busy() + guests.contents() + guests.many() +
                      guests.ram())
-        self.measure([streamrows.through_ssh()])
+        self._through_ssh()
+
+    def _through_ssh(self) -> None:
+        """Row 12, with an sshd that exists meanwhile."""
+        missing = ssh.missing()
+        if missing or not self.wanted(12):
+            self.measure(self._guests.through_ssh(
+                ways.TwoSockets, ways.OneSocket, missing))
+            return
+        with ssh.Sshd() as sshd:
+            self.measure(self._guests.through_ssh(*ssh.over(sshd), missing))
 
     def _on_networks(self) -> None:
         """Rows 6 and 11, on networks that exist meanwhile."""

@@ -4,21 +4,25 @@
 
 import contextlib
 import json
+import os
 import random
 import socket
 import sys
 import unittest
 import xml.dom.minidom
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 # pylint: disable=wrong-import-position
-from benchlib import delay, migrations, report, streamrows, streams, svg
+from benchlib import (delay, migrations, report, streamrows, streams, svg,
+                      ways)
 from benchlib.model import BenchError, Result, Row, Run, Side
 from benchlib.runner import Runner
 from benchlib.verdict import (MET, MISSED, OPEN, Finding, Goal, judge,
                               median_interval, ratio)
+from guestlib import migrate
 
 AT_LEAST = Goal('speed', 0.97, at_least=True)
 AT_MOST = Goal('cpu', 1.1)
@@ -199,11 +203,11 @@ class Rows(unittest.TestCase):
                 streamrows.shaped(bench, None, 'no root') +
                 streamrows.coroutines(bench) +
                 streamrows.nbd(bench, targets) + streamrows.idle(bench) +
-                streamrows.delayed(bench, None, 'no root') +
-                [streamrows.through_ssh()])
+                streamrows.delayed(bench, None, 'no root'))
         guests = migrations.Guests(Path('a'), Path('b'), Path('w'))
         rows += (guests.busy() + guests.contents() + guests.many() +
-                 guests.ram())
+                 guests.ram() +
+                 guests.through_ssh(ways.TwoSockets, ways.OneSocket, ''))
         titles = [row.title for row in rows]
         self.assertEqual(len(set(titles)), len(titles))
         self.assertEqual({row.number for row in rows}, set(range(1, 15)))
@@ -262,10 +266,79 @@ class Report(unittest.TestCase):
         slower['rows'] = []
         self.assertIn('unknown', report.compare(record, slower))
 
+    def test_ticks(self):
+        self.assertEqual(svg.Axis([1, 8], 0, 1, True).ticks(), [1, 2, 4, 8])
+        self.assertEqual(svg.Axis([9, 5000], 0, 1, True).ticks(),
+                         [10, 100, 1000])
+        self.assertEqual(svg.Axis([8], 0, 1).ticks(), [0, 2, 4, 6, 8])
+
     def test_plot_of_one_value(self):
         for log in (False, True):
             picture = svg.plot({'a': [(1.0, 0.0)]}, 'x', 'y', log)
             xml.dom.minidom.parseString(picture)
+
+
+class Monitor:
+    """Stands for a QEMU whose events are known beforehand."""
+
+    def __init__(self, *events):
+        self.coming = list(events)
+        self.events = []
+        self.commands = []
+
+    def cmd(self, name, arguments=None, **more):
+        self.commands.append((name, arguments or more))
+        return {}
+
+    def find_event(self, name, since=0, **data):
+        for event in self.events[since:]:
+            if event[0] == name and data.items() <= event[1].items():
+                return event
+        return None
+
+    def wait_any(self, timeout):
+        if timeout:
+            self.events.append(self.coming.pop(0))
+
+
+class Ways(unittest.TestCase):
+    """Migrations that are driven by events."""
+
+    def migration(self, way, *events):
+        source = SimpleNamespace(qmp=Monitor(*events),
+                                 config=SimpleNamespace(disks=()))
+        return way(source, SimpleNamespace(qmp=Monitor()), {})
+
+    def test_until(self):
+        migration = self.migration(ways.RamOnly, ('STOP', {}), ('RESUME', {}))
+        found = migration._until(lambda: migration._event('RESUME'), None, '')
+        self.assertEqual(found, ('RESUME', {}))
+        # Nothing is asked meanwhile
+        self.assertEqual(migration.source.qmp.commands, [])
+
+    def test_failure(self):
+        migration = self.migration(ways.OneSocket,
+                                   ('MIGRATION', {'status': 'failed'}))
+        with self.assertRaises(migrate.MigrationError):
+            migration._look = lambda: True
+            migration._error = 'a reason'
+            migration._until(lambda: None, None, '')
+
+    def test_settings(self):
+        way = ways.with_settings(ways.RamOnly, 'x', ('multifd',),
+                                 multifd_channels=4)
+        migration = self.migration(way)
+        migration._prepare()
+        for vm in (migration.source, migration.destination):
+            (_, capabilities), (_, parameters) = vm.qmp.commands
+            self.assertIn({'capability': 'multifd', 'state': True},
+                          capabilities['capabilities'])
+            self.assertEqual(parameters,
+                             {'max-bandwidth': 0, 'multifd-channels': 4})
+
+    def test_cpu(self):
+        used = ways.cpu_seconds(SimpleNamespace(pid=os.getpid()))
+        self.assertGreater(used, 0)
 
 
 class Delay(unittest.TestCase):

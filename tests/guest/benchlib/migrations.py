@@ -122,6 +122,14 @@ class Guests:
         return [self._row(10, '8 disks of unequal size', options, (TOTAL,),
                           (6, 11))]
 
+    def through_ssh(self, baseline: type, variant: type,
+                    missing: str) -> list[Row]:
+        """Row 12."""
+        return [Row(12, 'guest as in row 8, through ssh',
+                    self._side(baseline, BUSY, self._plain),
+                    self._side(variant, BUSY), (Goal('total', 0.9),),
+                    pairs=(6, 11), note=self._note, missing=missing)]
+
     def ram(self) -> list[Row]:
         """Row 13."""
         options = replace(BUSY, formats=())

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from .model import Row, Run, Side
+from .model import Row
 from .streams import MuxBench
 from .verdict import Goal
 
@@ -152,10 +152,3 @@ def sweep(bench: MuxBench) -> dict[str, list[tuple[int, float]]]:
                                      f'{size} --streams {streams}')
             curve.append((streams, side.measure().metrics['speed']))
     return curves
-
-
-def through_ssh() -> Row:
-    """Row 12, which needs a real sshd: not written yet."""
-    none = Side('-', Run)
-    return Row(12, 'RAM and disks through ssh', none, none, (),
-               missing='not implemented: it needs an sshd with a key')

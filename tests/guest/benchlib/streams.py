@@ -14,7 +14,8 @@ LIMIT_S = 120
 # NBD's buffers: without it each is mapped and unmapped, which hides all else
 ENVIRONMENT = {'MALLOC_MMAP_THRESHOLD_': str(256 * MIB),
                'MALLOC_TRIM_THRESHOLD_': str(1024 * MIB)}
-# Prints the tracepoint's id and runs the program with it as the last argument
+# Runs the program with the tracepoint's id as its last argument; tracefs is
+# mounted for this alone
 WITH_TRACEPOINT = ('mount -t tracefs t /sys/kernel/tracing 2>/dev/null\n'
                    'id=$(cat /sys/kernel/tracing/events/raw_syscalls/'
                    'sys_enter/id) || exit 77\n'
@@ -48,7 +49,7 @@ def metrics(result: dict) -> dict[str, float]:
 
 
 class MuxBench:
-    """The program of one build; `prefix` precedes its command line."""
+    """The program of one build, and how long a run of it takes."""
 
     def __init__(self, build: Path, seconds: float):
         self._program = build / PROGRAM
@@ -56,7 +57,10 @@ class MuxBench:
 
     def side(self, name: str, arguments: str, prefix: tuple = (),
              seconds: float | None = None) -> Side:
-        """A side of a row: the program with these arguments."""
+        """
+        A side of a row: the program with these arguments; `prefix` precedes
+        its command line.
+        """
         argv = [*prefix, str(self._program), *arguments.split(), '--seconds',
                 str(seconds or self._seconds)]
         return Side(name, lambda: self._run(argv), lambda: self._count(argv))

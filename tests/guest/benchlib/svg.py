@@ -35,15 +35,17 @@ class Axis:
     def ticks(self) -> list[float]:
         """Values to be named."""
         if self._log:
-            steps = math.log(self._high / self._low) / (TICKS - 1)
-            return [self._low * math.exp(i * steps) for i in range(TICKS)]
+            base = 2 if self._high / self._low <= 256 else 10
+            first = math.ceil(math.log(self._low, base) - 1e-9)
+            last = math.floor(math.log(self._high, base) + 1e-9)
+            return [float(base) ** power for power in range(first, last + 1)]
         return [self._low + i * (self._high - self._low) / (TICKS - 1)
                 for i in range(TICKS)]
 
 
 def number(value: float) -> str:
     """A short form of a value."""
-    return f'{value:.3g}' if value < 1000 else f'{value:,.0f}'
+    return f'{value:.3g}' if abs(value) < 1000 else f'{value:,.0f}'
 
 
 def text(x: float, y: float, words: str, anchor: str = 'start') -> str:
