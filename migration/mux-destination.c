@@ -44,13 +44,14 @@ typedef struct MuxDestinationChannel {
 
 struct MuxDestination {
     MigrationIncomingState *mis;
-    MuxLink *link;              /* its lock protects @loaded, too */
+    MuxLink *link;              /* its lock protects @loaded, @deciding, too */
     QIOChannelMux *main;        /* NULL until the source opened it */
     QEMUFile *file;             /* of @main, until the loader has it */
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
     const char *taking;         /* the loader takes it now; main loop */
     ExportSet *exports;
-    bool loaded;                /* the source may commit now, or has */
+    bool loaded;                /* everything */
+    bool deciding;              /* and the source may commit now, or has */
     bool committed;             /* `committed` was received */
     bool over;                  /* nothing more comes on `control` */
     bool failing;               /* mux_destination_fail() was called */
@@ -91,26 +92,32 @@ bool mux_destination_hold_failed(const MigrationStatus *status)
     return true;
 }
 
-/* Everything was loaded, but then @cause happened; NULL: the end. */
-static MuxFailure *mux_destination_not_committed(const MuxFailure *cause)
+/* @failure, with the fact that everything was loaded before it */
+static MuxFailure *mux_destination_not_committed(const MuxFailure *failure)
 {
-    g_autofree char *text = cause ? mux_failure_text(cause) :
-                            g_strdup("the source ended the connection");
+    g_autofree char *text = mux_failure_text(failure);
 
     return mux_failure_new("main", MUX_CODE_ABORTED, "everything was loaded, "
                            "but the source did not hand the guest over: %s",
                            text);
 }
 
-/* Record @failure, unless there is one already.  Any thread. */
-static void mux_destination_record(MuxDestination *m, const MuxFailure *failure)
+/*
+ * Record @failure, unless there is one already.  Any thread.
+ *
+ * Returns: the failure that counts
+ */
+static MuxFailure *mux_destination_record(MuxDestination *m,
+                                          const MuxFailure *failure)
 {
-    g_autoptr(MuxFailure) late = NULL;
+    MuxLink *l = m->link;
 
-    WITH_QEMU_LOCK_GUARD(&m->link->lock) {
-        late = m->loaded ? mux_destination_not_committed(failure) : NULL;
+    QEMU_LOCK_GUARD(&l->lock);
+    if (!l->failure && !l->settled) {
+        l->failure = m->loaded ? mux_destination_not_committed(failure) :
+                                 mux_failure_copy(failure);
     }
-    mux_link_record(m->link, late ?: failure);
+    return mux_failure_copy(l->failure ?: failure);
 }
 
 /* What the loader has seen, which its own error does not tell */
@@ -145,7 +152,7 @@ static MuxFailure *mux_destination_cause(MuxDestination *m, const Error *err)
 static void mux_destination_abort(MuxDestination *m, const MuxFailure *failure)
 {
     WITH_QEMU_LOCK_GUARD(&m->link->lock) {
-        if (m->loaded) {
+        if (m->deciding || m->link->settled) {
             /* `committed` may be on its way, and must be received */
             return;
         }
@@ -158,13 +165,14 @@ MuxFailure *mux_destination_failed(MigrationIncomingState *mis,
                                    const Error *err)
 {
     MuxDestination *m = mis->mux;
+    g_autoptr(MuxFailure) cause = NULL;
     MuxFailure *failure;
 
     if (!m) {
         return mux_failure_from_error(NULL, err);
     }
-    failure = mux_destination_cause(m, err);
-    mux_destination_record(m, failure);
+    cause = mux_destination_cause(m, err);
+    failure = mux_destination_record(m, cause);
     mux_destination_abort(m, failure);
     return failure;
 }
@@ -232,13 +240,15 @@ static void mux_destination_wake(MuxDestination *m)
     }
 }
 
-static void mux_destination_fail(MuxDestination *m, const MuxFailure *failure)
+static void mux_destination_fail(MuxDestination *m, const MuxFailure *cause)
 {
+    g_autoptr(MuxFailure) failure = NULL;
+
     if (m->failing) {
         return;
     }
     m->failing = true;
-    mux_destination_record(m, failure);
+    failure = mux_destination_record(m, cause);
     if (mux_destination_loading(m)) {
         /* Ends the loading, which reports the failure that was recorded. */
         qio_channel_mux_abort(m->main, failure);
@@ -468,6 +478,7 @@ static void mux_destination_message(const MigrationControl *message,
         mux_destination_set_phase(m, message->u.phase.phase);
         break;
     case MIGRATION_CONTROL_TYPE_COMMITTED:
+        mux_link_settle(m->link);
         m->committed = true;
         mux_destination_wake(m);
         break;
@@ -536,13 +547,15 @@ bool migration_mux_admit(QIOChannel *ioc)
 
 /* --- loading --- */
 
-/* The source has not handed over the guest, and cannot any more. */
+/* Returns: why the source cannot hand over the guest any more */
 static MuxFailure *mux_destination_end_cause(MuxDestination *m)
 {
-    const MuxFailure *failure = mux_link_failure(m->link);
+    const MuxFailure *cause = mux_control_failure(m->link->control);
+    g_autoptr(MuxFailure) end = mux_failure_new(NULL, MUX_CODE_ABORTED,
+                                                "the source ended the "
+                                                "connection");
 
-    return failure ? mux_failure_copy(failure) :
-        mux_destination_not_committed(mux_control_failure(m->link->control));
+    return mux_destination_record(m, cause ?: end);
 }
 
 /* Returns: why the guest must not run here; NULL: it may */
@@ -563,7 +576,7 @@ static MuxFailure *coroutine_fn mux_destination_take_over(MuxDestination *m)
         if (m->link->failure) {
             return mux_failure_copy(m->link->failure);
         }
-        m->loaded = true;
+        m->loaded = m->deciding = true;
     }
     /* If this fails, `control` ends, too */
     mux_control_say(m->link->control, MIGRATION_CONTROL_TYPE_LOADED, NULL);
@@ -572,7 +585,7 @@ static MuxFailure *coroutine_fn mux_destination_take_over(MuxDestination *m)
         qemu_coroutine_yield();
     }
     WITH_QEMU_LOCK_GUARD(&m->link->lock) {
-        m->loaded = false;
+        m->deciding = false;
     }
     return m->committed ? NULL : mux_destination_end_cause(m);
 }
@@ -586,7 +599,7 @@ bool coroutine_fn migration_mux_handover_accept(MigrationIncomingState *mis,
     if (!failure) {
         return true;
     }
-    mux_destination_record(m, failure);
+    mux_link_record(m->link, failure);
     error_setg(errp, "%s", failure->text);
     return false;
 }

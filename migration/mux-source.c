@@ -438,6 +438,7 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
     mux_switchover_init(m);
     mux_link_begin(m->link, ioc, MUX_ROLE_SOURCE, &mux_source_ops, m);
     if (!mux_source_open(m, failp)) {
+        g_clear_pointer(&m->link->control, mux_control_free);
         mux_session_detach(m->link->session);
         mux_session_close(m->link->session, NULL, MIGRATION_MUX_LINGER_MS);
         mux_source_unref(m);
