@@ -191,6 +191,7 @@ struct MuxEngine {
     bool rx_drop;               /* not interested in the payload */
     uint8_t rx_control[MUX_TEXT_MAX];   /* the longest payload but DATA's */
     uint8_t rx_scratch[MUX_SCRATCH_SIZE];
+    uint8_t rx_ahead[MUX_READ_AHEAD];   /* what follows the named payload */
 
     /* sending */
     MuxBatch batch;

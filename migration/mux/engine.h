@@ -85,8 +85,9 @@ void mux_engine_free(MuxEngine *e);
 
 /*
  * Name the memory for the next bytes: payload goes straight into its
- * stream's buffer, with the following header where possible, so that a DATA
- * frame costs one readv.  @max is at least 3.
+ * stream's buffer, with the following header where possible, so that a large
+ * DATA frame costs one readv, and many small frames one for all of them.
+ * @max is at least 3.
  *
  * Returns the number of elements filled; 0: wants none, the connection has
  * ended.  The memory stays valid until mux_engine_rx_done(), whatever is done

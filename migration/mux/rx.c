@@ -1,10 +1,12 @@
 /*
  * Migration multiplexer: bytes in
  *
- * HELLO, then frames.  While a payload is being received the next header's 16
- * bytes are asked for too, so that a run of DATA frames costs one read each.
- * Payload of DATA goes straight into its stream's memory, of control frames
- * into one small buffer, and unwanted data into a scratch area.
+ * HELLO, then frames.  Payload of DATA goes straight into its stream's memory,
+ * of control frames into one small buffer, and unwanted data into a scratch
+ * area.  The next header is asked for too, so that a run of large DATA frames
+ * costs one read each.  After little payload, or none, what follows the header
+ * is read ahead, so that many small frames cost one read; payload among it is
+ * copied.
  *
  * This path never waits for an application: credit made sure of room, and a
  * stream that is gone has its data dropped.
@@ -54,13 +56,18 @@ static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
     return n;
 }
 
-/* Up to where rx_buf is filled next */
-static size_t rx_buf_want(MuxEngine *e)
+/* Bytes that rx_buf lacks of what comes after the payload */
+static size_t rx_buf_lacks(MuxEngine *e)
 {
-    if (e->hello_done || e->rx_left) {
-        return MUX_HEADER_SIZE;
-    }
-    return mux_hello_want(e);
+    return (e->hello_done || e->rx_left ? MUX_HEADER_SIZE : mux_hello_want(e)) -
+        e->rx_buf_len;
+}
+
+/* Bytes to ask for after the payload that is named, if any */
+static size_t ahead_want(MuxEngine *e)
+{
+    return e->hello_done && e->rx_left < MUX_READ_AHEAD ? MUX_READ_AHEAD
+                                                        : rx_buf_lacks(e);
 }
 
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
@@ -78,8 +85,8 @@ unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
             return n;
         }
     }
-    iov[n].iov_base = e->rx_buf + e->rx_buf_len;
-    iov[n].iov_len = rx_buf_want(e) - e->rx_buf_len;
+    iov[n].iov_base = e->rx_ahead;
+    iov[n].iov_len = ahead_want(e);
     return n + 1;
 }
 
@@ -113,6 +120,59 @@ static void header_arrived(MuxEngine *e, int64_t now)
     }
 }
 
+/* @bytes of the current payload have come at @data. */
+static void payload_arrived(MuxEngine *e, const uint8_t *data, size_t bytes)
+{
+    MuxStream *s = e->rx_drop ? NULL : e->rx_stream;
+
+    if (s) {
+        mux_chunks_append(&s->rx, data, bytes);
+    } else if (!e->rx_drop) {
+        memcpy(e->rx_control + e->rx_header.length - e->rx_left, data, bytes);
+    }
+    e->rx_left -= bytes;
+    if (s) {
+        mux_stream_rx_arrived(s, bytes);
+        mux_stream_maybe_free(s);
+    }
+}
+
+/* @bytes of a header, or of the HELLO, have come at @data. */
+static void rx_buf_arrived(MuxEngine *e, const uint8_t *data, size_t bytes,
+                           int64_t now)
+{
+    memcpy(e->rx_buf + e->rx_buf_len, data, bytes);
+    e->rx_buf_len += bytes;
+    if (e->hello_done) {
+        header_arrived(e, now);
+    } else {
+        mux_hello_arrived(e, now);
+    }
+}
+
+/* @bytes have come in rx_ahead. */
+static void ahead_arrived(MuxEngine *e, size_t bytes, int64_t now)
+{
+    const uint8_t *data = e->rx_ahead;
+
+    while (bytes && !e->ended) {
+        size_t n;
+
+        if (e->rx_left) {
+            n = MIN(bytes, e->rx_left);
+            payload_arrived(e, data, n);
+            if (!e->rx_left) {
+                payload_complete(e, now);
+            }
+        } else {
+            n = MIN(bytes, rx_buf_lacks(e));
+            rx_buf_arrived(e, data, n, now);
+        }
+        data += n;
+        bytes -= n;
+    }
+}
+
 void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
 {
     size_t payload = MIN(bytes, e->rx_named);
@@ -134,17 +194,6 @@ void mux_engine_rx_done(MuxEngine *e, size_t bytes, int64_t now)
             return;
         }
         payload_complete(e, now);
-        if (e->ended) {
-            return;
-        }
     }
-    if (bytes) {
-        e->rx_buf_len += bytes;
-        g_assert(e->rx_buf_len <= sizeof(e->rx_buf));
-        if (e->hello_done) {
-            header_arrived(e, now);
-        } else {
-            mux_hello_arrived(e, now);
-        }
-    }
+    ahead_arrived(e, bytes, now);
 }

@@ -176,7 +176,7 @@ static void test_named_memory_survives_reset(void)
         memset(iov[i].iov_base, 1, iov[i].iov_len);
         len += iov[i].iov_len;
     }
-    g_assert_cmpuint(len, ==, 1000 + 16);
+    g_assert_cmpuint(len, ==, 1000 + MUX_READ_AHEAD);
     mux_engine_rx_done(p.dst, 500, 0);
     mux_feed(p.dst, wire, 500, 0);
     g_assert_false(mux_engine_ended(p.dst));

@@ -474,6 +474,58 @@ static void test_batch_once_named_stays(void)
     mux_pair_cleanup(&p);
 }
 
+/* --- reading ahead --- */
+
+static void test_small_frames_take_one_read(void)
+{
+    g_autoptr(GByteArray) wire = g_byte_array_new();
+    MuxStream *a, *b, *c, *d;
+    struct iovec iov[8];
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_link_open(&p.link, SRC, "y", &c, &d);
+    for (unsigned i = 0; i < 100; i++) {
+        g_assert_cmpuint(mux_copy_pattern(a, SRC, i * 10, 10), ==, 10);
+        mux_drain(p.src, wire, 0);
+        g_assert_cmpuint(mux_copy_pattern(c, SRC, i * 20, 20), ==, 20);
+        mux_drain(p.src, wire, 0);
+    }
+    mux_stream_fin(a);
+    mux_drain(p.src, wire, 0);
+    n = mux_engine_rx_want(p.dst, iov, 8);
+    g_assert_cmpuint(mux_iov_total(iov, n), >=, wire->len);
+    mux_iov_copy(iov, wire->data, wire->len, true);
+    mux_engine_rx_done(p.dst, wire->len, 0);
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 1000);
+    g_assert_true(mux_stream_rx_fin(b));
+    g_assert_cmpuint(mux_read_pattern(d, SRC, 0, SIZE_MAX), ==, 2000);
+    mux_pair_cleanup(&p);
+}
+
+/* A large payload is not read ahead: that would cost a copy. */
+static void test_large_frames_are_not_read_ahead(void)
+{
+    g_autoptr(GByteArray) wire = g_byte_array_new();
+    MuxStream *a, *b;
+    struct iovec iov[8];
+    unsigned n;
+    MuxPair p;
+
+    mux_pair_init(&p, 64 * KIB);
+    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_copy_pattern(a, SRC, 0, 32 * KIB);
+    mux_drain(p.src, wire, 0);
+    mux_feed(p.dst, wire->data, MUX_HEADER_SIZE, 0);
+    n = mux_engine_rx_want(p.dst, iov, 8);
+    g_assert_cmpuint(mux_iov_total(iov, n), ==, 32 * KIB + MUX_HEADER_SIZE);
+    mux_feed(p.dst, wire->data + MUX_HEADER_SIZE, 32 * KIB, 0);
+    g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 32 * KIB);
+    mux_pair_cleanup(&p);
+}
+
 /* --- the bounds of a batch --- */
 
 /*
@@ -851,6 +903,8 @@ int main(int argc, char **argv)
     ADD("offer-of-large-elements", test_offer_of_large_elements);
     ADD("writable-when-the-offer-is-sent",
         test_writable_when_the_offer_is_sent);
+    ADD("small-frames-take-one-read", test_small_frames_take_one_read);
+    ADD("large-frames-not-ahead", test_large_frames_are_not_read_ahead);
     ADD("batch-once-named-stays", test_batch_once_named_stays);
     ADD("pieces-of-a-batch", test_pieces_of_a_batch);
     ADD("control-of-a-batch", test_control_of_a_batch);
