@@ -247,7 +247,8 @@ typedef struct Mock {
     int fd;
     bool accepts;               /* streams */
     bool garbage;               /* on the disks' streams, instead of nothing */
-    unsigned messages;          /* that came on `control` */
+    GByteArray *control;        /* bytes of the next message on `control` */
+    unsigned messages;          /* that came there */
     uint32_t said;              /* bytes sent there */
 } Mock;
 
@@ -329,6 +330,22 @@ static void mock_accept(Mock *mock, uint32_t stream)
     }
 }
 
+/* A frame may have more than one message, or a part of one. */
+static void mock_control(Mock *mock, const uint8_t *data, size_t len)
+{
+    GByteArray *in = mock->control;
+    uint32_t size;
+
+    g_byte_array_append(in, data, len);
+    while (in->len >= 4 && (size = ldl_be_p(in->data)) <= in->len - 4) {
+        g_byte_array_remove_range(in, 0, 4 + size);
+        if (++mock->messages == 2) {
+            /* After `knows` this was `offer` */
+            mock_say(mock, MOCK_ACCEPTED);
+        }
+    }
+}
+
 /* Read and reply to a frame.  Returns: whether there was one */
 static bool mock_answer(Mock *mock)
 {
@@ -345,10 +362,8 @@ static bool mock_answer(Mock *mock)
     recv(mock->fd, payload, h.length, MSG_WAITALL);
     if (h.type == MUX_FRAME_OPEN && mock->accepts) {
         mock_accept(mock, h.stream);
-    } else if (h.type == MUX_FRAME_DATA && h.stream == MOCK_CONTROL &&
-               ++mock->messages == 2) {
-        /* After `knows` this was `offer` */
-        mock_say(mock, MOCK_ACCEPTED);
+    } else if (h.type == MUX_FRAME_DATA && h.stream == MOCK_CONTROL) {
+        mock_control(mock, payload, h.length);
     }
     return true;
 }
@@ -392,11 +407,13 @@ static void run_mock(Mock *mock, const char *error)
     mux_migrate(&t, MUX_BOTH_DISKS);
     mock->fd = accept(listener, NULL, NULL);
     g_assert_cmpint(mock->fd, >=, 0);
+    mock->control = g_byte_array_new();
     mock_hello(mock);
     mock_run_until_failed(mock, &t);
     mux_assert_error(t.from, error);
     close(mock->fd);
     close(listener);
+    g_byte_array_unref(mock->control);
     migrate_set_parameter_int(t.from, "channel-mux-timeout", 300000);
     mux_end_after_failure(&t);
 }
