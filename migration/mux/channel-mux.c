@@ -10,7 +10,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/iov.h"
-#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "session.h"
@@ -65,29 +64,33 @@ static void mux_channel_drop_unread(QIOChannelMux *ioc)
 
 void mux_channel_update(QIOChannelMux *ioc)
 {
+    bool readable, writable;
+    MuxWake wake = { .ioc = ioc };
+
     mux_channel_drop_unread(ioc);
-    if (mux_channel_readable(ioc)) {
-        qemu_cond_broadcast(&ioc->read_cond);
-        if (ioc->notifiers && !ioc->read_notified) {
-            ioc->read_notified = true;
-            event_notifier_set(&ioc->read_notifier);
-        }
-    }
-    if (mux_channel_writable(ioc)) {
-        qemu_cond_broadcast(&ioc->write_cond);
-        if (ioc->notifiers && !ioc->write_notified) {
-            ioc->write_notified = true;
-            event_notifier_set(&ioc->write_notifier);
-        }
+    readable = mux_channel_readable(ioc);
+    writable = mux_channel_writable(ioc);
+    wake.readers = readable && ioc->readers_waiting;
+    wake.writers = writable && ioc->writers_waiting;
+    wake.read_notifier = readable && ioc->notifiers && !ioc->read_notified;
+    wake.write_notifier = writable && ioc->notifiers && !ioc->write_notified;
+    ioc->read_notified |= wake.read_notifier;
+    ioc->write_notified |= wake.write_notifier;
+    if (wake.readers || wake.writers || wake.read_notifier ||
+        wake.write_notifier) {
+        mux_session_wake(ioc->session, &wake);
     }
 }
 
-/* The caller has to wait: re-arm the notifier. */
+/*
+ * The caller has to wait: re-arm the notifier.  It may be set late, when what
+ * it was set for has been read, so it is cleared in any case.
+ */
 static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
 {
     ioc->reads_in_row = 0;
-    if (ioc->read_notified) {
-        ioc->read_notified = false;
+    ioc->read_notified = false;
+    if (ioc->notifiers) {
         event_notifier_test_and_clear(&ioc->read_notifier);
     }
     return QIO_CHANNEL_ERR_BLOCK;
@@ -95,11 +98,33 @@ static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
 
 static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
 {
-    if (ioc->write_notified) {
-        ioc->write_notified = false;
+    ioc->write_notified = false;
+    if (ioc->notifiers) {
         event_notifier_test_and_clear(&ioc->write_notifier);
     }
     return QIO_CHANNEL_ERR_BLOCK;
+}
+
+static void mux_channel_wait_read(QIOChannelMux *ioc)
+{
+    ioc->readers_waiting++;
+    mux_session_wait(ioc->session, &ioc->read_cond);
+    ioc->readers_waiting--;
+}
+
+static void mux_channel_wait_write(QIOChannelMux *ioc)
+{
+    ioc->writers_waiting++;
+    mux_session_wait(ioc->session, &ioc->write_cond);
+    ioc->writers_waiting--;
+}
+
+static void mux_channel_wake_writers(QIOChannelMux *ioc)
+{
+    if (ioc->writers_waiting) {
+        mux_session_wake(ioc->session,
+                         &(MuxWake) { .ioc = ioc, .writers = true });
+    }
 }
 
 /*
@@ -203,17 +228,22 @@ static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
     size_t len;
 
     ioc->reading = true;
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     len = mux_channel_copy(iov, niov, piece, n);
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     ioc->reading = false;
-    qemu_cond_broadcast(&ioc->read_cond);
     mux_stream_rx_consume(ioc->stream, peek ? 0 : len);
     if (!peek) {
         stat64_add(&ioc->bytes_received, len);
     }
+    if (ioc->readers_waiting) {
+        mux_session_wake(s, &(MuxWake) { .ioc = ioc, .readers = true });
+    }
     mux_channel_update(ioc);
-    mux_session_settle(s);
+    /* Credit goes out from here: to wake the send thread takes longer */
+    if (!s->sending && QTAILQ_EMPTY(&s->writers)) {
+        mux_session_pump(s, NULL, false);
+    }
     return len;
 }
 
@@ -227,12 +257,12 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
     if (!iov_size(iov, niov)) {
         return 0;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     while (ioc->reading || !mux_channel_readable(ioc)) {
         if (!ioc->reading && !ioc->blocking) {
             return mux_channel_block_read(ioc);
         }
-        qemu_cond_wait(&ioc->read_cond, &s->lock);
+        mux_channel_wait_read(ioc);
     }
     if (!mux_channel_has_data(ioc)) {
         return mux_channel_read_end(ioc, errp);
@@ -254,14 +284,14 @@ static size_t mux_channel_withdraw(QIOChannelMux *ioc)
 
     /* What is all sent is in no batch, so the transport cannot use it */
     while (s->in_write && mux_stream_tx_sent(ioc->stream) < ioc->write_size) {
-        qemu_cond_wait(&s->sender_moved, &s->lock);
+        mux_session_wait(s, &s->sender_moved);
     }
     taken = mux_stream_tx_withdraw(ioc->stream);
     ioc->writing = false;
     if (ioc->write_shut) {
         mux_stream_fin(ioc->stream);
     }
-    qemu_cond_broadcast(&ioc->write_cond);
+    mux_channel_wake_writers(ioc);
     return taken;
 }
 
@@ -272,7 +302,7 @@ static size_t mux_channel_write_blocking(QIOChannelMux *ioc)
     while (!mux_channel_write_done(ioc)) {
         if (s->sending || !mux_session_pump(s, ioc, true)) {
             QTAILQ_INSERT_TAIL(&s->writers, ioc, next_writer);
-            qemu_cond_wait(&ioc->write_cond, &s->lock);
+            mux_channel_wait_write(ioc);
             QTAILQ_REMOVE(&s->writers, ioc, next_writer);
         }
     }
@@ -309,9 +339,9 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
     if (!size) {
         return 0;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     while (ioc->writing) {
-        qemu_cond_wait(&ioc->write_cond, &s->lock);
+        mux_channel_wait_write(ioc);
     }
     if (mux_channel_write_over(ioc)) {
         return mux_channel_write_failed(ioc, errp);
@@ -328,13 +358,11 @@ static ssize_t mux_channel_writev(QIOChannel *base, const struct iovec *iov,
                               : mux_channel_write_now(ioc);
     }
     if (!taken && mux_channel_write_over(ioc)) {
-        mux_session_settle(s);
         return mux_channel_write_failed(ioc, errp);
     }
     if (!taken) {
         taken = mux_stream_tx_copy(ioc->stream, iov, niov);
     }
-    mux_session_settle(s);
     if (!taken) {
         return mux_channel_block_write(ioc);
     }
@@ -349,7 +377,7 @@ bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
     const struct iovec iov = { .iov_base = (void *)buf, .iov_len = len };
     size_t taken = 0;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     if (s->tx_error) {
         mux_session_cut(s, s->tx_error);
     }
@@ -361,7 +389,6 @@ bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
     if (!ioc->writing && mux_stream_writable(ioc->stream)) {
         taken = mux_stream_tx_copy(ioc->stream, &iov, 1);
         stat64_add(&ioc->bytes_sent, taken);
-        mux_session_settle(s);
     }
     if (taken < len) {
         mux_failure_propagate(failp,
@@ -373,7 +400,7 @@ bool qio_channel_mux_write_whole(QIOChannelMux *ioc, const void *buf,
 
 void qio_channel_mux_hold_back(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     ioc->held_back = g_byte_array_new();
 }
 
@@ -381,7 +408,7 @@ int qio_channel_mux_write_held_back(QIOChannelMux *ioc, Error **errp)
 {
     g_autoptr(GByteArray) data = NULL;
 
-    WITH_QEMU_LOCK_GUARD(&ioc->session->lock) {
+    WITH_MUX_SESSION_LOCK_GUARD(ioc->session) {
         data = g_steal_pointer(&ioc->held_back);
     }
     return qio_channel_write_all(QIO_CHANNEL(ioc), (char *)data->data,
@@ -394,7 +421,7 @@ static void mux_channel_shut(QIOChannelMux *ioc, bool read, bool write)
 {
     MuxSession *s = ioc->session;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     trace_mux_channel_shutdown(ioc, ioc->name, read, write);
     ioc->read_shut |= read;
     if (write && !ioc->write_shut) {
@@ -408,7 +435,6 @@ static void mux_channel_shut(QIOChannelMux *ioc, bool read, bool write)
         }
     }
     mux_channel_update(ioc);
-    mux_session_settle(s);
 }
 
 static int mux_channel_shutdown(QIOChannel *base, QIOChannelShutdown how,
@@ -444,14 +470,13 @@ void mux_channel_fail(QIOChannelMux *ioc, uint32_t code, const char *why)
         mux_transport_wake_out(s->transport);
     }
     mux_channel_update(ioc);
-    mux_session_settle(s);
 }
 
 void qio_channel_mux_abort(QIOChannelMux *ioc, const MuxFailure *why)
 {
     g_autofree char *text = mux_failure_text_within(why, ioc->name);
 
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     mux_channel_fail(ioc, why->cause.code, text);
 }
 
@@ -460,7 +485,7 @@ void mux_session_abort_streams(MuxSession *s, QIOChannelMux *except,
 {
     QIOChannelMux *ioc;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     QTAILQ_FOREACH(ioc, &s->channels, next) {
         if (ioc != except) {
             g_autofree char *text = mux_failure_text_within(why, ioc->name);
@@ -475,7 +500,7 @@ MuxFailure *mux_session_find_failure(MuxSession *s)
     MuxFailure *failure;
     QIOChannelMux *ioc;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     failure = mux_session_failure(s);
     QTAILQ_FOREACH(ioc, &s->channels, next) {
         failure = failure ?: mux_channel_failure(ioc);
@@ -492,7 +517,7 @@ const char *qio_channel_mux_name(QIOChannelMux *ioc)
 
 MuxStreamState qio_channel_mux_state(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     return mux_stream_state(ioc->stream);
 }
 
@@ -506,56 +531,54 @@ void qio_channel_mux_set_changed(QIOChannelMux *ioc,
 
 void qio_channel_mux_accept(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     mux_stream_accept(ioc->stream);
-    mux_session_settle(ioc->session);
 }
 
 void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
 {
     MuxSession *s = ioc->session;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     if (!mux_channel_aborted(ioc) && !s->over && !s->closing) {
         mux_stream_fin_ok(ioc->stream);
-        mux_session_settle(s);
     }
 }
 
 bool qio_channel_mux_has_input(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     return mux_channel_readable(ioc);
 }
 
 bool qio_channel_mux_fin_acked(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     return mux_stream_fin_acked(ioc->stream);
 }
 
 MuxFailure *qio_channel_mux_get_failure(QIOChannelMux *ioc)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     return mux_channel_failure(ioc);
 }
 
 void qio_channel_mux_set_window_max(QIOChannelMux *ioc, uint64_t bytes)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     mux_stream_set_window_max(ioc->stream, bytes);
 }
 
 void qio_channel_mux_set_read_least(QIOChannelMux *ioc, size_t bytes)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     ioc->read_least = bytes;
     mux_channel_update(ioc);
 }
 
 void qio_channel_mux_set_weight(QIOChannelMux *ioc, unsigned weight)
 {
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     mux_stream_set_weight(ioc->stream, weight);
 }
 
@@ -563,7 +586,7 @@ void qio_channel_mux_set_urgent(QIOChannelMux *ioc, bool urgent)
 {
     MuxSession *s = ioc->session;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     mux_stream_set_urgent(ioc->stream, urgent);
     if (ioc->urgent != urgent) {
         ioc->urgent = urgent;
@@ -588,7 +611,7 @@ static int mux_channel_set_blocking(QIOChannel *base, bool enabled,
 {
     QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
 
-    QEMU_LOCK_GUARD(&ioc->session->lock);
+    MUX_SESSION_LOCK_GUARD(ioc->session);
     ioc->blocking = enabled;
     if (!enabled && !mux_channel_init_notifiers(ioc, errp)) {
         return -1;
@@ -617,7 +640,7 @@ static void mux_channel_release(QIOChannelMux *ioc)
     MuxSession *s = ioc->session;
     g_autofree char *why = NULL;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     trace_mux_channel_release(ioc, ioc->name);
     assert(!ioc->reading && !ioc->writing);
     if (ioc->call_opened || ioc->call_changed) {
@@ -634,7 +657,6 @@ static void mux_channel_release(QIOChannelMux *ioc)
         mux_stream_reset(ioc->stream, MUX_CODE_ABORTED, why);
     }
     mux_stream_release(ioc->stream);
-    mux_session_settle(s);
 }
 
 static void mux_channel_instance_init(Object *obj)

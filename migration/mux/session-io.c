@@ -76,7 +76,7 @@ static void mux_session_kick(MuxSession *s)
     }
     if (writer && !s->over) {
         /* Others may wait there for their turn to offer something */
-        qemu_cond_broadcast(&writer->write_cond);
+        mux_session_wake(s, &(MuxWake) { .ioc = writer, .writers = true });
     } else {
         qemu_cond_signal(&s->send_cond);
     }
@@ -136,7 +136,7 @@ static void mux_session_wake_writers(MuxSession *s)
 
     QTAILQ_FOREACH(ioc, &s->writers, next_writer) {
         if (mux_channel_write_done(ioc)) {
-            qemu_cond_broadcast(&ioc->write_cond);
+            mux_session_wake(s, &(MuxWake) { .ioc = ioc, .writers = true });
         }
     }
 }
@@ -149,9 +149,9 @@ static bool mux_session_send_batch(MuxSession *s, unsigned niov)
     ssize_t len;
 
     s->in_write = true;
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     len = mux_transport_writev(s->transport, s->tx_iov, niov, &err);
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     s->in_write = false;
     qemu_cond_broadcast(&s->sender_moved);
 
@@ -185,13 +185,13 @@ bool mux_session_pump(MuxSession *s, QIOChannelMux *ioc, bool block)
         if (ioc ? mux_channel_write_done(ioc) : !QTAILQ_EMPTY(&s->writers)) {
             break;
         }
-        if (!block && (full || rounds == MUX_PUMP_ROUNDS)) {
+        if (!block && (full || !ioc || rounds == MUX_PUMP_ROUNDS)) {
             break;
         }
         if (full) {
-            qemu_mutex_unlock(&s->lock);
+            mux_session_unlock(s);
             mux_transport_wait_out(s->transport, INT64_MAX);
-            qemu_mutex_lock(&s->lock);
+            mux_session_lock(s);
         }
     }
     s->sending = false;
@@ -211,26 +211,26 @@ void *mux_session_send_thread(void *opaque)
     MuxSession *s = opaque;
     int64_t linger;
 
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     while (!mux_session_send_finished(s)) {
         bool leave = !s->over && !QTAILQ_EMPTY(&s->writers);
 
         if (s->sending || leave || !mux_session_pump(s, NULL, true)) {
-            qemu_cond_wait(&s->send_cond, &s->lock);
+            mux_session_wait(s, &s->send_cond);
         }
     }
     if (!s->tx_error) {
         s->sending = true;
         linger = s->linger;
-        qemu_mutex_unlock(&s->lock);
+        mux_session_unlock(s);
         mux_transport_finish(s->transport, linger);
-        qemu_mutex_lock(&s->lock);
+        mux_session_lock(s);
         s->sending = false;
     }
     s->flushed = true;
     qemu_cond_broadcast(&s->sender_moved);
     mux_transport_wake_in(s->transport);
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
 
     mux_session_unref(s);
     return NULL;
@@ -259,9 +259,9 @@ static void mux_session_tick(MuxSession *s, int64_t now)
     }
     s->tick_due = now + MUX_TICK_MS * (int64_t)SCALE_MS;
     s->ticking = true;
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     ops->tick(s, now, heard, s->opaque);
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     s->ticking = false;
     qemu_cond_broadcast(&s->ticked);
 }
@@ -273,7 +273,7 @@ static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
      * it, the read sees the end of file.
      */
     while (len == 0 && s->in_write) {
-        qemu_cond_wait(&s->sender_moved, &s->lock);
+        mux_session_wait(s, &s->sender_moved);
     }
     if (len > 0) {
         s->heard = get_clock();
@@ -301,18 +301,19 @@ static void mux_session_receive(MuxSession *s)
         ssize_t len;
 
         s->rx_deadline = mux_session_next_due(s);
-        qemu_mutex_unlock(&s->lock);
+        mux_session_unlock(s);
         len = mux_transport_readv(s->transport, iov, niov, &err);
         if (len == QIO_CHANNEL_ERR_BLOCK) {
             mux_transport_wait_in(s->transport, s->rx_deadline);
         }
-        qemu_mutex_lock(&s->lock);
+        mux_session_lock(s);
         if (len != QIO_CHANNEL_ERR_BLOCK) {
             mux_session_received(s, len, err);
         }
         now = get_clock();
         mux_session_check_time(s, now);
         mux_session_tick(s, now);
+        /* Has the engine ended? */
         mux_session_settle(s);
     }
 }
@@ -348,17 +349,17 @@ static void mux_session_linger(MuxSession *s)
             if (!s->flushed || s->sending) {
                 mux_session_cut(s, "timed out closing the connection");
                 mux_session_settle(s);
-                qemu_cond_wait(&s->sender_moved, &s->lock);
+                mux_session_wait(s, &s->sender_moved);
             }
         } else if (more) {
             int64_t deadline = s->linger;
 
-            qemu_mutex_unlock(&s->lock);
+            mux_session_unlock(s);
             more = mux_session_discard(s, deadline);
-            qemu_mutex_lock(&s->lock);
+            mux_session_lock(s);
         } else {
-            qemu_cond_timedwait(&s->sender_moved, &s->lock,
-                                left / SCALE_MS + 1);
+            mux_session_timedwait(s, &s->sender_moved,
+                                  left / SCALE_MS + 1);
         }
     }
 }
@@ -367,22 +368,22 @@ void *mux_session_receive_thread(void *opaque)
 {
     MuxSession *s = opaque;
 
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     mux_session_receive(s);
     mux_session_linger(s);
     /* From here on mux_session_cut() leaves the transport alone */
     s->closed = true;
     mux_transport_end_waits(s->transport);
     trace_mux_session_closed(s);
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
 
     /* A command at the other end may take its time to exit */
     mux_transport_close(s->transport);
 
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     s->transport_closed = true;
     qemu_cond_broadcast(&s->closed_cond);
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     mux_session_unref(s);
     return NULL;
 }

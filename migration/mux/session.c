@@ -10,7 +10,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "crypto/random.h"
-#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "session.h"
@@ -60,9 +59,8 @@ MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
     trace_mux_session_new(s, transport, role);
 
     if (err) {
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_MUX_SESSION_LOCK_GUARD(s) {
             mux_session_cut(s, error_get_pretty(err));
-            mux_session_settle(s);
         }
     }
     mux_session_start_thread(s, "mig/mux/recv", mux_session_receive_thread);
@@ -121,9 +119,8 @@ QIOChannelMux *mux_session_open(MuxSession *s, const char *name,
     const char *why = NULL;
     MuxFailure *refusal;
     MuxStream *stream;
-    QIOChannelMux *ioc;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     refusal = mux_session_refusal(s, name);
     if (refusal) {
         mux_failure_propagate(failp, refusal);
@@ -135,32 +132,10 @@ QIOChannelMux *mux_session_open(MuxSession *s, const char *name,
                                                      "%s", why));
         return NULL;
     }
-    ioc = mux_channel_new(s, stream);
-    mux_session_settle(s);
-    return ioc;
+    return mux_channel_new(s, stream);
 }
 
 /* --- callbacks --- */
-
-/*
- * A stream may lose its last reference in any thread; then it waits for the
- * lock, held here, before it goes away.
- */
-static bool mux_channel_try_ref(QIOChannelMux *ioc)
-{
-    Object *obj = OBJECT(ioc);
-    uint32_t ref = qatomic_read(&obj->ref);
-
-    while (ref) {
-        uint32_t old = qatomic_cmpxchg(&obj->ref, ref, ref + 1);
-
-        if (old == ref) {
-            return true;
-        }
-        ref = old;
-    }
-    return false;
-}
 
 /* Takes the lock held, calls without it, returns with it. */
 static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
@@ -175,7 +150,7 @@ static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
     if (!opened && !mux_channel_try_ref(ioc)) {
         return;
     }
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     if (opened) {
         ops->opened(s, ioc, s->opaque);
     }
@@ -183,7 +158,7 @@ static void mux_session_call_channel(MuxSession *s, QIOChannelMux *ioc)
         ioc->changed(ioc, ioc->changed_opaque);
     }
     object_unref(OBJECT(ioc));
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
 }
 
 static void mux_session_call_state(MuxSession *s)
@@ -197,13 +172,13 @@ static void mux_session_call_state(MuxSession *s)
     } else {
         s->call_ended = false;
     }
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     if (ready && ops->ready) {
         ops->ready(s, s->opaque);
     } else if (!ready && ops->ended) {
         ops->ended(s, failure, s->opaque);
     }
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
 }
 
 static void mux_session_call_bh(void *opaque)
@@ -211,7 +186,7 @@ static void mux_session_call_bh(void *opaque)
     MuxSession *s = opaque;
     QIOChannelMux *ioc;
 
-    qemu_mutex_lock(&s->lock);
+    mux_session_lock(s);
     s->call_scheduled = false;
     while (s->ops) {
         ioc = QTAILQ_FIRST(&s->callbacks);
@@ -225,7 +200,7 @@ static void mux_session_call_bh(void *opaque)
             break;
         }
     }
-    qemu_mutex_unlock(&s->lock);
+    mux_session_unlock(s);
     mux_session_unref(s);
 }
 
@@ -279,7 +254,7 @@ void mux_session_call_changed(QIOChannelMux *ioc)
 void mux_session_set_ops(MuxSession *s, const MuxSessionOps *ops, void *opaque)
 {
     GLOBAL_STATE_CODE();
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     if (s->ops) {
         s->ops = ops;
         s->opaque = opaque;
@@ -292,11 +267,11 @@ void mux_session_detach(MuxSession *s)
     QIOChannelMux *ioc, *next;
 
     GLOBAL_STATE_CODE();
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     s->ops = NULL;
     s->tick_due = INT64_MAX;
     while (s->ticking) {
-        qemu_cond_wait(&s->ticked, &s->lock);
+        mux_session_wait(s, &s->ticked);
     }
     QTAILQ_FOREACH_SAFE(ioc, &s->callbacks, next_callback, next) {
         QTAILQ_REMOVE(&s->callbacks, ioc, next_callback);
@@ -322,17 +297,15 @@ int64_t mux_session_next_due(MuxSession *s)
 
 void mux_session_set_silence(MuxSession *s, uint32_t timeout_ms)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     mux_engine_set_silence(s->engine, timeout_ms * (int64_t)SCALE_MS,
                            get_clock());
-    mux_session_settle(s);
 }
 
 void mux_session_ping(MuxSession *s)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     mux_engine_ping(s->engine);
-    mux_session_settle(s);
 }
 
 /* --- the end --- */
@@ -395,10 +368,9 @@ void mux_session_yank(void *opaque)
 {
     MuxSession *s = opaque;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     trace_mux_session_yank(s);
     mux_session_cut(s, "the connection was yanked");
-    mux_session_settle(s);
 }
 
 char *mux_session_closing_text(MuxSession *s, const char *stream)
@@ -434,7 +406,7 @@ void mux_session_close(MuxSession *s, const MuxFailure *why, int timeout_ms)
 {
     int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     mux_session_close_locked(s, why, deadline);
 }
 
@@ -444,17 +416,17 @@ void mux_session_close_wait(MuxSession *s, const MuxFailure *why,
     int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
     int64_t now;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     mux_session_close_locked(s, why, deadline);
     deadline += MUX_COMMAND_END_NS;
     while (!s->transport_closed && (now = get_clock()) < deadline) {
-        qemu_cond_timedwait(&s->closed_cond, &s->lock,
-                            (deadline - now) / SCALE_MS + 1);
+        mux_session_timedwait(s, &s->closed_cond,
+                              (deadline - now) / SCALE_MS + 1);
     }
 }
 
 bool mux_session_closed(MuxSession *s)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    MUX_SESSION_LOCK_GUARD(s);
     return s->transport_closed;
 }

@@ -2,7 +2,8 @@
  * Migration multiplexer: what the parts of the session layer share
  *
  *   session.c     the session: life, callbacks, the end
- *   session-io.c        the threads and the sender's role
+ *   session-io.c  the threads and the sender's role
+ *   session-lock.c the lock, and who is woken when it is released
  *   channel-mux.c QIOChannelMux: reading, writing, shutdown
  *   watch.c       waiting for a QIOChannelMux in an event loop
  *   transport.c   the connection beneath
@@ -56,10 +57,12 @@ struct QIOChannelMux {
     unsigned reads_in_row;      /* without QIO_CHANNEL_ERR_BLOCK between them */
     size_t read_least;          /* so much, or an end, can be read; >= 1 */
     QemuCond read_cond;
+    unsigned readers_waiting;   /* there */
     bool writing;               /* a writer's offer is with the engine */
     size_t write_size;          /* bytes of that offer */
     GByteArray *held_back;      /* else what is written goes here */
     QemuCond write_cond;
+    unsigned writers_waiting;   /* there */
     QTAILQ_ENTRY(QIOChannelMux) next_writer; /* in MuxSession.writers */
 
     /*
@@ -68,7 +71,7 @@ struct QIOChannelMux {
      */
     bool notifiers;
     EventNotifier read_notifier, write_notifier;
-    bool read_notified, write_notified;
+    bool read_notified, write_notified;     /* or about to be */
 
     QIOChannelMuxChanged *changed;      /* with the BQL held */
     void *changed_opaque;
@@ -77,9 +80,20 @@ struct QIOChannelMux {
     QTAILQ_ENTRY(QIOChannelMux) next_callback;
 };
 
+/* Who is to be woken when the lock is released */
+typedef struct MuxWake {
+    QIOChannelMux *ioc;         /* a reference, once it is in MuxSession */
+    bool readers, writers;
+    bool read_notifier, write_notifier;
+} MuxWake;
+
+#define MUX_WAKES 8
+
 struct MuxSession {
     int refs;                   /* atomic */
-    QemuMutex lock;
+    QemuMutex lock;             /* session-lock.c alone uses it */
+    MuxWake wakes[MUX_WAKES];   /* of different streams */
+    unsigned nwakes;
     MuxEngine *engine;
     MuxTransport *transport;
     QTAILQ_HEAD(, QIOChannelMux) channels;
@@ -120,6 +134,52 @@ struct MuxSession {
     QTAILQ_HEAD(, QIOChannelMux) callbacks;
 };
 
+/* --- session-lock.c --- */
+
+/* The lock of the session; unlocking settles first, and then wakes. */
+void mux_session_lock(MuxSession *s);
+void mux_session_unlock(MuxSession *s);
+
+typedef MuxSession MuxSessionGuard;
+
+static inline MuxSessionGuard *mux_session_guard(MuxSession *s)
+{
+    mux_session_lock(s);
+    return s;
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(MuxSessionGuard, mux_session_unlock)
+
+/* Hold the lock until the end of the block (of the one that follows) */
+#define MUX_SESSION_LOCK_GUARD(s) \
+    g_autoptr(MuxSessionGuard) mux_session_guard_ G_GNUC_UNUSED = \
+        mux_session_guard(s)
+#define WITH_MUX_SESSION_LOCK_GUARD(s) \
+    for (g_autoptr(MuxSessionGuard) mux_session_guard_ = mux_session_guard(s); \
+         mux_session_guard_; \
+         mux_session_unlock(g_steal_pointer(&mux_session_guard_)))
+
+/*
+ * Wait with the lock held, which is released meanwhile.  The caller checks
+ * again what it waits for: this may return early.
+ */
+void mux_session_wait(MuxSession *s, QemuCond *cond);
+void mux_session_timedwait(MuxSession *s, QemuCond *cond, int ms);
+
+/*
+ * Do this when the lock is released: a thread that is woken with the lock held
+ * waits for it next.  With the lock held.
+ */
+void mux_session_wake(MuxSession *s, const MuxWake *wake);
+
+/*
+ * A stream may lose its last reference in any thread; then it waits for the
+ * lock before it goes away.  With the lock held.
+ *
+ * Returns: false if @ioc is about to go away
+ */
+bool mux_channel_try_ref(QIOChannelMux *ioc);
+
 /* --- session.c; all with the lock held --- */
 
 void mux_session_call_ready(MuxSession *s);
@@ -152,7 +212,7 @@ void mux_session_cut(MuxSession *s, const char *text);
 void *mux_session_receive_thread(void *opaque);
 void *mux_session_send_thread(void *opaque);
 
-/* To be called after every change to the engine: what follows from it. */
+/* What follows from changes to the engine; mux_session_unlock() does it. */
 void mux_session_settle(MuxSession *s);
 
 /*

@@ -9,7 +9,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/lockable.h"
 #include "session.h"
 
 bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp)
@@ -123,7 +122,7 @@ GSource *mux_channel_create_watch(QIOChannel *base, GIOCondition condition)
 
     w->ioc = QIO_CHANNEL_MUX(object_ref(OBJECT(ioc)));
     w->condition = condition;
-    WITH_QEMU_LOCK_GUARD(&ioc->session->lock) {
+    WITH_MUX_SESSION_LOCK_GUARD(ioc->session) {
         w->failed = !mux_channel_init_notifiers(ioc, NULL);
     }
     if (!w->failed && (condition & G_IO_IN)) {
@@ -144,7 +143,7 @@ void mux_channel_set_aio_fd_handler(QIOChannel *base,
 {
     QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
 
-    WITH_QEMU_LOCK_GUARD(&ioc->session->lock) {
+    WITH_MUX_SESSION_LOCK_GUARD(ioc->session) {
         if (!mux_channel_init_notifiers(ioc, NULL)) {
             return;
         }
