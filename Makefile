@@ -78,7 +78,7 @@ downtime: configure ## check how long the guest is stopped (needs root)
 
 BENCH = python3 tests/guest/bench.py --build $(BUILD)/qemu --output $(BUILD)/bench \
 	$(if $(ROWS),--rows $(ROWS))
-bench: configure ## compare speed and cost with sockets and QEMU as it came (ROWS=1,5)
+bench: configure ## compare speed and cost with sockets and unpatched QEMU (ROWS=1,5)
 	@./configure --plain
 	@scripts/build $(GUEST) tests/bench/mux-bench
 	@scripts/build --plain $(GUEST)

@@ -129,7 +129,7 @@ static void mux_candidate_close(MuxCandidate *c, const MuxFailure *why)
 static void mux_candidate_leave(MuxCandidate *c, const MuxFailure *why)
 {
     if (c->link) {
-        mux_link_end_yank(c->link);
+        mux_link_unregister_yank(c->link);
         mux_candidate_close(c, why);
     } else {
         /* Ends the handshake */
@@ -361,7 +361,7 @@ void mux_candidate_serve(QIOChannel *ioc)
         error_report("migration: rejected a connection: %s", late->text);
         return;
     }
-    mux_link_guard(c->link);
+    mux_link_watch(c->link);
 }
 
 void mux_candidates_end(const MuxFailure *why, bool wait)

@@ -21,9 +21,9 @@
 
 typedef struct MuxCandidatesOps {
     /*
-     * The offer that came on link->control was accepted, and the candidate is
-     * one no more.  Takes over both; @main is the stream, not yet answered, or
-     * NULL if the source has not opened it yet.
+     * The offer received on link->control was accepted, and the candidate
+     * freed.  Takes ownership of @link and of the reference to @main: the
+     * stream, not yet accepted, or NULL if the source has not opened it yet.
      */
     void (*accepted)(MuxLink *link, QIOChannelMux *main);
 

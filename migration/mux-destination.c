@@ -50,8 +50,8 @@ struct MuxDestination {
     GPtrArray *channels;        /* MuxDestinationChannel *, `main` among them */
     const char *taking;         /* the loader takes it now; main loop */
     ExportSet *exports;
-    bool loaded;                /* everything */
-    bool deciding;              /* and the source may commit now, or has */
+    bool loaded;                /* all data, device state included */
+    bool deciding;              /* `loaded` was sent: the source may commit */
     bool committed;             /* `committed` was received */
     bool over;                  /* nothing more comes on `control` */
     bool failing;               /* mux_destination_fail() was called */
@@ -92,7 +92,7 @@ bool mux_destination_hold_failed(const MigrationStatus *status)
     return true;
 }
 
-/* @failure, with the fact that everything was loaded before it */
+/* Returns: @failure, saying that everything had been loaded before */
 static MuxFailure *mux_destination_not_committed(const MuxFailure *failure)
 {
     g_autofree char *text = mux_failure_text(failure);
@@ -103,9 +103,10 @@ static MuxFailure *mux_destination_not_committed(const MuxFailure *failure)
 }
 
 /*
- * Record @failure, unless there is one already.  Any thread.
+ * Record @failure, unless one is recorded or the source has committed.  Any
+ * thread.
  *
- * Returns: the failure that counts
+ * Returns: a copy of what is recorded, or of @failure
  */
 static MuxFailure *mux_destination_record(MuxDestination *m,
                                           const MuxFailure *failure)
@@ -689,7 +690,7 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
     if (m->file) {
         qemu_fclose(m->file);
     }
-    mux_link_end_yank(l);
+    mux_link_unregister_yank(l);
     if (failure) {
         mux_destination_report_cause(m, failure);
     } else {

@@ -1,5 +1,5 @@
 /*
- * Migration over a multiplexed connection: what both sides have
+ * Migration over a multiplexed connection: state common to both sides
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,7 +29,7 @@ void mux_link_begin(MuxLink *l, QIOChannel *ioc, MuxRole role,
 void mux_link_free(MuxLink *l)
 {
     if (l) {
-        mux_link_end_yank(l);
+        mux_link_unregister_yank(l);
         mux_control_free(l->control);
         mux_session_unref(l->session);
         mux_failure_free(l->failure);
@@ -38,7 +38,7 @@ void mux_link_free(MuxLink *l)
     }
 }
 
-void mux_link_guard(MuxLink *l)
+void mux_link_watch(MuxLink *l)
 {
     mux_session_set_silence(l->session, migrate_channel_mux_timeout());
     yank_register_function(MIGRATION_YANK_INSTANCE, mux_session_yank,
@@ -46,7 +46,7 @@ void mux_link_guard(MuxLink *l)
     l->yankable = true;
 }
 
-void mux_link_end_yank(MuxLink *l)
+void mux_link_unregister_yank(MuxLink *l)
 {
     if (l->yankable) {
         yank_unregister_function(MIGRATION_YANK_INSTANCE, mux_session_yank,

@@ -1,10 +1,10 @@
 /*
- * Migration over a multiplexed connection: what both sides have
+ * Migration over a multiplexed connection: state common to both sides
  *
- * A side's end of the connection: the session, the stream `control`, the phase
- * of the migration and the failure that ended it.  At the source it belongs to
- * mux-source.c; at the destination to mux-candidates.c, and from the acceptance
- * of the offer on to mux-destination.c.
+ * One side's state of the connection: the session, the stream `control`, the
+ * phase of the migration and the failure that ended it.  At the source it
+ * belongs to mux-source.c; at the destination to mux-candidates.c, and from the
+ * acceptance of the offer on to mux-destination.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,40 +29,44 @@ typedef struct MuxLink {
 MuxLink *mux_link_new(void);
 
 /*
- * Begin a session on @ioc, of which a reference is taken, with HELLO.  Threads
- * of the session may call @ops before this returns.  Main loop.
+ * Start a session on @ioc, which takes a reference to it, and send HELLO.
+ * Threads of the session may call @ops before this returns.  Main loop.
  */
 void mux_link_begin(MuxLink *l, QIOChannel *ioc, MuxRole role,
                     const MuxSessionOps *ops, void *opaque);
 
 /*
- * Let go of the session, which has to be closed before, and of `control`.
+ * Free @l with its `control` and its session, which must have been closed.
  * NULL is ignored.  Main loop.
  */
 void mux_link_free(MuxLink *l);
 
-/* From now on a silent peer and yank end the connection.  Main loop. */
-void mux_link_guard(MuxLink *l);
+/*
+ * Apply the parameter channel-mux-timeout, and register the yank function.
+ * Main loop.
+ */
+void mux_link_watch(MuxLink *l);
 
-/* Yank does not do so any more; idempotent.  Main loop. */
-void mux_link_end_yank(MuxLink *l);
+/* Unregister the yank function; idempotent.  Main loop. */
+void mux_link_unregister_yank(MuxLink *l);
 
 /*
- * The migration has failed because of @failure.  Any thread.
+ * Record @failure as the cause of the failed migration.  Any thread.
  *
- * Returns: false if it has failed before, or cannot fail any more
+ * Returns: false if a failure is recorded already, or the migration is settled
  */
 bool mux_link_record(MuxLink *l, const MuxFailure *failure);
 
-/* The migration cannot fail any more.  Any thread. */
+/*
+ * No failure is recorded from now on: the handover is committed, or the
+ * migration has ended.  Any thread.
+ */
 void mux_link_settle(MuxLink *l);
 
-/* Has it failed, or can it not fail any more?  Any thread. */
+/* Was a failure recorded, or is the migration settled?  Any thread. */
 bool mux_link_over(MuxLink *l);
 
-/*
- * Why has the migration failed, NULL: it has not.  Stays valid.  Any thread.
- */
+/* The failure; NULL: none was recorded.  Stays valid.  Any thread. */
 const MuxFailure *mux_link_failure(MuxLink *l);
 
 /* Reset all streams except `control` because of @failure.  Any thread. */

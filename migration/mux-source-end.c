@@ -59,7 +59,7 @@ static void mux_source_cleanup(MuxSource *m)
     MigrationState *s = m->s;
     MuxLink *l = m->link;
 
-    mux_link_end_yank(l);
+    mux_link_unregister_yank(l);
     migration_cleanup(s);
     s->mux = NULL;
     mux_source_set_phase(m, MIGRATION_PHASE_DONE);

@@ -444,7 +444,7 @@ static MuxSource *mux_source_new(MigrationState *s, QIOChannel *ioc,
         mux_source_unref(m);
         return NULL;
     }
-    mux_link_guard(m->link);
+    mux_link_watch(m->link);
     return m;
 }
 

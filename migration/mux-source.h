@@ -54,11 +54,15 @@ struct MuxSource {
     MigrationStatus shown;      /* atomic: reported instead of FAILED */
     bool exiting;               /* the process: @s may be gone before a BH */
     bool ending;                /* migration_cleanup() is to follow */
-    MuxLink *link;              /* its lock protects what follows @disks */
+    /*
+     * Its lock protects @aborted, @channels, @step and, with the BQL,
+     * @committed.
+     */
+    MuxLink *link;
     bool accepted;              /* the destination takes the offer */
     QIOChannelMux *main;
     DiskSet *disks;
-    /* The migration and session threads use these without the BQL. */
+    /* Also used by the migration thread and the session's, without the BQL */
     bool aborted;               /* the streams, because of the failure */
     GPtrArray *channels;        /* QIOChannelMux *: multifd's */
     MuxStep step;               /* that is being waited for */

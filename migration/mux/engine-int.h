@@ -119,11 +119,11 @@ typedef struct MuxRetired {
     uint64_t limit, offset;     /* as MuxStream.rx_limit, .rx_offset */
 } MuxRetired;
 
-/* How many streams one side has opened. */
+/* Counters of the streams that one side has opened */
 typedef struct MuxStreamCounts {
-    unsigned announced;         /* that are live */
+    unsigned announced;         /* OPEN sent or received, not retired */
     unsigned unanswered;        /* of those, without OPEN_OK or RESET */
-    unsigned lifetime;          /* ever */
+    unsigned lifetime;          /* in total */
 } MuxStreamCounts;
 
 /* The bytes that go to the transport next; see tx.c. */
@@ -191,7 +191,7 @@ struct MuxEngine {
     bool rx_drop;               /* not interested in the payload */
     uint8_t rx_control[MUX_TEXT_MAX];   /* the longest payload but DATA's */
     uint8_t rx_scratch[MUX_SCRATCH_SIZE];
-    uint8_t rx_ahead[MUX_READ_AHEAD];   /* what follows the named payload */
+    uint8_t rx_ahead[MUX_READ_AHEAD];   /* HELLO; what follows the payload */
 
     /* sending */
     MuxBatch batch;
@@ -249,12 +249,12 @@ void mux_stream_event(MuxStream *s, MuxEventType type);
 /* Encode our HELLO at @out, in the first batch. */
 void mux_hello_put(MuxEngine *e, uint8_t out[MUX_HELLO_V2_SIZE]);
 
-/* How many bytes of the peer's HELLO must be in rx_buf to judge more of it. */
+/* Bytes of the peer's HELLO that rx_buf must hold for the next check */
 size_t mux_hello_want(MuxEngine *e);
 
 /*
- * More of the peer's HELLO is in rx_buf: accept it or fail.  Leaves in rx_left
- * how long its tail is, which is dropped.
+ * rx_buf holds more of the peer's HELLO: check it, and end the connection if it
+ * is rejected.  Once all of it is accepted, rx_left is the length of the tail.
  */
 void mux_hello_arrived(MuxEngine *e, int64_t now);
 

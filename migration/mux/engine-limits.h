@@ -58,6 +58,6 @@
 #define MUX_CHUNK_SIZE          (64 * 1024)
 #define MUX_CHUNKS_SPARE        16      /* unused chunks kept for reuse */
 #define MUX_SCRATCH_SIZE        (16 * 1024)     /* where dropped data goes */
-#define MUX_READ_AHEAD          (8 * 1024)      /* beyond the next header */
+#define MUX_READ_AHEAD          (8 * 1024)      /* the next header included */
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * Migration multiplexer: the connection
  *
- * Start, events and the end.  The end has one road:
- * mux_engine_end(), which takes every stream along.  What leads there:
+ * Start, events and the end.  Every way to end the connection leads to
+ * mux_engine_end(), which ends all streams, too:
  *
  *   the peer broke the protocol  mux_engine_fail(): GOAWAY goes out last
  *   the caller ends it           mux_engine_goaway(): likewise

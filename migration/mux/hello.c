@@ -1,14 +1,12 @@
 /*
  * Migration multiplexer: HELLO
  *
- * Each side sends one HELLO before anything else.  That of the peer is judged
- * part by part as it arrives, so that a peer which speaks another protocol, or
- * another version, is rejected without waiting for more:
- *
- *   4 bytes    the magic
- *   40 bytes   what every version has: its versions, features, limits and role
- *   60 bytes   what version 2 has: the session, the index of the connection
- *   the tail   reserved: dropped
+ * Each side sends one HELLO before anything else.  The peer's is checked as it
+ * arrives, so that a peer that speaks another protocol or version is rejected
+ * without waiting for the rest: after 4 bytes the magic; after 40 bytes the
+ * fields common to all versions (versions, features, limits, role); after 60
+ * bytes those of version 2 (session, index of the connection).  A reserved tail
+ * is dropped.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

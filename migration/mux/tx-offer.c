@@ -1,10 +1,10 @@
 /*
  * Migration multiplexer: data that is offered by reference
  *
- * An offer is what a writer wants to be sent from its own memory.  Its bytes
- * are committed to batches in order, and sent later in the same order.  It is
- * active until all of it was sent, or it is withdrawn; then the next one may
- * take its place.
+ * An offer is data that is sent from the writer's own memory.  Its bytes are
+ * committed to batches, and sent, in order.  A stream has at most one, until
+ * all of it was sent or it is withdrawn.  (The source's offer of what to
+ * migrate is something else: mux-offer.c.)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -1,9 +1,9 @@
 /*
  * Benchmark of streams: requests and replies, also among bulk
  *
- * Stream 0 has the requests, which are urgent; the others, if any, have bulk.
- * "--on shared" sends all of it through one socket, without priorities: a
- * header before each message, and a lock that writers wait for in turn.
+ * Stream 0 carries the requests, and is urgent if there are bulk streams; these
+ * are the others.  "--on shared" sends everything through one socket without
+ * priorities: each message has a header, and a mutex serializes the writers.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -2,7 +2,8 @@
  * Benchmark of streams over one connection, compared with sockets
  *
  * Runs one case on one kind of channel and prints the result as a line of
- * JSON.  The repository's `make bench` compares the kinds.
+ * JSON.  Not part of QEMU's "make bench": tests/guest/bench.py of the series'
+ * repository runs it for each kind and compares them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -197,7 +198,7 @@ static void parse_options(BenchOptions *opt, int *argc, char ***argv)
         OPTION("bulk", INT, bulk, "bulk streams beside the requests", "N"),
         OPTION("seconds", DOUBLE, seconds, "how long to send", "S"),
         OPTION("size", INT, size, "bytes of a bulk write", "N"),
-        OPTION("memory", INT, memory, "MiB that each writer sends", "N"),
+        OPTION("memory", INT, memory, "MiB that each writer repeats", "N"),
         OPTION("window", INT, window, "MiB that a stream may hold", "N"),
         OPTION("request", INT, request, "bytes of a request", "N"),
         OPTION("reply", INT, reply, "bytes of a reply", "N"),

@@ -34,8 +34,8 @@ typedef struct BenchOptions {
     int bulk;                   /* streams of bulk beside the requests */
     double seconds;
     int size;                   /* bytes of a bulk write */
-    int memory;                 /* MiB that a bulk writer sends in turn */
-    int window;                 /* MiB that a stream may hold; 0: no limit */
+    int memory;                 /* MiB that a bulk writer cycles through */
+    int window;                 /* MiB, maximum of a stream; 0: default */
     int request, reply;         /* bytes */
     double rate;                /* MB/s of all bulk streams; 0: unlimited */
     char *target;               /* of NBD: null, or the name of a file */

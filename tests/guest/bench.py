@@ -170,7 +170,7 @@ def about(args) -> dict:
             'load at the beginning': ' '.join(f'{load:.2f}' for load in
                                               os.getloadavg()),
             'quick': 'yes' if args.quick else 'no',
-            'baseline of rows 8 to 10': 'QEMU as it came' if args.plain else
+            'baseline of rows 8 to 10, 12': 'unpatched QEMU' if args.plain else
             'the same QEMU, with two sockets'}
 
 
@@ -184,7 +184,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--build', type=Path, required=True, metavar='DIR')
     parser.add_argument('--plain', type=Path, metavar='DIR',
-                        help='build of QEMU as it came, for the baseline')
+                        help='build of unpatched QEMU, for the baseline')
     parser.add_argument('--output', type=Path, required=True, metavar='DIR')
     parser.add_argument('--rows', type=numbers, default=(), metavar='N,N')
     parser.add_argument('--pairs', type=int, metavar='N',

@@ -31,7 +31,7 @@ static uint64_t *table_u64(GHashTable *t, uint32_t id)
     return v;
 }
 
-static void watch_frame(MuxLinkSide *from, MuxLinkSide *to,
+static void watch_frame(MuxWireSide *from, MuxWireSide *to,
                         const MuxHeader *h, const uint8_t *payload)
 {
     uint64_t *offset = table_u64(from->offsets, h->stream);
@@ -77,7 +77,7 @@ static void watch_frame(MuxLinkSide *from, MuxLinkSide *to,
     }
 }
 
-void mux_link_watch(MuxLinkSide *from, MuxLinkSide *to)
+void mux_wire_watch(MuxWireSide *from, MuxWireSide *to)
 {
     if (from->watched == 0 && from->sent->len >= MUX_HELLO_V2_SIZE) {
         from->watched = MUX_HELLO_V2_SIZE;
@@ -146,7 +146,7 @@ void mux_assert_nothing_held(MuxEngine *e)
 
 /* --- moving bytes --- */
 
-static size_t random_piece(MuxLink *link, size_t most)
+static size_t random_piece(MuxWire *link, size_t most)
 {
     size_t max = MIN(most, link->piece_max);
 
@@ -214,9 +214,9 @@ static size_t give(MuxEngine *e, const uint8_t *data, size_t len, int64_t now,
     return len;
 }
 
-static bool move_one_way(MuxLink *link, int side)
+static bool move_one_way(MuxWire *link, int side)
 {
-    MuxLinkSide *from = &link->side[side];
+    MuxWireSide *from = &link->side[side];
     MuxEngine *to = link->side[!side].e;
     size_t waiting = from->sent->len - from->delivered;
     size_t most = MIN(waiting, from->cut - from->delivered);
@@ -226,7 +226,7 @@ static bool move_one_way(MuxLink *link, int side)
         moved = mux_take(from->e, from->sent,
                          random_piece(link, link->capacity - waiting),
                          link->now, g_rand_int_range(link->rand, 1, 65));
-        mux_link_watch(from, &link->side[!side]);
+        mux_wire_watch(from, &link->side[!side]);
     }
     if (most) {
         size_t n = give(to, from->sent->data + from->delivered,
@@ -245,7 +245,7 @@ static bool move_one_way(MuxLink *link, int side)
     return moved;
 }
 
-bool mux_link_step(MuxLink *link)
+bool mux_wire_step(MuxWire *link)
 {
     bool moved = move_one_way(link, SRC);
 
@@ -253,9 +253,9 @@ bool mux_link_step(MuxLink *link)
     return move_one_way(link, DST) || moved;
 }
 
-void mux_link_run(MuxLink *link)
+void mux_wire_run(MuxWire *link)
 {
-    while (mux_link_step(link)) {
+    while (mux_wire_step(link)) {
         /* more */
     }
     for (int i = 0; i < 2; i++) {
@@ -264,13 +264,13 @@ void mux_link_run(MuxLink *link)
     }
 }
 
-void mux_link_side_init(MuxLinkSide *side, const MuxConfig *config,
+void mux_wire_side_init(MuxWireSide *side, const MuxConfig *config,
                         MuxRole role)
 {
     MuxConfig defaults;
 
     mux_config_default(&defaults, role);
-    *side = (MuxLinkSide) {
+    *side = (MuxWireSide) {
         .role = role,
         .e = mux_engine_new(config ?: &defaults, 0),
         .sent = g_byte_array_new(),
@@ -281,19 +281,19 @@ void mux_link_side_init(MuxLinkSide *side, const MuxConfig *config,
     };
 }
 
-void mux_link_init(MuxLink *link, uint32_t seed, const MuxConfig *source,
+void mux_wire_init(MuxWire *link, uint32_t seed, const MuxConfig *source,
                    const MuxConfig *destination)
 {
-    *link = (MuxLink) {
+    *link = (MuxWire) {
         .rand = g_rand_new_with_seed(seed),
         .piece_max = 256 * 1024,
         .capacity = 256 * 1024,
     };
-    mux_link_side_init(&link->side[SRC], source, MUX_ROLE_SOURCE);
-    mux_link_side_init(&link->side[DST], destination, MUX_ROLE_DESTINATION);
+    mux_wire_side_init(&link->side[SRC], source, MUX_ROLE_SOURCE);
+    mux_wire_side_init(&link->side[DST], destination, MUX_ROLE_DESTINATION);
 }
 
-void mux_link_side_cleanup(MuxLinkSide *side)
+void mux_wire_side_cleanup(MuxWireSide *side)
 {
     mux_engine_free(side->e);
     g_byte_array_unref(side->sent);
@@ -302,10 +302,10 @@ void mux_link_side_cleanup(MuxLinkSide *side)
     g_hash_table_unref(side->resets);
 }
 
-void mux_link_cleanup(MuxLink *link)
+void mux_wire_cleanup(MuxWire *link)
 {
-    mux_link_side_cleanup(&link->side[SRC]);
-    mux_link_side_cleanup(&link->side[DST]);
+    mux_wire_side_cleanup(&link->side[SRC]);
+    mux_wire_side_cleanup(&link->side[DST]);
     g_rand_free(link->rand);
 }
 
@@ -361,18 +361,18 @@ MuxStream *mux_expect_event(MuxEngine *e, MuxEventType type)
     g_assert_not_reached();
 }
 
-void mux_link_open(MuxLink *link, int opener, const char *name,
+void mux_wire_open(MuxWire *link, int opener, const char *name,
                    MuxStream **ours, MuxStream **theirs)
 {
     const char *why = NULL;
 
     *ours = mux_engine_open(link->side[opener].e, name, &why);
     g_assert_cmpstr(why, ==, NULL);
-    mux_link_run(link);
+    mux_wire_run(link);
     *theirs = mux_expect_event(link->side[!opener].e, MUX_EVENT_OPEN);
     g_assert_cmpstr(mux_stream_name(*theirs), ==, name);
     mux_stream_accept(*theirs);
-    mux_link_run(link);
+    mux_wire_run(link);
     g_assert(mux_expect_event(link->side[opener].e, MUX_EVENT_OPEN_OK)
              == *ours);
 }
@@ -419,17 +419,17 @@ void mux_pair_init(MuxPair *p, uint64_t window)
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     src.window = dst.window = window;
     src.window_max = dst.window_max = window;
-    mux_link_init(&p->link, 1, &src, &dst);
+    mux_wire_init(&p->link, 1, &src, &dst);
     p->src = p->link.side[SRC].e;
     p->dst = p->link.side[DST].e;
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     mux_expect_event(p->src, MUX_EVENT_HELLO);
     mux_expect_event(p->dst, MUX_EVENT_HELLO);
 }
 
 void mux_pair_cleanup(MuxPair *p)
 {
-    mux_link_cleanup(&p->link);
+    mux_wire_cleanup(&p->link);
 }
 
 bool mux_has_event(MuxEngine *e, MuxEventType type, MuxStream *s)

@@ -1,7 +1,7 @@
 /*
  * Helpers for tests of the migration multiplexer's engine
  *
- * A MuxLink wires two engines together in one thread and in virtual time.
+ * A MuxWire wires two engines together in one thread and in virtual time.
  * It moves bytes in pieces of random size, keeps a record of what each side
  * sent, and watches the wire: whatever an engine sends has to be within the
  * protocol, credit included.
@@ -18,7 +18,7 @@
 
 enum { SRC, DST };              /* sides of a link */
 
-typedef struct MuxLinkSide {
+typedef struct MuxWireSide {
     MuxRole role;
     MuxEngine *e;
     GByteArray *sent;           /* all that this side's engine sent */
@@ -30,15 +30,15 @@ typedef struct MuxLinkSide {
     size_t cut;                 /* the transport ends after so many bytes */
     bool eof_told;
     bool goaway;                /* it sent one */
-} MuxLinkSide;
+} MuxWireSide;
 
-typedef struct MuxLink {
-    MuxLinkSide side[2];
+typedef struct MuxWire {
+    MuxWireSide side[2];
     GRand *rand;
     int64_t now;                /* ns */
     size_t piece_max;           /* largest piece moved at once, bytes */
     size_t capacity;            /* bytes on the way in one direction */
-} MuxLink;
+} MuxWire;
 
 /*
  * The seed of this run: MUX_TEST_SEED when it is set, else @preset.  Shown
@@ -47,26 +47,26 @@ typedef struct MuxLink {
 uint32_t mux_test_seed(uint32_t preset);
 
 /* @source, @destination: NULL for defaults. */
-void mux_link_init(MuxLink *link, uint32_t seed, const MuxConfig *source,
+void mux_wire_init(MuxWire *link, uint32_t seed, const MuxConfig *source,
                    const MuxConfig *destination);
-void mux_link_cleanup(MuxLink *link);
+void mux_wire_cleanup(MuxWire *link);
 
-void mux_link_side_init(MuxLinkSide *side, const MuxConfig *config,
+void mux_wire_side_init(MuxWireSide *side, const MuxConfig *config,
                         MuxRole role);
-void mux_link_side_cleanup(MuxLinkSide *side);
+void mux_wire_side_cleanup(MuxWireSide *side);
 
 /*
  * Look at what is new in @from's record: it has to be within the protocol.
  * What @to, the other side, has granted and sent is only known if it is being
  * watched too (else NULL).
  */
-void mux_link_watch(MuxLinkSide *from, MuxLinkSide *to);
+void mux_wire_watch(MuxWireSide *from, MuxWireSide *to);
 
 /* Move one piece each way; returns whether anything moved. */
-bool mux_link_step(MuxLink *link);
+bool mux_wire_step(MuxWire *link);
 
 /* Until nothing moves any more. */
-void mux_link_run(MuxLink *link);
+void mux_wire_run(MuxWire *link);
 
 /*
  * Take at most @max bytes of @e, @iov_max elements at once, and append them to
@@ -99,7 +99,7 @@ GByteArray *mux_unhex(const char *hex);
 MuxStream *mux_expect_event(MuxEngine *e, MuxEventType type);
 
 /* Open @name on @opener's side and accept it on the other. */
-void mux_link_open(MuxLink *link, int opener, const char *name,
+void mux_wire_open(MuxWire *link, int opener, const char *name,
                    MuxStream **ours, MuxStream **theirs);
 
 /* The byte of the pattern at @offset, in direction @side of stream @id. */
@@ -116,7 +116,7 @@ size_t mux_read_pattern(MuxStream *s, int side, uint64_t offset, size_t max);
 
 /* A link, with shorter names for its engines. */
 typedef struct MuxPair {
-    MuxLink link;
+    MuxWire link;
     MuxEngine *src, *dst;
 } MuxPair;
 

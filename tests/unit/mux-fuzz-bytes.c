@@ -22,7 +22,7 @@
 typedef enum Manner { TAKE_PART, SLEEP, REFUSE, LET_GO } Manner;
 
 typedef struct App {
-    MuxLinkSide side;
+    MuxWireSide side;
     uint8_t set, manners;
     int64_t now;
     bool hello, over;
@@ -204,7 +204,7 @@ static void drain(App *app)
 
     while (app->side.sent->len - start < TX_QUEUE &&
            mux_take(app->side.e, app->side.sent, TX_QUEUE, app->now, 64)) {
-        mux_link_watch(&app->side, NULL);
+        mux_wire_watch(&app->side, NULL);
     }
 }
 
@@ -270,7 +270,7 @@ static void app_init(App *app, uint8_t set, uint8_t manners)
         .set = set, .manners = manners,
         .held = g_ptr_array_new_with_free_func(g_free),
     };
-    mux_link_side_init(&app->side, &config, role);
+    mux_wire_side_init(&app->side, &config, role);
     if (!(set & MUX_FUZZ_RAW)) {
         feed_hello(app);
     }
@@ -292,6 +292,6 @@ void mux_fuzz_bytes(const uint8_t *data, size_t size)
     }
     step(&app);
     finish(&app);
-    mux_link_side_cleanup(&app.side);
+    mux_wire_side_cleanup(&app.side);
     g_ptr_array_unref(app.held);
 }

@@ -463,12 +463,12 @@ void mux_model_peek(MuxModelEnd *end)
 void mux_model_init(MuxModel *m, const MuxConfig config[2])
 {
     *m = (MuxModel) { 0 };
-    mux_link_init(&m->link, 1, &config[SRC], &config[DST]);
+    mux_wire_init(&m->link, 1, &config[SRC], &config[DST]);
     m->streams = g_hash_table_new_full(NULL, NULL, NULL, stream_free);
 }
 
 void mux_model_cleanup(MuxModel *m)
 {
-    mux_link_cleanup(&m->link);
+    mux_wire_cleanup(&m->link);
     g_hash_table_unref(m->streams);
 }

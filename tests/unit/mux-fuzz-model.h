@@ -50,7 +50,7 @@ typedef struct MuxNamed {
 } MuxNamed;
 
 typedef struct MuxModel {
-    MuxLink link;
+    MuxWire link;
     MuxNamed tx[2], rx[2];      /* owned by the code that moves the bytes */
     GHashTable *streams;        /* id to MuxModelStream */
     MuxModelEnd *slot[2][MUX_MODEL_SLOTS];

@@ -86,7 +86,7 @@ static void name_tx(Run *r, int side)
 static size_t take(Run *r, int side, size_t max)
 {
     MuxModel *m = &r->model;
-    MuxLinkSide *from = &m->link.side[side];
+    MuxWireSide *from = &m->link.side[side];
     size_t old = from->sent->len;
     size_t room = ON_THE_WAY - MIN(ON_THE_WAY, old - from->delivered);
     MuxNamed *tx = &m->tx[side];
@@ -105,7 +105,7 @@ static size_t take(Run *r, int side, size_t max)
     tx->niov = 0;
     mux_engine_tx_done(from->e, len);
     /* A limit that was damaged on its way is not what the other granted */
-    mux_link_watch(from, m->corrupted ? NULL : &m->link.side[!side]);
+    mux_wire_watch(from, m->corrupted ? NULL : &m->link.side[!side]);
     return len;
 }
 
@@ -123,7 +123,7 @@ static void name_rx(Run *r, int side)
 static size_t give(Run *r, int side, size_t max)
 {
     MuxModel *m = &r->model;
-    MuxLinkSide *from = &m->link.side[!side];
+    MuxWireSide *from = &m->link.side[!side];
     size_t waiting = MIN(from->sent->len, from->cut) - from->delivered;
     MuxNamed *rx = &m->rx[side];
     size_t len;
@@ -190,7 +190,7 @@ static void corrupt(Run *r, int side, unsigned mask)
 static void cut(Run *r, int side)
 {
     MuxModel *m = &r->model;
-    MuxLinkSide *from = &m->link.side[side];
+    MuxWireSide *from = &m->link.side[side];
 
     if (!from->eof_told) {
         from->cut = from->delivered;

@@ -12,10 +12,10 @@ static void finish_both(MuxPair *p, MuxStream *a, MuxStream *b)
 {
     mux_stream_fin(a);
     mux_stream_fin(b);
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     mux_stream_fin_ok(a);
     mux_stream_fin_ok(b);
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
 }
@@ -28,28 +28,28 @@ static void test_finish_round_trip(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 5000), ==, 5000);
     mux_stream_fin(a);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_rx_fin(b));
     g_assert_true(mux_has_event(p.dst, MUX_EVENT_FIN, b));
     g_assert_false(mux_stream_fin_acked(a));
     /* the other direction still works */
     g_assert_cmpuint(mux_copy_pattern(b, DST, 0, 100), ==, 100);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_read_pattern(a, DST, 0, 200), ==, 100);
     g_assert_cmpuint(mux_read_pattern(b, SRC, 0, 9000), ==, 5000);
     mux_stream_fin_ok(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_fin_acked(a));
     g_assert_true(mux_has_event(p.src, MUX_EVENT_FIN_OK, a));
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHING);
     mux_stream_fin(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_fin_ok(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
     g_assert_null(mux_stream_error(a));
@@ -62,7 +62,7 @@ static void test_fin_ok_needs_fin(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_fin_ok(b);
     g_assert_true(mux_engine_tx_idle(p.dst));
     finish_both(&p, a, b);
@@ -75,10 +75,10 @@ static void test_fin_ok_may_be_decided_before_fin(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_fin_ok(b);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_fin_acked(a));
     mux_pair_cleanup(&p);
 }
@@ -89,13 +89,13 @@ static void test_reset_carries_text(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     mux_copy_pattern(a, SRC, 0, 1000);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_reset(b, 28, "No space\nleft");
     g_assert_cmpuint(mux_stream_rx_pending(b), ==, 0);
     g_assert_false(mux_has_event(p.dst, MUX_EVENT_RESET, b));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_RESET, a));
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
     g_assert_cmpstr(mux_stream_error(a), ==, "aborted by the destination: "
@@ -111,12 +111,12 @@ static void test_resets_cross(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 1000);
     mux_copy_pattern(b, DST, 0, 1000);
     mux_stream_reset(a, 1, "one");
     mux_stream_reset(b, 2, "two");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==,
                     "aborted by the source: one");
     g_assert_cmpstr(mux_stream_error(b), ==,
@@ -134,20 +134,20 @@ static void test_late_data_is_dropped(void)
     MuxPair p;
 
     mux_pair_init(&p, 256 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 200 * KIB);
     p.link.piece_max = 100;
     for (int i = 0; i < 20; i++) {
-        mux_link_step(&p.link);
+        mux_wire_step(&p.link);
     }
     /* in the middle of a frame, and with more on the way */
     mux_stream_reset(b, 1, "enough");
     mux_stream_release(b);
     p.link.piece_max = 256 * KIB;
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
     mux_stream_release(a);
-    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_wire_open(&p.link, SRC, "y", &c, &d);
     finish_both(&p, c, d);
     mux_pair_cleanup(&p);
 }
@@ -162,7 +162,7 @@ static void test_named_memory_survives_reset(void)
     MuxPair p;
 
     mux_pair_init(&p, 256 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 1000);
     n = mux_engine_tx_want(p.src, iov, 8, 0);
     g_assert_cmpuint(n, ==, 2);
@@ -190,17 +190,17 @@ static void test_release_with_copied_data_on_the_way(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 2000);
     p.link.piece_max = 100;
     mux_stream_reset(b, 1, "no");
     /* the RESET comes in while a batch is half sent */
     while (mux_stream_state(a) != MUX_STREAM_RESET) {
-        g_assert_true(mux_link_step(&p.link));
+        g_assert_true(mux_wire_step(&p.link));
     }
     g_assert_false(mux_engine_tx_idle(p.src));
     mux_stream_release(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_assert_nothing_held(p.src);
     g_assert_false(mux_engine_ended(p.dst));
     mux_pair_cleanup(&p);
@@ -215,8 +215,8 @@ static void test_memory_is_named_for_one_stream(void)
     MuxPair p;
 
     mux_pair_init(&p, 256 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
-    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "y", &c, &d);
     mux_copy_pattern(a, SRC, 0, 1000);
     mux_engine_tx_want(p.src, iov, 8, 0);
     mux_feed(p.dst, iov[0].iov_base, iov[0].iov_len, 0);
@@ -244,21 +244,21 @@ static void test_release_lingers(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 3 * KIB), ==, 3 * KIB);
     mux_stream_release(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     got += mux_read_pattern(b, SRC, 0, SIZE_MAX);
     g_assert_cmpuint(got, ==, 3 * KIB);
     g_assert_true(mux_stream_rx_fin(b));
     /* what comes for the one who let go is dropped, and credit granted on */
     for (int i = 0; i < 100; i++) {
         g_assert_cmpuint(mux_copy_pattern(b, DST, i * KIB, KIB), ==, KIB);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
     }
     mux_stream_fin(b);
     mux_stream_fin_ok(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_fin_acked(b));
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
     mux_stream_release(b);
@@ -275,9 +275,9 @@ static void test_release_of_unanswered_open_refuses(void)
 
     mux_pair_init(&p, 4 * KIB);
     a = mux_engine_open(p.src, "x", &why);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_release(mux_expect_event(p.dst, MUX_EVENT_OPEN));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==, "aborted by the "
                     "destination: stream was not accepted");
     sent = p.link.side[DST].sent;
@@ -295,14 +295,14 @@ static void test_no_event_after_release(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 10);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_release(b);
     g_assert_false(mux_engine_next_event(p.dst, &event));
     mux_copy_pattern(a, SRC, 10, 10);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_false(mux_engine_next_event(p.dst, &event));
     mux_pair_cleanup(&p);
 }
@@ -315,17 +315,17 @@ static void test_clean_goaway(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_fin(a);
     mux_stream_fin(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_fin_ok(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     /* the last FIN_OK is queued, it goes out before the GOAWAY */
     mux_stream_fin_ok(a);
     mux_engine_goaway(p.src, MUX_CODE_OK, NULL);
     g_assert_false(mux_engine_tx_idle(p.src));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHED);
     for (int i = 0; i < 2; i++) {
@@ -346,11 +346,11 @@ static void test_goaway_ends_every_stream(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(b, DST, 0, 100);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "disk full");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpstr(mux_engine_error(p.src), ==,
                     "destination ended the connection: disk full");
     g_assert_cmpstr(mux_stream_error(a), ==, mux_engine_error(p.src));
@@ -369,11 +369,11 @@ static void test_reset_text_before_goaway(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_reset(b, 28, "disk full");
     mux_stream_release(b);
     mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "migration failed");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==,
                     "aborted by the destination: disk full (code 28)");
     g_assert_cmpstr(mux_engine_error(p.src), ==, "destination ended the "
@@ -387,14 +387,14 @@ static void test_control_before_goaway(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_fin_ok(b);
     mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "enough");
     g_assert_cmpstr(mux_engine_error(p.dst), ==,
                     "destination ended the connection: enough");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_fin_acked(a));
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_RESET);
     mux_pair_cleanup(&p);
@@ -407,13 +407,13 @@ static void test_end_frees_released_streams(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_set_urgent(a, true);
     mux_copy_pattern(a, SRC, 0, 100);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_release(a);
-    mux_link_run(&p.link);
-    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_wire_run(&p.link);
+    mux_wire_open(&p.link, SRC, "y", &c, &d);
     mux_stream_reset(c, 1, "its RESET waits");
     mux_stream_release(c);
     mux_stream_release(mux_engine_open(p.src, "waits", &why));
@@ -428,9 +428,9 @@ static void test_transport_error(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 100);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_engine_transport_error(p.dst, "Connection reset by peer");
     g_assert_cmpstr(mux_engine_error(p.dst), ==, "connection with the source "
                     "failed: Connection reset by peer");
@@ -449,7 +449,7 @@ static void test_no_goaway_without_transport(void)
         MuxPair p;
 
         mux_pair_init(&p, 4 * KIB);
-        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_wire_open(&p.link, SRC, "x", &a, &b);
         mux_engine_goaway(p.dst, MUX_CODE_ABORTED, "enough");
         g_assert_false(mux_engine_tx_idle(p.dst));
         g_assert_cmpuint(mux_engine_rx_want(p.dst, iov, 8), ==, 0);
@@ -476,7 +476,7 @@ static void test_ended_is_the_last_event(void)
     MuxPair p;
 
     mux_pair_init(&p, 256 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_tx_offer(a, iov, 1);
     mux_stream_tx_offer(b, iov, 1);
     g_assert_cmpuint(mux_engine_tx_want(p.dst, iov, 8, 0), ==, 2);
@@ -529,7 +529,7 @@ static void test_eof_names_the_stream(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     mux_engine_rx_eof(p.dst);
     g_assert_cmpstr(mux_engine_error(p.dst), ==, "source closed the "
                     "connection before stream 'nbd-disk0' was finished");
@@ -543,7 +543,7 @@ static void test_eof_without_streams_is_clean(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     finish_both(&p, a, b);
     mux_engine_rx_eof(p.dst);
     g_assert_true(mux_engine_ended(p.dst));
@@ -569,7 +569,7 @@ static void assert_only_batch_held(MuxEngine *e)
 }
 
 /* Both sides have their say; the transport ends wherever @link says. */
-static void cut_conversation(MuxLink *link)
+static void cut_conversation(MuxWire *link)
 {
     static const char *const name[] = { "main", "nbd-disk0", "nbd-disk1" };
     MuxStream *s[2][3] = { 0 };
@@ -582,7 +582,7 @@ static void cut_conversation(MuxLink *link)
         s[SRC][i] = mux_engine_open(link->side[SRC].e, name[i], &why);
     }
     while (active) {
-        active = mux_link_step(link);
+        active = mux_wire_step(link);
         for (int side = 0; side < 2; side++) {
             while (mux_engine_next_event(link->side[side].e, &event)) {
                 MuxStream *t = event.stream;
@@ -636,21 +636,21 @@ static void cut_conversation(MuxLink *link)
 static void test_cut_at_every_byte(void)
 {
     size_t total[2];
-    MuxLink link;
+    MuxWire link;
 
-    mux_link_init(&link, 3, NULL, NULL);
+    mux_wire_init(&link, 3, NULL, NULL);
     cut_conversation(&link);
     total[SRC] = link.side[SRC].sent->len;
     total[DST] = link.side[DST].sent->len;
-    mux_link_cleanup(&link);
+    mux_wire_cleanup(&link);
     g_assert_cmpuint(total[SRC], >, 300);
     for (int side = 0; side < 2; side++) {
         for (size_t cut = 0; cut < total[side]; cut++) {
-            mux_link_init(&link, 3 + cut, NULL, NULL);
+            mux_wire_init(&link, 3 + cut, NULL, NULL);
             link.piece_max = 50;
             link.side[side].cut = cut;
             cut_conversation(&link);
-            mux_link_cleanup(&link);
+            mux_wire_cleanup(&link);
         }
     }
 }

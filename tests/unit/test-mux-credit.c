@@ -199,11 +199,11 @@ static void test_cap_holds_for_first_window(void)
 
     mux_pair_init(&p, MIB);
     a = mux_engine_open(p.src, "main", &why);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
     mux_stream_set_window_max(b, 100 * KIB);
     mux_stream_accept(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 200 * KIB), ==, 100 * KIB);
     mux_stream_set_window_max(b, 0);
     g_assert_cmpuint(b->window_max, ==, MUX_WINDOW_SHARE);

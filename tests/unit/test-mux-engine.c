@@ -111,7 +111,7 @@ static void converse(uint32_t seed, size_t piece_max, uint64_t window,
 
         there->side = g_rand_boolean(p.link.rand) ? SRC : DST;
         back->side = !there->side;
-        mux_link_open(&p.link, there->side, name, &there->from, &there->to);
+        mux_wire_open(&p.link, there->side, name, &there->from, &there->to);
         back->from = there->to;
         back->to = there->from;
         there->size = g_rand_int_range(p.link.rand, 0, size_max);
@@ -120,7 +120,7 @@ static void converse(uint32_t seed, size_t piece_max, uint64_t window,
     }
     p.link.piece_max = piece_max;
     while (left) {
-        bool moved = mux_link_step(&p.link);
+        bool moved = mux_wire_step(&p.link);
 
         left = 2 * nstreams;
         for (int i = 0; i < 2 * nstreams; i++) {
@@ -174,14 +174,14 @@ static void test_stalled_stream_stalls_alone(void)
 
     mux_pair_init(&p, 16 * KIB);
     for (int i = 0; i < 5; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     /* only the last one is ever read */
     while (got[4] < 1024 * KIB) {
         for (int i = 0; i < 5; i++) {
             sent[i] += mux_copy_pattern(a[i], SRC, sent[i], 8 * KIB);
         }
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         got[4] += mux_read_pattern(b[4], SRC, got[4], SIZE_MAX);
     }
     for (int i = 0; i < 4; i++) {
@@ -191,7 +191,7 @@ static void test_stalled_stream_stalls_alone(void)
     }
     /* and control still goes through */
     mux_engine_ping(p.src);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_engine_rtt(p.src), >, 0);
     mux_pair_cleanup(&p);
 }
@@ -202,14 +202,14 @@ static void test_writable_after_credit(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     g_assert_true(mux_stream_writable(a));
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 6 * KIB), ==, 4 * KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_false(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 4 * KIB, 1), ==, 0);
     mux_read_pattern(b, SRC, 0, SIZE_MAX);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     g_assert_true(mux_stream_writable(a));
     mux_pair_cleanup(&p);
@@ -221,11 +221,11 @@ static void test_copy_buffer_is_bounded(void)
     MuxPair p;
 
     mux_pair_init(&p, 4096 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, 1024 * KIB), ==,
                      256 * KIB);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 256 * KIB, 1), ==, 0);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     mux_pair_cleanup(&p);
 }
@@ -238,7 +238,7 @@ static void test_copy_of_several_pieces(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     for (size_t i = 0; i < sizeof(data); i++) {
         data[i] = mux_pattern(mux_stream_id(a), SRC, i);
     }
@@ -247,7 +247,7 @@ static void test_copy_of_several_pieces(void)
         iov[i].iov_len = 3000;
     }
     g_assert_cmpuint(mux_stream_tx_copy(a, iov, 3), ==, 4 * KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 4 * KIB);
     mux_pair_cleanup(&p);
 }
@@ -260,12 +260,12 @@ static void test_copies_stay_within_credit(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 0, KIB), ==, KIB);
     g_assert_cmpuint(mux_engine_tx_want(p.src, iov, 8, 0), ==, 2);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, KIB, 2 * KIB), ==, 2 * KIB);
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 3 * KIB, 4 * KIB), ==, KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 4 * KIB);
     mux_pair_cleanup(&p);
 }
@@ -278,7 +278,7 @@ static void test_copied_data_go_as_one_frame(void)
     MuxPair p;
 
     mux_pair_init(&p, 4096 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 200 * KIB);
     n = mux_engine_tx_want(p.src, iov, 8, 0);
     g_assert_cmpuint(mux_iov_total(iov, n), ==, MUX_HEADER_SIZE + 200 * KIB);
@@ -291,17 +291,17 @@ static void test_writable_is_reported_once(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 6 * KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_read_pattern(b, SRC, 0, 3 * KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     /* more credit comes, but no writer has been refused since */
     g_assert_cmpuint(mux_copy_pattern(a, SRC, 4 * KIB, KIB), ==, KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_read_pattern(b, SRC, 3 * KIB, SIZE_MAX);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_false(mux_has_event(p.src, MUX_EVENT_WRITABLE, a));
     mux_pair_cleanup(&p);
 }
@@ -315,9 +315,9 @@ static void test_writable_after_asking(void)
     mux_pair_init(&p, 4 * KIB);
     s = mux_engine_open(p.src, "x", &why);
     g_assert_false(mux_stream_writable(s));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_accept(mux_expect_event(p.dst, MUX_EVENT_OPEN));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_has_event(p.src, MUX_EVENT_WRITABLE, s));
     mux_pair_cleanup(&p);
 }
@@ -334,7 +334,7 @@ static void test_withdraw_copies_what_is_committed(void)
     MuxPair p;
 
     mux_pair_init(&p, 4096 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     for (size_t i = 0; i < iov.iov_len; i++) {
         data[i] = mux_pattern(1, SRC, i);
     }
@@ -342,18 +342,18 @@ static void test_withdraw_copies_what_is_committed(void)
     g_assert_cmpuint(mux_engine_tx_want(p.src, named, 64, 0), ==, 2);
     g_assert(named[1].iov_base == data);        /* no copy on the way */
     p.link.piece_max = 1000;
-    mux_link_step(&p.link);
+    mux_wire_step(&p.link);
     taken = mux_stream_tx_withdraw(a);
     g_assert_cmpuint(taken, ==, 256 * KIB);
     memset(data, 0xee, iov.iov_len);
     p.link.piece_max = SIZE_MAX;
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_stream_rx_pending(b), ==, taken);
     for (size_t n = 0; n < taken; ) {
         n += mux_read_pattern(b, SRC, n, SIZE_MAX);
     }
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_rx_fin(b));
     mux_pair_cleanup(&p);
 }
@@ -371,12 +371,12 @@ static void test_offer_of_large_elements(void)
     MuxPair p;
 
     mux_pair_init(&p, 4096 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     for (size_t i = 0; i < 500 * KIB; i++) {
         data[i < 300 * KIB ? i : i + 100 * KIB] = mux_pattern(1, SRC, i);
     }
     mux_stream_tx_offer(a, iov, 2);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     while (mux_stream_rx_pending(b)) {
         got += mux_read_pattern(b, SRC, got, SIZE_MAX);
     }
@@ -393,7 +393,7 @@ static void test_writable_when_the_offer_is_sent(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_tx_offer(a, &iov, 1);
     g_assert_cmpuint(mux_engine_tx_want(p.src, named, 8, 0), ==, 2);
     mux_engine_tx_done(p.src, MUX_HEADER_SIZE + 99);
@@ -416,15 +416,15 @@ static void test_withdraw_after_a_longer_batch(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_tx_offer(a, iov, 2);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_tx_offer(a, iov, 1);
     g_assert_cmpuint(mux_engine_tx_want(p.src, named, 8, 0), ==, 2);
     g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 100);
     mux_stream_reset(a, 1, "");
     mux_stream_release(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_assert_nothing_held(p.src);
     mux_pair_cleanup(&p);
 }
@@ -437,7 +437,7 @@ static void test_withdraw_of_untouched_offer(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_tx_offer(a, &iov, 1);
     g_assert_false(mux_stream_writable(a));
     g_assert_cmpuint(mux_stream_tx_withdraw(a), ==, 0);
@@ -456,7 +456,7 @@ static void test_batch_once_named_stays(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     memset(one, 1, 100);
     mux_stream_tx_offer(a, &iov, 1);
     n = mux_engine_tx_want(p.src, first, 8, 0);
@@ -469,7 +469,7 @@ static void test_batch_once_named_stays(void)
     g_assert_cmpuint(mux_engine_tx_want(p.src, again, 8, 0), ==, n);
     memset(two, 1, 100);
     g_assert_cmpmem(again[1].iov_base, again[1].iov_len, two, 100);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
     mux_pair_cleanup(&p);
 }
@@ -485,8 +485,8 @@ static void test_small_frames_take_one_read(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
-    mux_link_open(&p.link, SRC, "y", &c, &d);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "y", &c, &d);
     for (unsigned i = 0; i < 100; i++) {
         g_assert_cmpuint(mux_copy_pattern(a, SRC, i * 10, 10), ==, 10);
         mux_drain(p.src, wire, 0);
@@ -515,7 +515,7 @@ static void test_large_frames_are_not_read_ahead(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 32 * KIB);
     mux_drain(p.src, wire, 0);
     mux_feed(p.dst, wire->data, MUX_HEADER_SIZE, 0);
@@ -556,8 +556,8 @@ static void test_pieces_of_a_batch(void)
         MuxPair p;
 
         mux_pair_init(&p, 4096 * KIB);
-        mux_link_open(&p.link, SRC, "x", &a[0], &b[0]);
-        mux_link_open(&p.link, SRC, "y", &a[1], &b[1]);
+        mux_wire_open(&p.link, SRC, "x", &a[0], &b[0]);
+        mux_wire_open(&p.link, SRC, "y", &a[1], &b[1]);
         for (unsigned k = 0; k < cases[i].offered; k++) {
             iov[k].iov_base = data + 2 * k;
             iov[k].iov_len = 1;
@@ -569,7 +569,7 @@ static void test_pieces_of_a_batch(void)
         }
         g_assert_cmpuint(mux_engine_tx_want(p.src, named, MUX_BATCH_IOV + 1,
                                             0), ==, cases[i].named);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         g_assert_cmpuint(mux_stream_rx_pending(b[0]), ==, cases[i].offered);
         g_assert_cmpuint(mux_stream_rx_pending(b[1]), ==, cases[i].copied);
         g_assert_cmpint(mux_stream_rx_fin(b[0]), ==, cases[i].fin);
@@ -623,7 +623,7 @@ static size_t control_named(Behind behind, size_t left)
     struct iovec named[64];
     MuxConfig dst;
     const char *why;
-    MuxLink link;
+    MuxWire link;
     MuxEngine *e;
     size_t before = 0;
     unsigned n;
@@ -631,15 +631,15 @@ static size_t control_named(Behind behind, size_t left)
 
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     dst.window = MUX_WINDOW_SHARE;
-    mux_link_init(&link, 1, NULL, &dst);
+    mux_wire_init(&link, 1, NULL, &dst);
     e = link.side[DST].e;
     for (int i = 0; i < 20; i++) {
-        mux_link_open(&link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&link, SRC, "x", &a[i], &b[i]);
     }
     link.now += MUX_MEASURE_INTERVAL;
     if (behind == BEHIND_PING) {
         mux_copy_pattern(a[19], SRC, 0, MUX_WINDOW_SHARE / 2);
-        mux_link_run(&link);
+        mux_wire_run(&link);
         mux_stream_rx_consume(b[19], MUX_WINDOW_SHARE / 2);
         before = 24;                    /* WINDOW */
         left += MUX_HEADER_SIZE;        /* DATA goes first */
@@ -655,13 +655,13 @@ static size_t control_named(Behind behind, size_t left)
     n = mux_engine_tx_want(e, named, 64, link.now);
     g_assert_cmpuint(n, <=, 5);         /* what is adjacent is one piece */
     size = mux_iov_total(named, n);
-    mux_link_run(&link);
+    mux_wire_run(&link);
     g_assert_false(mux_engine_ended(link.side[SRC].e));
     g_assert_false(mux_engine_ended(e));
     for (int i = 17; i < 19; i++) {
         g_assert_cmpuint(mux_stream_rx_pending(a[i]), ==, 1);
     }
-    mux_link_cleanup(&link);
+    mux_wire_cleanup(&link);
     return size;
 }
 
@@ -703,7 +703,7 @@ static void test_room_is_named_again(void)
     MuxPair p;
 
     mux_pair_init(&p, 4096 * KIB);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_copy_pattern(a, SRC, 0, 200 * KIB);
     mux_engine_tx_want(p.src, named, 8, 0);
     mux_feed(p.dst, named[0].iov_base, named[0].iov_len, 0);
@@ -754,13 +754,13 @@ static void test_bulk_streams_take_turns(void)
 
     mux_pair_init(&p, 4096 * KIB);
     for (int i = 0; i < 3; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     start = p.link.side[SRC].sent->len;
     for (int i = 0; i < 3; i++) {
         offer_bulk(a[i], data, 1024 * KIB);
     }
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     order = data_order(&p, start);
     g_assert_cmpuint(order->len, ==, 12);
     for (int i = 0; i < 12; i++) {
@@ -780,15 +780,15 @@ static void test_urgent_goes_first(void)
 
     mux_pair_init(&p, 4096 * KIB);
     for (int i = 0; i < 2; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     mux_stream_set_urgent(a[1], true);
     mux_copy_pattern(a[1], SRC, 0, 1);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     start = p.link.side[SRC].sent->len;
     offer_bulk(a[0], data, 1024 * KIB);
     offer_bulk(a[1], data, 1024 * KIB);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     order = data_order(&p, start);
     /* frames of 64 KiB, one of bulk after eight (one urgent went before) */
     g_assert_cmpuint(order->len, ==, 32);
@@ -812,13 +812,13 @@ static void test_urgency_counts_at_once(void)
 
     mux_pair_init(&p, 4096 * KIB);
     for (int i = 0; i < 2; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     start = p.link.side[SRC].sent->len;
     offer_bulk(a[0], data, 64 * KIB);
     offer_bulk(a[1], data, 64 * KIB);
     mux_stream_set_urgent(a[1], true);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     order = data_order(&p, start);
     g_assert_cmpuint(g_array_index(order, uint32_t, 0), ==, 3);
     mux_pair_cleanup(&p);
@@ -849,8 +849,8 @@ static void test_batch_is_filled(void)
         MuxPair p;
 
         mux_pair_init(&p, 4096 * KIB);
-        mux_link_open(&p.link, SRC, "x", &a[0], &b[0]);
-        mux_link_open(&p.link, SRC, "y", &a[1], &b[1]);
+        mux_wire_open(&p.link, SRC, "x", &a[0], &b[0]);
+        mux_wire_open(&p.link, SRC, "y", &a[1], &b[1]);
         offer_bulk(a[0], data, cases[i].first);
         offer_bulk(a[1], data, cases[i].second);
         g_assert_cmpuint(batch_size(&p), ==, cases[i].batch);
@@ -869,11 +869,11 @@ static void test_frames_respect_peer_limit(void)
 
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     dst.max_frame = 4096;
-    mux_link_init(&p.link, 1, NULL, &dst);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_init(&p.link, 1, NULL, &dst);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     start = p.link.side[SRC].sent->len;
     offer_bulk(a, data, 20000);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_stream_rx_pending(b), ==, 20000);
     order = data_order(&p, start);
     g_assert_cmpuint(order->len, ==, 5);

@@ -103,7 +103,7 @@ static void finish(MuxPair *p, MuxStream *a, MuxStream *b)
 {
     mux_stream_fin_ok(a);
     mux_stream_fin_ok(b);
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     g_assert_cmpint(mux_stream_state(a), ==, MUX_STREAM_FINISHED);
 }
 
@@ -120,7 +120,7 @@ static void go_on_from_open(MuxPair *p, State state, MuxStream *s,
     if (state == OUR_RESET || state == PEER_RESET) {
         mux_stream_reset(state == OUR_RESET ? s : peer, 1, "");
     }
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     if (state == FINISHED) {
         finish(p, s, peer);
     }
@@ -136,15 +136,15 @@ static void prepare(MuxPair *p, const Case *c, int opener)
     }
     if (c->state == OFFERED || c->state == ASKED || c->state == REFUSED) {
         mux_engine_open(p->link.side[opener].e, "x", &why);
-        mux_link_run(&p->link);
+        mux_wire_run(&p->link);
         asked = mux_expect_event(p->link.side[!opener].e, MUX_EVENT_OPEN);
         if (c->state == REFUSED) {
             mux_stream_reset(asked, MUX_CODE_REFUSED, "");
-            mux_link_run(&p->link);
+            mux_wire_run(&p->link);
         }
         return;
     }
-    mux_link_open(&p->link, opener, "x", &opened, &asked);
+    mux_wire_open(&p->link, opener, "x", &opened, &asked);
     go_on_from_open(p, c->state, c->ours ? opened : asked,
                     c->ours ? asked : opened);
 }

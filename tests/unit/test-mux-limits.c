@@ -368,10 +368,10 @@ static void test_own_texts_are_cut(void)
     MuxPair p;
 
     mux_pair_init(&p, WINDOW);
-    mux_link_open(&p.link, SRC, "x", &a, &b);
+    mux_wire_open(&p.link, SRC, "x", &a, &b);
     mux_stream_reset(a, MUX_CODE_ABORTED, text);
     mux_engine_goaway(p.src, MUX_CODE_ABORTED, text);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     end = strrchr(mux_stream_error(b), ' ') + 1;
     g_assert_cmpstr(end, ==, cut);
     end = strrchr(mux_engine_error(p.dst), ' ') + 1;
@@ -680,7 +680,7 @@ static void random_life(MuxPair *p)
     int opener = g_rand_int_range(rand, 0, 2);
     MuxStream *s[2];
 
-    mux_link_open(&p->link, opener, "x", &s[opener], &s[!opener]);
+    mux_wire_open(&p->link, opener, "x", &s[opener], &s[!opener]);
     for (int i = 0; i < 12; i++) {
         int side = g_rand_int_range(rand, 0, 2);
         static const uint8_t data[200 * KIB];
@@ -709,7 +709,7 @@ static void random_life(MuxPair *p)
             break;
         }
         if (g_rand_boolean(rand)) {
-            mux_link_run(&p->link);
+            mux_wire_run(&p->link);
         }
     }
     mux_stream_release(s[SRC]);
@@ -731,7 +731,7 @@ static void own_control_frames(uint32_t seed, uint64_t window)
            p.dst->local.lifetime < MUX_LIFETIME_STREAMS) {
         random_life(&p);
     }
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_null(mux_engine_error(p.src));
     g_assert_null(mux_engine_error(p.dst));
     for (int side = 0; side < 2; side++) {

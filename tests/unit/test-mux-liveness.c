@@ -250,7 +250,7 @@ static void run_until(MuxPair *p, int64_t end)
         p->link.now = MIN(MAX(due, p->link.now), end);
         mux_engine_timeout(p->src, p->link.now);
         mux_engine_timeout(p->dst, p->link.now);
-        mux_link_run(&p->link);
+        mux_wire_run(&p->link);
     }
 }
 
@@ -262,7 +262,7 @@ static void test_peer_that_reads_nothing_is_alive(void)
     MuxPair p;
 
     mux_pair_init(&p, 64 * KIB);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     mux_engine_set_silence(p.src, SILENCE, p.link.now);
     mux_stream_tx_offer(a, &iov, 1);
     run_until(&p, 300 * NS_PER_S);
@@ -284,7 +284,7 @@ static void test_slow_write_is_not_silence(void)
     MuxPair p;
 
     mux_pair_init(&p, 1024 * KIB);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     mux_stream_tx_offer(a, &iov, 1);
     now = p.link.now;
     mux_engine_set_silence(p.src, SILENCE, now);

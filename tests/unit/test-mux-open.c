@@ -16,11 +16,11 @@ static void test_refused_stream(void)
 
     mux_pair_init(&p, 64 * KIB);
     a = mux_engine_open(p.src, "nbd-unknown", &why);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
     mux_stream_reset(b, MUX_CODE_REFUSED, "no such disk");
     mux_stream_release(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpstr(mux_stream_error(a), ==,
                     "aborted by the destination: no such disk");
     mux_pair_cleanup(&p);
@@ -58,12 +58,12 @@ static void test_data_waits_for_open_ok(void)
     g_assert_cmpuint(mux_stream_tx_copy(a, &iov, 1), ==, 0);
     mux_stream_tx_offer(a, &iov, 1);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
     g_assert_cmpuint(mux_stream_tx_sent(a), ==, 0);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_OPENING);
     mux_stream_accept(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_stream_tx_sent(a), ==, 100);
     g_assert_cmpuint(mux_stream_rx_pending(b), ==, 100);
     g_assert_true(mux_stream_rx_fin(b));
@@ -80,16 +80,16 @@ static void test_what_was_done_before_accept_happens_after(void)
 
     mux_pair_init(&p, 64 * KIB);
     a = mux_engine_open(p.src, "x", &why);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     b = mux_expect_event(p.dst, MUX_EVENT_OPEN);
     mux_stream_tx_offer(b, &iov, 1);
     mux_stream_fin(b);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_OPENING);
     g_assert_cmpuint(mux_stream_tx_sent(b), ==, 0);
     mux_stream_accept(b);
     g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_FINISHING);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(mux_stream_rx_pending(a), ==, 100);
     g_assert_true(mux_stream_rx_fin(a));
     mux_pair_cleanup(&p);
@@ -108,7 +108,7 @@ static void test_opens_wait_for_answers(void)
         g_assert_nonnull(mux_engine_open(p.src, "x", &why));
     }
     for (int round = 0; round < 3; round++) {
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         while (mux_engine_next_event(p.dst, &event)) {
             g_assert_cmpint(event.type, ==, MUX_EVENT_OPEN);
             g_assert_cmpuint(mux_stream_id(event.stream), ==, 2 * n + 1);
@@ -119,7 +119,7 @@ static void test_opens_wait_for_answers(void)
             mux_stream_accept(peer[i]);
         }
     }
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_pair_cleanup(&p);
 }
 
@@ -128,23 +128,23 @@ static void test_open_limits(void)
     MuxConfig src, dst;
     const char *why = NULL;
     MuxStream *a, *b;
-    MuxLink link;
+    MuxWire link;
 
     mux_config_default(&src, MUX_ROLE_SOURCE);
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     dst.max_streams = 2;
-    mux_link_init(&link, 1, &src, &dst);
+    mux_wire_init(&link, 1, &src, &dst);
     g_assert_null(mux_engine_open(link.side[SRC].e, "", &why));
     g_assert_nonnull(strstr(why, "1 to 255"));
-    mux_link_open(&link, SRC, "a", &a, &b);
+    mux_wire_open(&link, SRC, "a", &a, &b);
     g_assert_nonnull(mux_engine_open(link.side[SRC].e, "b", &why));
     g_assert_null(mux_engine_open(link.side[SRC].e, "c", &why));
     g_assert_nonnull(strstr(why, "too many streams"));
     mux_stream_reset(a, 1, "");
     g_assert_nonnull(mux_engine_open(link.side[SRC].e, "c", &why));
-    mux_link_run(&link);
+    mux_wire_run(&link);
     g_assert_false(mux_engine_ended(link.side[DST].e));
-    mux_link_cleanup(&link);
+    mux_wire_cleanup(&link);
 }
 
 /* @wanted: the other side has opened a stream before the HELLOs are there. */
@@ -152,16 +152,16 @@ static void accepts_none(int side, bool wanted)
 {
     MuxConfig config[2];
     const char *why;
-    MuxLink link;
+    MuxWire link;
 
     mux_config_default(&config[SRC], MUX_ROLE_SOURCE);
     mux_config_default(&config[DST], MUX_ROLE_DESTINATION);
     config[side].max_streams = 0;
-    mux_link_init(&link, 1, &config[SRC], &config[DST]);
+    mux_wire_init(&link, 1, &config[SRC], &config[DST]);
     if (wanted) {
         mux_engine_open(link.side[!side].e, "x", &why);
     }
-    mux_link_run(&link);
+    mux_wire_run(&link);
     if (wanted || side == DST) {
         g_assert_cmpstr(mux_engine_error(link.side[!side].e), ==, side == SRC
                         ? "source accepts no streams"
@@ -175,7 +175,7 @@ static void accepts_none(int side, bool wanted)
         g_assert_cmpstr(why, ==,
                         "too many streams are open on this connection");
     }
-    mux_link_cleanup(&link);
+    mux_wire_cleanup(&link);
 }
 
 static void test_peer_that_accepts_no_streams(void)
@@ -191,24 +191,24 @@ static void test_streams_opened_before_hello_wait(void)
     MuxConfig dst;
     const char *why;
     MuxStream *s[3], *first;
-    MuxLink link;
+    MuxWire link;
 
     mux_config_default(&dst, MUX_ROLE_DESTINATION);
     dst.max_streams = 2;
-    mux_link_init(&link, 1, NULL, &dst);
+    mux_wire_init(&link, 1, NULL, &dst);
     for (int i = 0; i < 3; i++) {
         s[i] = mux_engine_open(link.side[SRC].e, "x", &why);
     }
-    mux_link_run(&link);
+    mux_wire_run(&link);
     first = mux_expect_event(link.side[DST].e, MUX_EVENT_OPEN);
     g_assert_nonnull(mux_expect_event(link.side[DST].e, MUX_EVENT_OPEN));
     g_assert_false(mux_has_event(link.side[DST].e, MUX_EVENT_OPEN, NULL));
     mux_stream_reset(first, 1, "");
-    mux_link_run(&link);
+    mux_wire_run(&link);
     g_assert_cmpuint(mux_stream_id(mux_expect_event(link.side[DST].e,
                                                     MUX_EVENT_OPEN)),
                      ==, mux_stream_id(s[2]));
-    mux_link_cleanup(&link);
+    mux_wire_cleanup(&link);
 }
 
 /* One side counts a stream when it is wanted, the other when it comes. */
@@ -224,11 +224,11 @@ static void test_has_streams(void)
     a = mux_engine_open(p.src, "x", &why);
     g_assert_true(mux_engine_has_streams(p.src));
     g_assert_false(mux_engine_has_streams(p.dst));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_engine_has_streams(p.dst));
     mux_stream_reset(a, 1, NULL);
     g_assert_false(mux_engine_has_streams(p.src));
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_false(mux_engine_has_streams(p.dst));
     g_assert_cmpstr(mux_stream_error(a), ==,
                     "aborted by the source: ");
@@ -244,7 +244,7 @@ static void test_lifetime_limit(void)
 
     mux_pair_init(&p, 64 * KIB);
     for (int i = 0; i < 4096; i++) {
-        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_wire_open(&p.link, SRC, "x", &a, &b);
         mux_stream_reset(i % 2 ? a : b, 1, "");
         mux_stream_release(a);
         mux_stream_release(b);
@@ -252,7 +252,7 @@ static void test_lifetime_limit(void)
     g_assert_null(mux_engine_open(p.src, "x", &why));
     g_assert_cmpstr(why, ==,
                     "too many streams have been opened on this connection");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_false(mux_engine_ended(p.dst));
     mux_pair_cleanup(&p);
 }

@@ -85,13 +85,13 @@ static void test_any_one_stream_finishes_alone(void)
 
         mux_pair_init(&p, 16 * KIB);
         for (int i = 0; i < MANY; i++) {
-            mux_link_open(&p.link, i % 2, "x", &a[i], &b[i]);
+            mux_wire_open(&p.link, i % 2, "x", &a[i], &b[i]);
         }
         while (!mux_stream_fin_acked(a[alone])) {
             for (int i = 0; i < MANY; i++) {
                 write_more(a[i], i % 2, &sent[i], 300 * KIB);
             }
-            mux_link_step(&p.link);
+            mux_wire_step(&p.link);
             read_more(b[alone], alone % 2, &got);
             g_assert_cmpint(p.link.now, <, SIM_S);
         }
@@ -113,33 +113,33 @@ static void test_control_passes_unread_streams(void)
 
     mux_pair_init(&p, 16 * KIB);
     for (int i = 0; i < 2; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     for (int i = 0; i < 10; i++) {
         write_more(a[0], SRC, &sent[0], 300 * KIB);
         write_more(a[1], SRC, &sent[1], 300 * KIB);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
     }
     /* every kind of control frame gets through in both directions */
     mux_engine_ping(p.src);
     mux_engine_ping(p.dst);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_engine_rtt(p.src), >, 0);
     g_assert_cmpint(mux_engine_rtt(p.dst), >, 0);
-    mux_link_open(&p.link, SRC, "y", &c, &d);
-    mux_link_open(&p.link, DST, "z", &c, &d);
+    mux_wire_open(&p.link, SRC, "y", &c, &d);
+    mux_wire_open(&p.link, DST, "z", &c, &d);
     read_more(b[1], SRC, &got);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_writable(a[1]));               /* WINDOW */
     g_assert_false(mux_stream_writable(a[0]));
     mux_stream_fin(b[0]);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_rx_fin(a[0]));
     mux_stream_fin_ok(a[0]);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_true(mux_stream_fin_acked(b[0]));
     mux_stream_reset(a[0], 1, "");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpint(mux_stream_state(b[0]), ==, MUX_STREAM_RESET);
     mux_pair_cleanup(&p);
 }
@@ -162,11 +162,11 @@ static void test_both_sides_saturate_any_connection(void)
         mux_pair_init(&p, 4 * KIB);
         g_rand_set_seed(p.link.rand, seed + i);
         for (int k = 0; k < 2; k++) {
-            mux_link_open(&p.link, k, "x", &s[k][k], &s[!k][k]);
+            mux_wire_open(&p.link, k, "x", &s[k][k], &s[!k][k]);
         }
         p.link.capacity = p.link.piece_max = capacities[i];
         while (mux_engine_has_streams(p.src) || mux_engine_has_streams(p.dst)) {
-            bool moved = mux_link_step(&p.link);
+            bool moved = mux_wire_step(&p.link);
 
             for (int k = 0; k < 4; k++) {
                 int side = k / 2, n = k % 2;
@@ -219,10 +219,10 @@ static void test_echo_through_any_connection(void)
 
         mux_pair_init(&p, 4 * KIB);
         g_rand_set_seed(p.link.rand, seed + i);
-        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_wire_open(&p.link, SRC, "x", &a, &b);
         p.link.capacity = p.link.piece_max = capacities[i];
         while (mux_engine_has_streams(p.src)) {
-            bool moved = mux_link_step(&p.link);
+            bool moved = mux_wire_step(&p.link);
 
             write_more(a, SRC, &sent, size);
             echo(b);
@@ -250,7 +250,7 @@ static void test_receiver_never_waits(void)
 
     mux_pair_init(&p, 16 * KIB);
     for (int i = 0; i < MANY; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     for (int i = 0; i < MANY; i++) {
         mux_copy_pattern(a[i], SRC, 0, 16 * KIB);
@@ -312,7 +312,7 @@ static void set_number(GHashTable *table, uint32_t id, uint64_t value)
 }
 
 /* Make all believe that @from has sent @bytes to @to, and all was read. */
-static void pretend_sent(MuxLink *link, MuxStream *from, MuxStream *to,
+static void pretend_sent(MuxWire *link, MuxStream *from, MuxStream *to,
                          uint64_t bytes)
 {
     uint64_t limit = bytes + to->rx_limit;
@@ -342,11 +342,11 @@ static void test_credit_at_the_edges_of_numbers(void)
             mux_pair_init(&p, 7);
             g_rand_set_seed(p.link.rand, seed++);
             p.link.piece_max = 50;
-            mux_link_open(&p.link, SRC, "x", &a, &b);
+            mux_wire_open(&p.link, SRC, "x", &a, &b);
             pretend_sent(&p.link, a, b, first);
             while (!mux_stream_fin_acked(a)) {
                 write_more(a, SRC, &sent, first + 100);
-                mux_link_step(&p.link);
+                mux_wire_step(&p.link);
                 read_more(b, SRC, &got);
                 g_assert_cmpuint(mux_stream_rx_pending(b), <=, 7);
                 g_assert_null(mux_engine_error(p.src));
@@ -455,12 +455,12 @@ static void test_floods_leave_nothing_behind(void)
         MuxPair p;
 
         mux_pair_init(&p, 64 * KIB);
-        mux_link_open(&p.link, SRC, "x", &s[0], &s[1]);
-        mux_link_open(&p.link, SRC, "y", &s[2], &s[3]);
+        mux_wire_open(&p.link, SRC, "x", &s[0], &s[1]);
+        mux_wire_open(&p.link, SRC, "y", &s[2], &s[3]);
         mux_stream_reset(s[2], 1, "");
         mux_stream_release(s[2]);
         mux_stream_release(s[3]);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         while (mux_engine_next_event(p.dst, &(MuxEvent) {})) {
             /* count only events of the flood */
         }
@@ -507,7 +507,7 @@ static void test_resets_leave_no_data_behind(void)
 
     mux_pair_init(&p, MUX_WINDOW_SHARE);
     for (int i = 0; i < MUX_LIFETIME_STREAMS; i++) {
-        mux_link_open(&p.link, SRC, "x", &a, &b);
+        mux_wire_open(&p.link, SRC, "x", &a, &b);
         feed_zeros(p.dst, a->id, a->tx_limit);
         g_assert_cmpuint(mux_stream_rx_pending(b), ==, MUX_WINDOW_SHARE);
         if (i % 2) {
@@ -516,7 +516,7 @@ static void test_resets_leave_no_data_behind(void)
         }
         a->tx_offset = a->tx_limit;
         mux_stream_reset(a, MUX_CODE_ABORTED, "");
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         g_assert_cmpint(mux_stream_state(b), ==, MUX_STREAM_RESET);
         g_assert_cmpuint(p.dst->pool.nused, ==, 0);
     }
@@ -533,17 +533,17 @@ static void test_reset_leaves_a_reader_alone(void)
         MuxPair p;
 
         mux_pair_init(&p, 64 * KIB);
-        mux_link_open(&p.link, SRC, "x", &a, &b);
-        mux_link_open(&p.link, SRC, "y", &c, &d);
+        mux_wire_open(&p.link, SRC, "x", &a, &b);
+        mux_wire_open(&p.link, SRC, "y", &c, &d);
         mux_copy_pattern(a, SRC, 0, 1000);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         g_assert_cmpuint(mux_stream_rx_iov(b, &iov, 1), ==, 1);
         mux_stream_reset(ours ? b : a, MUX_CODE_ABORTED, "");
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         g_assert_cmpuint(mux_stream_rx_pending(b), ==, 0);
         /* others would use the same memory */
         mux_copy_pattern(c, SRC, 0, 1000);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
         for (int i = 0; i < 1000; i++) {
             g_assert_cmphex(((uint8_t *)iov.iov_base)[i], ==,
                             mux_pattern(a->id, SRC, i));

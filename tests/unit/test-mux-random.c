@@ -48,15 +48,15 @@ static GByteArray *record_session(void)
     MuxPair p;
 
     mux_pair_init(&p, 4 * KIB);
-    mux_link_open(&p.link, SRC, "main", &a, &b);
+    mux_wire_open(&p.link, SRC, "main", &a, &b);
     mux_copy_pattern(a, SRC, 0, 50);
     mux_engine_ping(p.src);
     mux_stream_fin(a);
-    mux_link_run(&p.link);
-    mux_link_open(&p.link, SRC, "nbd-disk0", &a, &b);
+    mux_wire_run(&p.link);
+    mux_wire_open(&p.link, SRC, "nbd-disk0", &a, &b);
     mux_stream_reset(a, 1, "gone");
     mux_engine_goaway(p.src, MUX_CODE_OK, "bye");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     sent = p.link.side[SRC].sent;
     g_byte_array_append(input, settings, sizeof(settings));
     g_byte_array_append(input, sent->data, sent->len);

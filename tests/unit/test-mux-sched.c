@@ -221,11 +221,11 @@ static void test_short_absence_is_made_up_for(void)
 
     mux_pair_init(&p, 16 * 1024 * KIB);
     for (int i = 0; i < 2; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     for (int i = 0; i < 5; i++) {
         mux_stream_tx_offer(a[0], &iov, 1);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
     }
     g_assert_cmpuint(mux_stream_bytes_sent(a[0]), ==, 5 * sizeof(data));
     mux_stream_tx_offer(a[0], &iov, 1);
@@ -250,7 +250,7 @@ static void pair_with_endless_credit(MuxPair *p, MuxStream **s, int n)
 
     mux_pair_init(p, 64 * KIB);
     for (int i = 0; i < n; i++) {
-        mux_link_open(&p->link, SRC, "x", &s[i], &theirs);
+        mux_wire_open(&p->link, SRC, "x", &s[i], &theirs);
         s[i]->tx_limit = UINT64_MAX;
     }
 }
@@ -351,7 +351,7 @@ static size_t bulk_frame(MuxPair *p, MuxStream *s)
     MuxHeader h;
 
     mux_stream_tx_offer(s, &iov, 1);
-    mux_link_run(&p->link);
+    mux_wire_run(&p->link);
     mux_header_decode(p->link.side[SRC].sent->data + at, &h);
     g_assert_cmpuint(h.type, ==, MUX_FRAME_DATA);
     return h.length;
@@ -364,7 +364,7 @@ static void test_frames_are_short_while_urgent_streams_are_used(void)
 
     mux_pair_init(&p, 64 * 1024 * KIB);
     for (int i = 0; i < 3; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     mux_stream_set_urgent(a[1], true);
     mux_stream_set_urgent(a[2], true);
@@ -372,16 +372,16 @@ static void test_frames_are_short_while_urgent_streams_are_used(void)
     g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_BULK);
     mux_copy_pattern(a[1], SRC, 0, 1);
     mux_copy_pattern(b[2], DST, 0, 1);
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
     mux_stream_set_urgent(a[1], false);
     g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
     mux_stream_set_urgent(a[1], true);
     mux_stream_reset(b[2], 1, "");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_URGENT);
     mux_stream_reset(a[1], 1, "");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     g_assert_cmpuint(bulk_frame(&p, a[0]), ==, MUX_FRAME_BULK);
     mux_pair_cleanup(&p);
 }
@@ -401,15 +401,15 @@ static void batch_ends(size_t offered)
 
     mux_pair_init(&p, 64 * 1024 * KIB);
     for (int i = 0; i < 3; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
     }
     mux_stream_set_urgent(a[0], true);
     for (int i = 0; i < MUX_URGENT_RUN; i++) {
         mux_copy_pattern(a[0], SRC, i, 1);
-        mux_link_run(&p.link);
+        mux_wire_run(&p.link);
     }
     mux_stream_reset(a[0], 1, "");
-    mux_link_run(&p.link);
+    mux_wire_run(&p.link);
     mux_stream_set_urgent(a[2], true);
     mux_copy_pattern(a[1], SRC, 0, 100 * KIB);
     mux_stream_tx_offer(a[2], &iov, 1);
@@ -496,7 +496,7 @@ static void test_control_goes_first(void)
 
     mux_pair_init(&p, 64 * KIB);
     for (int i = 0; i < 2; i++) {
-        mux_link_open(&p.link, SRC, "x", &a[i], &b[i]);
+        mux_wire_open(&p.link, SRC, "x", &a[i], &b[i]);
         mux_stream_tx_offer(a[i], &iov, 1);
         mux_stream_tx_offer(b[i], &iov, 1);
     }

@@ -491,7 +491,7 @@ static void test_version_negotiation(void)
 
     for (size_t i = 0; i < G_N_ELEMENTS(t); i++) {
         MuxConfig c[2];
-        MuxLink link;
+        MuxWire link;
 
         for (int side = 0; side < 2; side++) {
             mux_config_default(&c[side], side == SRC ? MUX_ROLE_SOURCE
@@ -499,8 +499,8 @@ static void test_version_negotiation(void)
             c[side].version_min = t[i].min[side];
             c[side].version_max = t[i].max[side];
         }
-        mux_link_init(&link, 1, &c[SRC], &c[DST]);
-        mux_link_run(&link);
+        mux_wire_init(&link, 1, &c[SRC], &c[DST]);
+        mux_wire_run(&link);
         for (int side = 0; side < 2; side++) {
             MuxEngine *e = link.side[side].e;
 
@@ -516,7 +516,7 @@ static void test_version_negotiation(void)
                 g_assert_nonnull(strstr(mux_engine_error(e), theirs));
             }
         }
-        mux_link_cleanup(&link);
+        mux_wire_cleanup(&link);
     }
 }
 
@@ -569,7 +569,7 @@ static void test_session_is_the_sources(void)
 {
     static const uint8_t none[MUX_SESSION_ID_SIZE];
     MuxConfig c[2];
-    MuxLink link;
+    MuxWire link;
 
     for (unsigned wrong = 0; wrong < 2; wrong++) {
         mux_config_default(&c[SRC], MUX_ROLE_SOURCE);
@@ -578,8 +578,8 @@ static void test_session_is_the_sources(void)
                         none, sizeof(none));
         memset(c[SRC].session, 's', MUX_SESSION_ID_SIZE);
         memset(c[DST].session, wrong ? 'd' : 0, MUX_SESSION_ID_SIZE);
-        mux_link_init(&link, 1, &c[SRC], &c[DST]);
-        mux_link_run(&link);
+        mux_wire_init(&link, 1, &c[SRC], &c[DST]);
+        mux_wire_run(&link);
         for (int side = 0; side < 2; side++) {
             MuxEngine *e = link.side[side].e;
 
@@ -590,7 +590,7 @@ static void test_session_is_the_sources(void)
                             MUX_SESSION_ID_SIZE,
                             c[side].session, MUX_SESSION_ID_SIZE);
         }
-        mux_link_cleanup(&link);
+        mux_wire_cleanup(&link);
     }
 }
 

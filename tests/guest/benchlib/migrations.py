@@ -75,7 +75,7 @@ def migrate_once(way: type, build: Path, work: Path, options: Options,
 
 class Guests:
     """
-    Migrations with QEMU in `build`; the baseline with QEMU as it comes in
+    Migrations with QEMU in `build`; the baseline with unpatched QEMU in
     `plain`, or, if that is None, the same QEMU.
     """
 
@@ -83,7 +83,7 @@ class Guests:
         self._build = build
         self._plain = plain or build
         self._note = '' if plain else \
-            'the baseline is the same QEMU, not QEMU as it comes'
+            'the baseline is the same QEMU, not unpatched QEMU'
         self._work = work
 
     def _side(self, way: type, options: Options, build: Path | None = None,

@@ -11,8 +11,8 @@ BULK_GOALS = {'TCP': (0.97, 1.1), 'unix': (0.9, 1.2)}
 TRANSPORTS = {'TCP': '--tcp', 'unix': ''}
 NBD_GOALS = (Goal('speed', 0.97, at_least=True),)
 DEPTH_1_GOALS = (Goal('p50', 1.3), Goal('p99', 1.3))
-NBD_NOTE = ('both sides keep freed memory (MALLOC_MMAP_THRESHOLD_), so that '
-            "page faults of NBD's buffers do not hide all else")
+NBD_NOTE = ('both sides keep freed memory (MALLOC_MMAP_THRESHOLD_, '
+            'MALLOC_TRIM_THRESHOLD_)')
 WINDOWS_MIB = 256               # what all streams of one side may hold
 OWN_MIB = 32                    # what the process itself may grow by
 IDLE_STREAMS = 256

@@ -11,7 +11,7 @@ from .model import BenchError, Run, Side
 PROGRAM = 'tests/bench/mux-bench'
 MIB = 1 << 20
 LIMIT_S = 120
-# NBD's buffers: without it each is mapped and unmapped, which hides all else
+# Keep freed memory, so that runs are not dominated by the allocator's mmap()
 ENVIRONMENT = {'MALLOC_MMAP_THRESHOLD_': str(256 * MIB),
                'MALLOC_TRIM_THRESHOLD_': str(1024 * MIB)}
 # Runs the program with the tracepoint's id as its last argument; tracefs is

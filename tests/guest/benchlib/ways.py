@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The ways to migrate that are compared.  Both are driven by events: nothing is
-polled, so that the commands that follow an event are sent at once.
+The ways to migrate that are compared.  They react to QEMU's events, so that
+the command that follows an event is sent at once; a check each second is only
+a fallback.
 """
 
 import os

@@ -248,7 +248,7 @@ typedef struct Mock {
     bool accepts;               /* streams */
     bool garbage;               /* on the disks' streams, instead of nothing */
     GByteArray *control;        /* bytes of the next message on `control` */
-    unsigned messages;          /* that came there */
+    unsigned messages;          /* received there */
     uint32_t said;              /* bytes sent there */
 } Mock;
 
@@ -330,7 +330,7 @@ static void mock_accept(Mock *mock, uint32_t stream)
     }
 }
 
-/* A frame may have more than one message, or a part of one. */
+/* A frame may contain several messages, or part of one. */
 static void mock_control(Mock *mock, const uint8_t *data, size_t len)
 {
     GByteArray *in = mock->control;
