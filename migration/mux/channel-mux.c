@@ -241,7 +241,8 @@ static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
     }
     mux_channel_update(ioc);
     /* Credit goes out from here: to wake the send thread takes longer */
-    if (!s->sending && QTAILQ_EMPTY(&s->writers)) {
+    if (!s->sending && QTAILQ_EMPTY(&s->writers) &&
+        !mux_engine_tx_idle(s->engine)) {
         mux_session_pump(s, NULL, false);
     }
     return len;

@@ -16,7 +16,9 @@
  * Sending is a role that one thread has at a time (MuxSession.sending): a
  * writer that finds it free takes it, and sends what there is, its own or
  * others', until its own is through.  Who waits for the role meanwhile is in
- * MuxSession.writers.  The send thread sends what no other thread is sending.
+ * MuxSession.writers.  A reader that finds it free sends a batch, with the
+ * credit that it gives back.  The send thread sends what no other thread is
+ * sending.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -218,8 +220,8 @@ void mux_session_settle(MuxSession *s);
 /*
  * Take the sender's role, which must be free, and send until the offer of
  * @ioc is through (NULL: until a writer waits for the role), or there is
- * nothing to send, or, unless @block, the transport takes no more.  Drops the
- * lock meanwhile.
+ * nothing to send, or, unless @block, the transport takes no more or, with
+ * NULL, one batch was sent.  Drops the lock meanwhile.
  *
  * Returns: whether there was something to send
  */
