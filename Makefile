@@ -14,7 +14,7 @@ only = $(if $(T),--only '$(T)')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-ci fuzz mutants coverage model setup setup-clang configure \
-	build lay campaign random-peers downtime bench bench-quick bench-compare \
+	build lay campaign random-peers downtime scribble bench bench-quick bench-compare \
 	series series-check \
 	clean distclean \
 	$(CHECK:%=check-%) $(CHECK_CI:%=check-%)
@@ -75,6 +75,11 @@ random-peers: configure ## migrate with faulty peers (ROLE=source|destination, R
 downtime: configure ## check how long the guest is stopped (needs root)
 	@scripts/build $(GUEST) tests/qtest/migration/mux-relay
 	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu downtime latency
+
+scribble: configure ## race many writers against the mirrors (TIMES=10; random)
+	@scripts/build $(GUEST)
+	@python3 tests/guest/test_guest.py --build $(BUILD)/qemu \
+		$$(yes scribble | head -n $(or $(TIMES),10))
 
 BENCH = python3 tests/guest/bench.py --build $(BUILD)/qemu --output $(BUILD)/bench \
 	$(if $(ROWS),--rows $(ROWS))
