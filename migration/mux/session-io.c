@@ -341,7 +341,7 @@ static void mux_session_linger(MuxSession *s)
 {
     bool more = s->last_words;
 
-    /* Whoever shortens @linger wakes this thread: nobody else has to */
+    /* A change of @linger wakes this thread; settling does not have to */
     s->rx_deadline = INT64_MIN;
     while (!s->flushed || s->sending || more) {
         int64_t left = s->linger - get_clock();

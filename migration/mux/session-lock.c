@@ -1,10 +1,10 @@
 /*
  * Migration multiplexer: the lock of a session
  *
- * Whoever changes something on the engine has to look at what follows from it,
- * and other threads may have to be woken.  Both are done when the lock is
- * released: the former before, the latter afterwards, as a thread that is woken
- * needs the lock first.
+ * A change to the engine has consequences that must be handled
+ * (mux_session_settle()), and other threads may have to be woken.  Both are
+ * done when the lock is released: the former before, the latter afterwards,
+ * because a thread that is woken needs the lock first.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
