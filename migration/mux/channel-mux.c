@@ -2,7 +2,7 @@
  * Migration multiplexer: a stream as a QIOChannel
  *
  * Owns what a caller sees of one stream: reading, writing, shutdown, errors.
- * Never touches the transport; sending is session-io.c's.
+ * Never touches the transport; that is session-tx.c's and session-rx.c's.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -64,6 +64,7 @@ static void mux_channel_drop_unread(QIOChannelMux *ioc)
 
 void mux_channel_update(QIOChannelMux *ioc)
 {
+    MuxSession *s = ioc->session;
     bool readable, writable;
     MuxWake wake = { .ioc = ioc };
 
@@ -76,9 +77,15 @@ void mux_channel_update(QIOChannelMux *ioc)
     wake.write_notifier = writable && ioc->notifiers && !ioc->write_notified;
     ioc->read_notified |= wake.read_notifier;
     ioc->write_notified |= wake.write_notifier;
+    if (readable && ioc == s->rx_reader && s->rx_in_call) {
+        mux_transport_wake_in(s->transport);
+    }
+    /* A reader that does not block stays for more than one frame only */
+    s->rx_woke |= wake.readers ||
+        (wake.read_notifier && mux_stream_rx_continues(ioc->stream));
     if (wake.readers || wake.writers || wake.read_notifier ||
         wake.write_notifier) {
-        mux_session_wake(ioc->session, &wake);
+        mux_session_wake(s, &wake);
     }
 }
 
@@ -93,6 +100,7 @@ static ssize_t mux_channel_block_read(QIOChannelMux *ioc)
     if (ioc->notifiers) {
         event_notifier_test_and_clear(&ioc->read_notifier);
     }
+    mux_session_needs_receiver(ioc->session);
     return QIO_CHANNEL_ERR_BLOCK;
 }
 
@@ -102,6 +110,7 @@ static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
     if (ioc->notifiers) {
         event_notifier_test_and_clear(&ioc->write_notifier);
     }
+    mux_session_needs_receiver(ioc->session);
     return QIO_CHANNEL_ERR_BLOCK;
 }
 
@@ -114,6 +123,7 @@ static void mux_channel_wait_read(QIOChannelMux *ioc)
 
 static void mux_channel_wait_write(QIOChannelMux *ioc)
 {
+    mux_session_needs_receiver(ioc->session);
     ioc->writers_waiting++;
     mux_session_wait(ioc->session, &ioc->write_cond);
     ioc->writers_waiting--;
@@ -218,6 +228,43 @@ static size_t mux_channel_copy(const struct iovec *to, unsigned nto,
     return done;
 }
 
+/* A reader is through, with @len bytes. */
+static void mux_channel_read_done(QIOChannelMux *ioc, size_t len)
+{
+    MuxSession *s = ioc->session;
+
+    ioc->reading = false;
+    stat64_add(&ioc->bytes_received, len);
+    if (ioc->readers_waiting) {
+        mux_session_wake(s, &(MuxWake) { .ioc = ioc, .readers = true });
+    }
+    mux_channel_update(ioc);
+    /* Credit goes out from here: to wake the send thread takes longer */
+    if (!s->sending && QTAILQ_EMPTY(&s->writers) &&
+        !mux_engine_tx_idle(s->engine)) {
+        mux_session_pump(s, NULL, false);
+    }
+}
+
+/*
+ * Nothing is pending, and the receiver's role is free.  What has come in @iov
+ * was never pending, so it can be neither looked at only nor waited for.
+ */
+static size_t mux_channel_read_transport(QIOChannelMux *ioc,
+                                         const struct iovec *iov,
+                                         unsigned niov, bool peek)
+{
+    size_t len;
+
+    if (peek || ioc->read_least > 1) {
+        niov = 0;
+    }
+    ioc->reading = true;
+    len = mux_session_read(ioc->session, ioc, iov, niov, ioc->blocking);
+    mux_channel_read_done(ioc, len);
+    return len;
+}
+
 /* The lock is dropped while copying: what is not consumed stays in place. */
 static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
                                unsigned niov, bool peek)
@@ -231,20 +278,8 @@ static size_t mux_channel_take(QIOChannelMux *ioc, const struct iovec *iov,
     mux_session_unlock(s);
     len = mux_channel_copy(iov, niov, piece, n);
     mux_session_lock(s);
-    ioc->reading = false;
     mux_stream_rx_consume(ioc->stream, peek ? 0 : len);
-    if (!peek) {
-        stat64_add(&ioc->bytes_received, len);
-    }
-    if (ioc->readers_waiting) {
-        mux_session_wake(s, &(MuxWake) { .ioc = ioc, .readers = true });
-    }
-    mux_channel_update(ioc);
-    /* Credit goes out from here: to wake the send thread takes longer */
-    if (!s->sending && QTAILQ_EMPTY(&s->writers) &&
-        !mux_engine_tx_idle(s->engine)) {
-        mux_session_pump(s, NULL, false);
-    }
+    mux_channel_read_done(ioc, peek ? 0 : len);
     return len;
 }
 
@@ -253,6 +288,7 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
                                  int flags, Error **errp)
 {
     QIOChannelMux *ioc = QIO_CHANNEL_MUX(base);
+    bool peek = flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK;
     MuxSession *s = ioc->session;
 
     if (!iov_size(iov, niov)) {
@@ -260,10 +296,22 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
     }
     MUX_SESSION_LOCK_GUARD(s);
     while (ioc->reading || !mux_channel_readable(ioc)) {
-        if (!ioc->reading && !ioc->blocking) {
+        size_t len;
+
+        if (ioc->reading || (s->receiving && ioc->blocking)) {
+            mux_channel_wait_read(ioc);
+            continue;
+        }
+        if (s->receiving || mux_channel_read_pauses(ioc)) {
             return mux_channel_block_read(ioc);
         }
-        mux_channel_wait_read(ioc);
+        len = mux_channel_read_transport(ioc, iov, niov, peek);
+        if (len) {
+            return len;
+        }
+        if (!ioc->blocking && !mux_channel_readable(ioc)) {
+            return mux_channel_block_read(ioc);
+        }
     }
     if (!mux_channel_has_data(ioc)) {
         return mux_channel_read_end(ioc, errp);
@@ -271,8 +319,7 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
     if (mux_channel_read_pauses(ioc)) {
         return QIO_CHANNEL_ERR_BLOCK;
     }
-    return mux_channel_take(ioc, iov, niov,
-                            flags & QIO_CHANNEL_READ_FLAG_MSG_PEEK);
+    return mux_channel_take(ioc, iov, niov, peek);
 }
 
 /* --- writing; with the lock held --- */

@@ -23,6 +23,8 @@
 
 /* A first window takes no more than this part of what is free. */
 #define FIRST_PART      8
+/* ns that a window lasts at least, at the consumer's speed: WINDOWs cost */
+#define WINDOW_TIME     (10 * 1000 * 1000LL)
 
 static uint64_t share(MuxEngine *e)
 {
@@ -84,7 +86,8 @@ static uint64_t measure(MuxStream *s, int64_t now)
     }
     s->measured_at = now;
     s->measured_from = s->rx_consumed;
-    return MIN((double)used * 4 * rtt / elapsed, (double)s->window_max);
+    return MIN((double)used * MAX(4 * rtt, WINDOW_TIME) / elapsed,
+               (double)s->window_max);
 }
 
 /* The least that pays is the first window, if there was room for it. */

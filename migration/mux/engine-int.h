@@ -6,6 +6,7 @@
  *   liveness.c time: HELLO, silence, round trips
  *   rx.c       bytes in: where they go, what frames they are
  *   rx-frame.c what each frame means
+ *   rx-post.c  payload that goes straight to the memory of a reader
  *   stream.c   one stream: its states and what the application does with it
  *   credit.c   how much the peer may send
  *   tx.c       bytes out: the batch, control frames
@@ -55,6 +56,13 @@ typedef struct MuxTxOffer {
     size_t sent;                /* bytes that the transport took */
 } MuxTxOffer;
 
+/* Memory of a reader that payload goes to. */
+typedef struct MuxRxPost {
+    const struct iovec *iov;    /* the reader's */
+    unsigned niov;
+    size_t filled;              /* bytes that were put there */
+} MuxRxPost;
+
 struct MuxStream {
     MuxEngine *engine;
     char *name;
@@ -86,6 +94,7 @@ struct MuxStream {
     uint64_t rx_arrived;        /* bytes that came */
     uint64_t rx_consumed;       /* bytes that the application is done with */
     MuxChunks rx;               /* what lies between the two */
+    MuxRxPost post;             /* of mux_stream_rx_post() */
     bool rx_lent;               /* a reader may be using it */
     bool aborted;               /* by a RESET of either side: drop it */
     bool fin_received, fin_ok_wanted;
@@ -187,6 +196,7 @@ struct MuxEngine {
     uint64_t rx_left;           /* payload bytes still to come */
     MuxStream *rx_stream;       /* of that frame; NULL: control, or freed */
     size_t rx_named;            /* payload bytes that rx_want() named */
+    size_t rx_named_post;       /* of those, in what rx_stream's reader posts */
     bool rx_named_stream;       /* in rx_stream's memory, else in rx_control */
     bool rx_drop;               /* not interested in the payload */
     uint8_t rx_control[MUX_TEXT_MAX];   /* the longest payload but DATA's */
@@ -305,6 +315,21 @@ void mux_frame_begin(MuxEngine *e, int64_t now);
 /* The payload of a control frame is in rx_control. */
 void mux_frame_complete(MuxEngine *e, int64_t now);
 
+/* --- rx-post.c --- */
+
+/* What comes next goes to @iov, which stays the reader's; @niov 0: nothing */
+void mux_rx_post_set(MuxRxPost *p, const struct iovec *iov, unsigned niov);
+
+/* Name memory for the next @want bytes at most.  Returns the elements. */
+unsigned mux_rx_post_name(MuxRxPost *p, size_t want,
+                          struct iovec *iov, unsigned max);
+
+/* So many bytes are there now. */
+void mux_rx_post_filled(MuxRxPost *p, size_t bytes);
+
+/* Put a copy of @data there.  Returns how many bytes there was room for. */
+size_t mux_rx_post_copy(MuxRxPost *p, const uint8_t *data, size_t bytes);
+
 /* --- stream.c --- */
 
 MuxStream *mux_stream_new(MuxEngine *e, char *name, uint32_t id, bool local);
@@ -327,6 +352,9 @@ void mux_stream_end(MuxStream *s, const char *why);
 
 /* Payload has been put in @s's memory. */
 void mux_stream_rx_arrived(MuxStream *s, size_t bytes);
+
+/* Payload has been put in the memory that its reader has posted. */
+void mux_stream_rx_placed(MuxStream *s, size_t bytes);
 
 /* The transport took @bytes of @s's memory. */
 void mux_stream_tx_taken(MuxStream *s, bool own, size_t bytes);

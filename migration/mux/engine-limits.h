@@ -51,12 +51,12 @@
 
 /* --- memory --- */
 
-#define MUX_BATCH_BYTES         (256 * 1024)    /* handed to one write */
+#define MUX_BATCH_BYTES         (512 * 1024)    /* handed to one write */
 #define MUX_BATCH_IOV           64
 #define MUX_BATCH_CONTROL       (16 * 1024)     /* headers, control payload */
 #define MUX_OWN_BUFFER          (256 * 1024)    /* per stream, for tx_copy */
 #define MUX_CHUNK_SIZE          (64 * 1024)
-#define MUX_CHUNKS_SPARE        16      /* unused chunks kept for reuse */
+#define MUX_CHUNKS_SPARE        64      /* unused chunks kept for reuse */
 #define MUX_SCRATCH_SIZE        (16 * 1024)     /* where dropped data goes */
 #define MUX_READ_AHEAD          (8 * 1024)      /* the next header included */
 

@@ -118,7 +118,7 @@ void mux_engine_transport_error(MuxEngine *e, const char *text);
 
 /*
  * Name the bytes to send now, headers and the callers' memory, as one batch of
- * about 256 KiB at most.
+ * about 512 KiB at most.
  *
  * Returns the number of elements filled; 0: nothing to send.  A batch once
  * named is committed: the same bytes are named again until
@@ -254,6 +254,21 @@ unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max);
  * a look that takes nothing.
  */
 void mux_stream_rx_consume(MuxStream *s, size_t bytes);
+/*
+ * Post memory for what comes next: while nothing is pending on @s, payload goes
+ * straight there, and has then been read.  @iov, and the memory behind it, have
+ * to stay until they are taken back, which may not be while the transport uses
+ * what mux_engine_rx_want() named.  Only who reads the transport can do this.
+ * No READABLE event follows for such payload.
+ */
+void mux_stream_rx_post(MuxStream *s, const struct iovec *iov, unsigned niov);
+size_t mux_stream_rx_posted(MuxStream *s);      /* bytes that are there */
+/*
+ * Returns how many bytes have come there; 0 if @s was aborted meanwhile.
+ */
+size_t mux_stream_rx_unpost(MuxStream *s);
+/* Part of a frame's payload has come, and the rest comes next. */
+bool mux_stream_rx_continues(MuxStream *s);
 /*
  * The window grows to @bytes at most, or 64 KiB if that is more: where
  * data that waits here delays the reader.  Before mux_stream_accept() it

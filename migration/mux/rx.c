@@ -1,12 +1,13 @@
 /*
  * Migration multiplexer: bytes in
  *
- * HELLO, then frames.  Payload of DATA goes straight into its stream's memory,
- * of control frames into one small buffer, and unwanted data into a scratch
- * area.  The next header is asked for too, so that a run of large DATA frames
- * costs one read each.  After little payload, or none, what follows the header
- * is read ahead, so that many small frames cost one read; payload among it is
- * copied.
+ * HELLO, then frames.  Payload of DATA goes straight to the memory that a
+ * reader has posted, else into its stream's, of control frames into one small
+ * buffer, and unwanted data into a scratch area.  The next header is asked for
+ * too, so that a run of large DATA frames costs one read each.  Unless a reader
+ * takes a large frame, what follows the header is read ahead, so that many small
+ * frames cost one read, and the header of a large one says who may read the
+ * rest; payload among it is copied.
  *
  * This path never waits for an application: credit made sure of room, and a
  * stream that is gone has its data dropped.
@@ -17,24 +18,71 @@
 #include "qemu/osdep.h"
 #include "engine-int.h"
 
-/* Account for @bytes of what was named for payload; nothing stays named. */
-static void rx_settle(MuxEngine *e, size_t bytes)
+static size_t iov_total(const struct iovec *iov, unsigned niov)
 {
-    MuxStream *s = e->rx_named_stream ? e->rx_stream : NULL;
+    size_t total = 0;
 
-    e->rx_left -= bytes;
-    e->rx_named = 0;
-    e->rx_named_stream = false;
-    if (!s) {
-        return;
+    for (unsigned i = 0; i < niov; i++) {
+        total += iov[i].iov_len;
     }
-    mux_chunks_commit(&s->rx, bytes);
-    if (bytes) {
-        mux_stream_rx_arrived(s, bytes);
+    return total;
+}
+
+/* The first @placed of @bytes went to what a reader has posted. */
+static void stream_payload_arrived(MuxStream *s, size_t placed, size_t bytes)
+{
+    if (placed) {
+        mux_stream_rx_placed(s, placed);
+    }
+    if (bytes > placed) {
+        mux_stream_rx_arrived(s, bytes - placed);
     }
     mux_stream_maybe_free(s);
 }
 
+/* Account for @bytes of what was named for payload; nothing stays named. */
+static void rx_settle(MuxEngine *e, size_t bytes)
+{
+    MuxStream *s = e->rx_named_stream ? e->rx_stream : NULL;
+    size_t placed = MIN(bytes, e->rx_named_post);
+
+    e->rx_left -= bytes;
+    e->rx_named = 0;
+    e->rx_named_post = 0;
+    e->rx_named_stream = false;
+    if (!s) {
+        return;
+    }
+    mux_rx_post_filled(&s->post, placed);
+    mux_chunks_commit(&s->rx, bytes - placed);
+    stream_payload_arrived(s, placed, bytes);
+}
+
+/*
+ * Name memory of rx_stream.  Little memory that a reader has posted does not
+ * make a system call of its own.
+ */
+static unsigned want_stream_payload(MuxEngine *e, struct iovec *iov,
+                                    unsigned max)
+{
+    MuxStream *s = e->rx_stream;
+    size_t want = MIN(e->rx_left, MUX_FRAME_BULK);
+    unsigned n = 0;
+
+    if (!s->rx.size) {
+        n = mux_rx_post_name(&s->post, want, iov, max);
+        e->rx_named_post = iov_total(iov, n);
+    }
+    want -= e->rx_named_post;
+    if (n) {
+        want = MIN(want, MUX_READ_AHEAD -
+                         MIN(e->rx_named_post, MUX_READ_AHEAD));
+    }
+    e->rx_named_stream = true;
+    return n + mux_chunks_reserve(&s->rx, want, iov + n, max - n);
+}
+
+/* Name memory for the payload of the current frame. */
 static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
 {
     unsigned n = 1;
@@ -43,16 +91,12 @@ static unsigned want_payload(MuxEngine *e, struct iovec *iov, unsigned max)
         iov->iov_base = e->rx_scratch;
         iov->iov_len = MIN(e->rx_left, MUX_SCRATCH_SIZE);
     } else if (e->rx_stream) {
-        n = mux_chunks_reserve(&e->rx_stream->rx,
-                               MIN(e->rx_left, MUX_FRAME_BULK), iov, max);
-        e->rx_named_stream = true;
+        n = want_stream_payload(e, iov, max);
     } else {
         iov->iov_base = e->rx_control + e->rx_header.length - e->rx_left;
         iov->iov_len = e->rx_left;
     }
-    for (unsigned i = 0; i < n; i++) {
-        e->rx_named += iov[i].iov_len;
-    }
+    e->rx_named = iov_total(iov, n);
     return n;
 }
 
@@ -66,8 +110,8 @@ static size_t rx_buf_lacks(MuxEngine *e)
 /* Bytes to ask for after the payload that is named, if any */
 static size_t ahead_want(MuxEngine *e)
 {
-    return e->hello_done && e->rx_left < MUX_READ_AHEAD ? MUX_READ_AHEAD
-                                                        : rx_buf_lacks(e);
+    return e->hello_done && e->rx_named_post < MUX_READ_AHEAD ? MUX_READ_AHEAD
+                                                              : rx_buf_lacks(e);
 }
 
 unsigned mux_engine_rx_want(MuxEngine *e, struct iovec *iov, unsigned max)
@@ -124,16 +168,17 @@ static void header_arrived(MuxEngine *e, int64_t now)
 static void payload_arrived(MuxEngine *e, const uint8_t *data, size_t bytes)
 {
     MuxStream *s = e->rx_drop ? NULL : e->rx_stream;
+    size_t placed = 0;
 
     if (s) {
-        mux_chunks_append(&s->rx, data, bytes);
+        placed = s->rx.size ? 0 : mux_rx_post_copy(&s->post, data, bytes);
+        mux_chunks_append(&s->rx, data + placed, bytes - placed);
     } else if (!e->rx_drop) {
         memcpy(e->rx_control + e->rx_header.length - e->rx_left, data, bytes);
     }
     e->rx_left -= bytes;
     if (s) {
-        mux_stream_rx_arrived(s, bytes);
-        mux_stream_maybe_free(s);
+        stream_payload_arrived(s, placed, bytes);
     }
 }
 

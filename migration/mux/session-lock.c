@@ -10,6 +10,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/timer.h"
 #include "session.h"
 
 bool mux_channel_try_ref(QIOChannelMux *ioc)
@@ -78,13 +79,19 @@ void mux_session_lock(MuxSession *s)
 void mux_session_unlock(MuxSession *s)
 {
     MuxWake wakes[MUX_WAKES];
+    bool receiver;
     unsigned n;
 
     mux_session_settle(s);
+    receiver = s->wake_receiver;
+    s->wake_receiver = false;
     n = s->nwakes;
     memcpy(wakes, s->wakes, n * sizeof(*wakes));
     s->nwakes = 0;
     qemu_mutex_unlock(&s->lock);
+    if (receiver) {
+        qemu_cond_signal(&s->receive_cond);
+    }
     for (unsigned i = 0; i < n; i++) {
         mux_wake_do(&wakes[i]);
         object_unref(OBJECT(wakes[i].ioc));
@@ -94,7 +101,7 @@ void mux_session_unlock(MuxSession *s)
 /* Returns: whether there were any, and the lock was released for them */
 static bool mux_session_wake_others(MuxSession *s)
 {
-    if (!s->nwakes) {
+    if (!s->nwakes && !s->wake_receiver) {
         return false;
     }
     mux_session_unlock(s);
@@ -109,9 +116,11 @@ void mux_session_wait(MuxSession *s, QemuCond *cond)
     }
 }
 
-void mux_session_timedwait(MuxSession *s, QemuCond *cond, int ms)
+void mux_session_timedwait(MuxSession *s, QemuCond *cond, int64_t deadline)
 {
+    int64_t ms = deadline / SCALE_MS - get_clock() / SCALE_MS + 1;
+
     if (!mux_session_wake_others(s)) {
-        qemu_cond_timedwait(cond, &s->lock, ms);
+        qemu_cond_timedwait(cond, &s->lock, CLAMP(ms, 0, INT_MAX));
     }
 }

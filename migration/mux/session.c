@@ -43,6 +43,7 @@ MuxSession *mux_session_new(QIOChannel *transport, MuxRole role,
     qemu_mutex_init(&s->lock);
     qemu_cond_init(&s->sender_moved);
     qemu_cond_init(&s->send_cond);
+    qemu_cond_init(&s->receive_cond);
     qemu_cond_init(&s->closed_cond);
     qemu_cond_init(&s->ticked);
     QTAILQ_INIT(&s->channels);
@@ -85,6 +86,7 @@ void mux_session_unref(MuxSession *s)
     mux_transport_free(s->transport);
     qemu_cond_destroy(&s->ticked);
     qemu_cond_destroy(&s->closed_cond);
+    qemu_cond_destroy(&s->receive_cond);
     qemu_cond_destroy(&s->send_cond);
     qemu_cond_destroy(&s->sender_moved);
     qemu_mutex_destroy(&s->lock);
@@ -333,7 +335,7 @@ void mux_session_over(MuxSession *s)
         mux_channel_update(ioc);
     }
     qemu_cond_signal(&s->send_cond);
-    mux_transport_wake_in(s->transport);
+    mux_session_wake_receiver(s);
     mux_transport_wake_out(s->transport);
     s->call_ended = true;
     mux_session_schedule_call(s);
@@ -344,7 +346,7 @@ void mux_session_hurry(MuxSession *s, int64_t deadline)
     if (!s->linger || deadline < s->linger) {
         s->linger = deadline;
         qemu_cond_broadcast(&s->sender_moved);
-        mux_transport_wake_in(s->transport);
+        mux_session_wake_receiver(s);
     }
 }
 
@@ -360,7 +362,7 @@ void mux_session_cut(MuxSession *s, const char *text)
     s->linger = get_clock();
     mux_transport_shutdown(s->transport);
     qemu_cond_signal(&s->send_cond);
-    mux_transport_wake_in(s->transport);
+    mux_session_wake_receiver(s);
     mux_transport_wake_out(s->transport);
 }
 
@@ -414,14 +416,12 @@ void mux_session_close_wait(MuxSession *s, const MuxFailure *why,
                             int timeout_ms)
 {
     int64_t deadline = get_clock() + timeout_ms * (int64_t)SCALE_MS;
-    int64_t now;
 
     MUX_SESSION_LOCK_GUARD(s);
     mux_session_close_locked(s, why, deadline);
     deadline += MUX_COMMAND_END_NS;
-    while (!s->transport_closed && (now = get_clock()) < deadline) {
-        mux_session_timedwait(s, &s->closed_cond,
-                              (deadline - now) / SCALE_MS + 1);
+    while (!s->transport_closed && get_clock() < deadline) {
+        mux_session_timedwait(s, &s->closed_cond, deadline);
     }
 }
 

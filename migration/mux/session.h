@@ -2,7 +2,9 @@
  * Migration multiplexer: what the parts of the session layer share
  *
  *   session.c     the session: life, callbacks, the end
- *   session-io.c  the threads and the sender's role
+ *   session-tx.c  the sender's role
+ *   session-rx.c  the receiver's role
+ *   session-settle.c what follows from a change to the engine
  *   session-lock.c the lock, and who is woken when it is released
  *   channel-mux.c QIOChannelMux: reading, writing, shutdown
  *   watch.c       waiting for a QIOChannelMux in an event loop
@@ -19,6 +21,8 @@
  * MuxSession.writers.  A reader that finds it free sends a batch, with the
  * credit that it gives back.  The send thread sends what no other thread is
  * sending.
+ *
+ * Receiving is a role, too (MuxSession.receiving): see session-rx.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -55,7 +59,7 @@ struct QIOChannelMux {
     bool peer_reset;            /* the peer has aborted it */
     MuxFailure *failure;        /* why this side has */
 
-    bool reading;               /* a reader copies outside of the lock */
+    bool reading;               /* a reader is at work outside of the lock */
     unsigned reads_in_row;      /* without QIO_CHANNEL_ERR_BLOCK between them */
     size_t read_least;          /* so much, or an end, can be read; >= 1 */
     QemuCond read_cond;
@@ -111,6 +115,15 @@ struct MuxSession {
     char *tx_error;             /* the transport takes no more */
 
     /* receiving */
+    bool receiving;             /* a thread has the receiver's role */
+    bool rx_in_call;            /* and is using the transport */
+    QIOChannelMux *rx_reader;   /* who has it; NULL: the receive thread */
+    unsigned rx_turns;          /* how often readers have left it */
+    bool rx_woke;               /* the receive thread has woken a reader */
+    int64_t rx_yield;           /* till then it leaves the role to readers */
+    bool rx_parked;             /* it waits for the reader to leave the role */
+    QemuCond receive_cond;      /* there */
+    bool wake_receiver;         /* when the lock is released */
     int64_t rx_deadline;        /* until when the receive thread waits */
     int64_t heard;              /* when the last bytes came */
     int64_t tick_due;           /* INT64_MAX: no ops->tick */
@@ -162,11 +175,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(MuxSessionGuard, mux_session_unlock)
          mux_session_unlock(g_steal_pointer(&mux_session_guard_)))
 
 /*
- * Wait with the lock held, which is released meanwhile.  The caller checks
- * again what it waits for: this may return early.
+ * Wait with the lock held, which is released meanwhile, until @deadline
+ * (get_clock(); INT64_MAX: none).  The caller checks again what it waits for:
+ * this may return early.
  */
 void mux_session_wait(MuxSession *s, QemuCond *cond);
-void mux_session_timedwait(MuxSession *s, QemuCond *cond, int ms);
+void mux_session_timedwait(MuxSession *s, QemuCond *cond, int64_t deadline);
 
 /*
  * Do this when the lock is released: a thread that is woken with the lock held
@@ -209,13 +223,38 @@ MuxFailure *mux_session_failure(MuxSession *s);
 /* The connection is of no use any more, @text says why. */
 void mux_session_cut(MuxSession *s, const char *text);
 
-/* --- session-io.c; all with the lock held --- */
-
-void *mux_session_receive_thread(void *opaque);
-void *mux_session_send_thread(void *opaque);
+/* --- session-settle.c; with the lock held --- */
 
 /* What follows from changes to the engine; mux_session_unlock() does it. */
 void mux_session_settle(MuxSession *s);
+
+/* --- session-rx.c; all but the thread with the lock held --- */
+
+void *mux_session_receive_thread(void *opaque);
+
+/*
+ * Take the receiver's role, which must be free, and read until @ioc is readable
+ * or something has come in @iov (without elements: nothing will), or, unless
+ * @block, the transport has no more, or much for others.  Drops the lock
+ * meanwhile.
+ *
+ * Returns: bytes that are in @iov and have been read thereby
+ */
+size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
+                        const struct iovec *iov, unsigned niov, bool block);
+
+/* Somebody waits for something from the peer who does not read it. */
+void mux_session_needs_receiver(MuxSession *s);
+
+/* The receive thread, or a reader in its place, has to look at what changed. */
+void mux_session_wake_receiver(MuxSession *s);
+
+/* --- session-tx.c; all but the thread with the lock held --- */
+
+void *mux_session_send_thread(void *opaque);
+
+/* The sender's role is free: wake a thread that has something to send. */
+void mux_session_kick_sender(MuxSession *s);
 
 /*
  * Take the sender's role, which must be free, and send until the offer of

@@ -287,6 +287,14 @@ static size_t rx_readable(MuxStream *s)
     return s->aborted ? 0 : s->rx.size;
 }
 
+/* Bytes have been consumed: is it time to tell the peer? */
+static void want_window(MuxStream *s)
+{
+    if (!s->retired && !s->fin_received && s->rx_limit && mux_credit_due(s)) {
+        mux_stream_want_control(s, MUX_PENDING_WINDOW);
+    }
+}
+
 unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max)
 {
     unsigned n = mux_chunks_peek(&s->rx, 0, rx_readable(s), iov, max);
@@ -304,9 +312,7 @@ void mux_stream_rx_consume(MuxStream *s, size_t bytes)
 {
     s->rx_lent = false;
     consume(s, s->aborted ? s->rx.size : bytes);
-    if (!s->retired && !s->fin_received && s->rx_limit && mux_credit_due(s)) {
-        mux_stream_want_control(s, MUX_PENDING_WINDOW);
-    }
+    want_window(s);
 }
 
 void mux_stream_rx_arrived(MuxStream *s, size_t bytes)
@@ -322,6 +328,40 @@ void mux_stream_rx_arrived(MuxStream *s, size_t bytes)
         mux_stream_event(s, MUX_EVENT_READABLE);
     }
     mux_sched_update(s);
+}
+
+void mux_stream_rx_placed(MuxStream *s, size_t bytes)
+{
+    if (s->aborted) {
+        return;
+    }
+    s->rx_arrived += bytes;
+    s->rx_consumed += bytes;
+    want_window(s);
+    mux_sched_update(s);
+}
+
+void mux_stream_rx_post(MuxStream *s, const struct iovec *iov, unsigned niov)
+{
+    mux_rx_post_set(&s->post, iov, niov);
+}
+
+size_t mux_stream_rx_posted(MuxStream *s)
+{
+    return s->post.filled;
+}
+
+size_t mux_stream_rx_unpost(MuxStream *s)
+{
+    size_t filled = s->aborted ? 0 : s->post.filled;
+
+    mux_rx_post_set(&s->post, NULL, 0);
+    return filled;
+}
+
+bool mux_stream_rx_continues(MuxStream *s)
+{
+    return s->engine->rx_stream == s && s->engine->rx_left;
 }
 
 bool mux_stream_rx_fin(MuxStream *s)

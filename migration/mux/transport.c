@@ -32,6 +32,8 @@
 #include "trace.h"
 
 #define MUX_TLS_RECORD (16 * KiB)
+/* After a read of less the peer waits for an answer, rather than sends on */
+#define MUX_MESSAGE (8 * KiB)
 /* Bytes that may wait in the kernel unsent while latency matters */
 #define MUX_URGENT_UNSENT (128 * KiB)
 /* Time for a command to exit after its pipes are closed, and after SIGTERM */
@@ -50,7 +52,7 @@ struct MuxTransport {
     QIOChannelTLS *tls;     /* @ioc if it is one */
     MuxPoll in;
     MuxPoll out;
-    bool drained;           /* the last read took all that there was */
+    bool drained;           /* the next read would find nothing */
     bool serialise;
     QemuMutex io_lock;      /* for @serialise */
     char *record;           /* with @tls: bytes that were offered to it */
@@ -207,7 +209,8 @@ ssize_t mux_transport_readv(MuxTransport *t, const struct iovec *iov,
     /* An error in a later element would lose what QIOChannelTLS has read */
     len = qio_channel_readv(t->ioc, iov, t->tls ? 1 : niov, errp);
     mux_transport_unlock(t);
-    t->drained = !t->tls && len > 0 && len < iov_size(iov, niov);
+    t->drained = !t->tls && len > 0 && len < MUX_MESSAGE &&
+        len < iov_size(iov, niov);
     return len;
 }
 

@@ -189,7 +189,7 @@ size_t mux_take(MuxEngine *e, GByteArray *out, size_t max, int64_t now,
     size_t old = out->len;
 
     g_assert_cmpuint(n, <=, iov_max);
-    g_assert(mux_iov_total(iov, n) <= 300 * 1024);
+    g_assert(mux_iov_total(iov, n) <= MUX_BATCH_BYTES + 64 * KIB);
     if (len) {
         g_byte_array_set_size(out, old + len);
         mux_iov_copy(iov, out->data + old, len, false);

@@ -37,8 +37,10 @@ static void stream_free(gpointer opaque)
 {
     MuxModelStream *stream = opaque;
 
-    g_free(stream->end[SRC].offer);
-    g_free(stream->end[DST].offer);
+    for (int side = 0; side < 2; side++) {
+        g_free(stream->end[side].offer);
+        g_free(stream->end[side].post[0].iov_base);
+    }
     g_free(stream);
 }
 
@@ -111,7 +113,8 @@ static bool may_be_dropped(MuxModel *m, MuxModelEnd *end)
 
 static void check_received(MuxModel *m, MuxModelEnd *end)
 {
-    uint64_t came = end->read + mux_stream_rx_pending(end->s);
+    uint64_t came = end->read + mux_stream_rx_posted(end->s) +
+                    mux_stream_rx_pending(end->s);
     uint64_t *granted = g_hash_table_lookup(m->link.side[end->side].limits,
                                             GUINT_TO_POINTER(end->stream->id));
     MuxModelEnd *from = other_end(end);
@@ -213,6 +216,29 @@ void mux_model_withdraw(MuxModel *m, MuxModelEnd *end)
     }
 }
 
+static void unpost(MuxModel *m, MuxModelEnd *end)
+{
+    size_t posted = mux_stream_rx_posted(end->s);
+    uint8_t *data = end->post[0].iov_base;
+    size_t came;
+
+    if (!data) {
+        return;
+    }
+    m->rx[end->side].niov = 0;
+    came = mux_stream_rx_unpost(end->s);
+    g_assert(came == posted ||
+             (!came && mux_stream_state(end->s) == MUX_STREAM_RESET));
+    for (size_t i = 0; i < came && !m->corrupted; i++) {
+        g_assert_cmphex(data[i], ==, mux_pattern(end->stream->id, !end->side,
+                                                 end->read + i));
+    }
+    end->read += came;
+    end->placed += posted;
+    g_free(data);
+    end->post[0].iov_base = NULL;
+}
+
 static void let_go(MuxModel *m, MuxModelEnd *end)
 {
     MuxStream *s = end->s;
@@ -231,6 +257,7 @@ void mux_model_release(MuxModel *m, MuxModelEnd *end)
 {
     if (may_withdraw(m, end)) {
         withdraw(end);
+        unpost(m, end);
         let_go(m, end);
     }
 }
@@ -287,6 +314,13 @@ static void on_open(MuxModel *m, int side, MuxStream *s)
     }
 }
 
+/* Bytes that came, but not in memory that was posted for them */
+static uint64_t queued(MuxModelEnd *end)
+{
+    return mux_stream_bytes_received(end->s) - end->placed -
+        mux_stream_rx_posted(end->s);
+}
+
 /* Most events come once, and say what the stream says too. */
 static void on_stream_event(MuxModel *m, int side, const MuxEvent *event)
 {
@@ -305,7 +339,7 @@ static void on_stream_event(MuxModel *m, int side, const MuxEvent *event)
         g_assert_cmpuint(mux_stream_id(s) % 2, ==, side == SRC);
         break;
     case MUX_EVENT_READABLE:
-        end->readable = mux_stream_bytes_received(s);
+        end->readable = queued(end);
         break;
     case MUX_EVENT_WRITABLE:
         end->owed = false;
@@ -333,7 +367,7 @@ static void check_told(MuxModel *m, MuxModelEnd *end)
     g_assert(end->reported & 1u << MUX_EVENT_FIN || !mux_stream_rx_fin(s));
     g_assert(end->reported & 1u << MUX_EVENT_FIN_OK ||
              !mux_stream_fin_acked(s));
-    g_assert_cmpuint(end->readable, ==, mux_stream_bytes_received(s));
+    g_assert_cmpuint(end->readable, ==, queued(end));
     g_assert(!end->owed || !mux_stream_writable(s));
     if (end->state == MUX_STREAM_RESET) {
         g_assert(end->reported & 1u << MUX_EVENT_RESET || end->reset ||
@@ -429,6 +463,9 @@ size_t mux_model_consume(MuxModel *m, MuxModelEnd *end, size_t max)
 {
     size_t done;
 
+    if (mux_stream_rx_posted(end->s)) {
+        unpost(m, end);         /* that came before the rest */
+    }
     end->peeked.iov_len = 0;
     if (m->corrupted) {
         done = MIN(max, mux_stream_rx_pending(end->s));
@@ -438,6 +475,19 @@ size_t mux_model_consume(MuxModel *m, MuxModelEnd *end, size_t max)
     }
     end->read += done;
     return done;
+}
+
+void mux_model_post(MuxModel *m, MuxModelEnd *end, size_t len)
+{
+    if (end->post[0].iov_base) {
+        unpost(m, end);
+        return;
+    }
+    end->post[0].iov_base = g_malloc(len + 1);
+    end->post[0].iov_len = len / 3;
+    end->post[1].iov_base = end->post[0].iov_base + len / 3;
+    end->post[1].iov_len = len - len / 3;
+    mux_stream_rx_post(end->s, end->post, 2);
 }
 
 void mux_model_writable(MuxModelEnd *end)

@@ -28,6 +28,8 @@ typedef struct MuxModelEnd {
     unsigned reported;          /* events that came: 1 << MuxEventType */
     bool owed;                  /* WRITABLE, once it is */
     uint64_t readable;          /* bytes that READABLE reported */
+    struct iovec post[2];       /* memory for what comes; NULL: none */
+    uint64_t placed;            /* bytes that came in such memory before */
     bool fin, fin_ok, reset, refused, released;
     bool late_offer;            /* offered after fin: need not go out */
     uint64_t written;           /* bytes that the engine took for good */
@@ -87,6 +89,12 @@ void mux_model_copy(MuxModel *m, MuxModelEnd *end, size_t len);
 
 /* Read up to @max bytes; returns how many there were. */
 size_t mux_model_consume(MuxModel *m, MuxModelEnd *end, size_t max);
+
+/*
+ * Post memory for @len bytes, or take back what is posted.  Who reads the
+ * transport does this: what was named for it is void then.
+ */
+void mux_model_post(MuxModel *m, MuxModelEnd *end, size_t len);
 
 /* Ask whether it takes data. */
 void mux_model_writable(MuxModelEnd *end);

@@ -31,6 +31,8 @@ enum {
     OP_RUN, OP_TIME,
     /* that may end it */
     OP_CORRUPT, OP_CUT, OP_GOAWAY,
+    /* on one stream again: inputs that are kept know the others by number */
+    OP_POST,
     OPS,
 };
 
@@ -256,6 +258,9 @@ static void operate_stream(Run *r, unsigned op, MuxModelEnd *end)
     case OP_WRITABLE:
         mux_model_writable(end);
         break;
+    case OP_POST:
+        mux_model_post(m, end, input_size(r));
+        break;
     }
 }
 
@@ -318,7 +323,7 @@ static void operate(Run *r)
     MuxModelEnd *end = r->model.slot[side][b >> 5 & (MUX_MODEL_SLOTS - 1)];
 
     r->model.link.now += OPERATION_NS;
-    if (op < OP_OPEN) {
+    if (op < OP_OPEN || op == OP_POST) {
         if (end) {
             operate_stream(r, op, end);
         }
@@ -444,12 +449,13 @@ static const uint8_t likelihood[OPS] = {
     [OP_OPEN] = 16, [OP_PING] = 8, [OP_EVENTS] = 24, [OP_NAME_TX] = 16,
     [OP_TAKE] = 24, [OP_NAME_RX] = 16, [OP_GIVE] = 24, [OP_RUN] = 8,
     [OP_TIME] = 8, [OP_CORRUPT] = 1, [OP_CUT] = 1, [OP_GOAWAY] = 2,
+    [OP_POST] = 16,
 };
 
 static const uint8_t operands[OPS] = {
     [OP_RESET] = 1, [OP_OFFER] = 2, [OP_COPY] = 1, [OP_CONSUME] = 1,
     [OP_URGENT] = 1, [OP_TAKE] = 1, [OP_GIVE] = 1, [OP_TIME] = 1,
-    [OP_CORRUPT] = 1, [OP_GOAWAY] = 1,
+    [OP_CORRUPT] = 1, [OP_GOAWAY] = 1, [OP_POST] = 1,
 };
 
 static unsigned random_operation(GRand *rand)

@@ -135,11 +135,19 @@ static void test_window_grows_no_further_than_useful(void)
 {
     Sim sim;
 
-    /* 625 KB are on the way in one round trip, 5 MB on the longer link */
-    sim_init(&sim, RATE, SIM_MS / 2, NULL, NULL);
+    /* 125 KB are on the way in one round trip, 5 MB on the longer link */
+    sim_init(&sim, RATE / 10, SIM_MS, NULL, NULL);
     open_writers(&sim, 1);
     sim_run(&sim, SIM_S);
     g_assert_cmpuint(flow(&sim, 0)->to->window, ==, 4 * MIB);
+    sim_cleanup(&sim);
+
+    /* 625 KB are, but a window of 4 MiB would last for 3 ms only */
+    sim_init(&sim, RATE, SIM_MS / 2, NULL, NULL);
+    open_writers(&sim, 1);
+    sim_run(&sim, SIM_S);
+    g_assert_cmpuint(flow(&sim, 0)->to->window, >, 11 * MIB);
+    g_assert_cmpuint(flow(&sim, 0)->to->window, <, 13 * MIB);
     sim_cleanup(&sim);
 
     sim_init(&sim, RATE, 4 * SIM_MS, NULL, NULL);
@@ -447,11 +455,16 @@ static void test_growth_to_the_byte(void)
     s->measured_at = r.now;
     reader_read(&r, s, 32 * KIB);
     g_assert_cmpuint(s->window, ==, 64 * KIB);
+    /* 32 KiB in 10 ms, which is what a window lasts for at least */
     r.e->rtt_min = 1;
-    s->measured_at = r.now++;
+    s->measured_at = r.now;
     s->measured_from = s->rx_consumed;
+    r.now += 10 * SIM_MS;
     reader_read(&r, s, 32 * KIB);
-    g_assert_cmpuint(s->window, ==, 128 * KIB);
+    g_assert_cmpuint(s->window, ==, 64 * KIB);
+    r.now += 5 * SIM_MS;
+    reader_read(&r, s, 32 * KIB + 4);
+    g_assert_cmpuint(s->window, ==, 64 * KIB + 8);
 
     s = reader_open(&r, MIB);
     r.e->rtt_min = 10 * SIM_MS;

@@ -326,8 +326,8 @@ static void test_writable_after_asking(void)
 
 static void test_withdraw_copies_what_is_committed(void)
 {
-    g_autofree uint8_t *data = g_malloc(300 * KIB);
-    struct iovec iov = { .iov_base = data, .iov_len = 300 * KIB };
+    g_autofree uint8_t *data = g_malloc(600 * KIB);
+    struct iovec iov = { .iov_base = data, .iov_len = 600 * KIB };
     struct iovec named[64];
     MuxStream *a, *b;
     size_t taken;
@@ -339,12 +339,12 @@ static void test_withdraw_copies_what_is_committed(void)
         data[i] = mux_pattern(1, SRC, i);
     }
     mux_stream_tx_offer(a, &iov, 1);
-    g_assert_cmpuint(mux_engine_tx_want(p.src, named, 64, 0), ==, 2);
+    g_assert_cmpuint(mux_engine_tx_want(p.src, named, 64, 0), ==, 4);
     g_assert(named[1].iov_base == data);        /* no copy on the way */
     p.link.piece_max = 1000;
     mux_wire_step(&p.link);
     taken = mux_stream_tx_withdraw(a);
-    g_assert_cmpuint(taken, ==, 256 * KIB);
+    g_assert_cmpuint(taken, ==, MUX_BATCH_BYTES);
     memset(data, 0xee, iov.iov_len);
     p.link.piece_max = SIZE_MAX;
     mux_wire_run(&p.link);
@@ -505,8 +505,11 @@ static void test_small_frames_take_one_read(void)
     mux_pair_cleanup(&p);
 }
 
-/* A large payload is not read ahead: that would cost a copy. */
-static void test_large_frames_are_not_read_ahead(void)
+/*
+ * After a large payload, too: who is to read the next frame is known before
+ * much of it has been copied.
+ */
+static void test_header_is_read_ahead(void)
 {
     g_autoptr(GByteArray) wire = g_byte_array_new();
     MuxStream *a, *b;
@@ -520,10 +523,170 @@ static void test_large_frames_are_not_read_ahead(void)
     mux_drain(p.src, wire, 0);
     mux_feed(p.dst, wire->data, MUX_HEADER_SIZE, 0);
     n = mux_engine_rx_want(p.dst, iov, 8);
-    g_assert_cmpuint(mux_iov_total(iov, n), ==, 32 * KIB + MUX_HEADER_SIZE);
+    g_assert_cmpuint(mux_iov_total(iov, n), ==, 32 * KIB + MUX_READ_AHEAD);
     mux_feed(p.dst, wire->data + MUX_HEADER_SIZE, 32 * KIB, 0);
     g_assert_cmpuint(mux_read_pattern(b, SRC, 0, SIZE_MAX), ==, 32 * KIB);
     mux_pair_cleanup(&p);
+}
+
+/* --- memory that a reader posts --- */
+
+typedef struct Posted {
+    MuxPair p;
+    MuxStream *a, *b;
+    GByteArray *wire;           /* what has been sent to @b */
+    uint8_t memory[64 * KIB];
+    struct iovec iov[2];        /* @memory */
+} Posted;
+
+/* @copied bytes of data are on their way; @b has a window of @window. */
+static void posted_init(Posted *t, uint64_t window, size_t copied)
+{
+    mux_pair_init(&t->p, window);
+    mux_wire_open(&t->p.link, SRC, "x", &t->a, &t->b);
+    t->wire = g_byte_array_new();
+    g_assert_cmpuint(mux_copy_pattern(t->a, SRC, 0, copied), ==, copied);
+    mux_drain(t->p.src, t->wire, 0);
+}
+
+static void posted_cleanup(Posted *t)
+{
+    g_byte_array_unref(t->wire);
+    mux_pair_cleanup(&t->p);
+}
+
+/* In two elements, the first of @first bytes, the other of @second */
+static void post(Posted *t, size_t first, size_t second)
+{
+    t->iov[0] = (struct iovec) { t->memory, first };
+    t->iov[1] = (struct iovec) { t->memory + first, second };
+    mux_stream_rx_post(t->b, t->iov, 2);
+}
+
+/* @len bytes from @offset on have come there. */
+static void check_posted(Posted *t, uint64_t offset, size_t len)
+{
+    g_assert_cmpuint(mux_stream_rx_posted(t->b), ==, len);
+    g_assert_cmpuint(mux_stream_rx_unpost(t->b), ==, len);
+    for (size_t i = 0; i < len; i++) {
+        g_assert_cmphex(t->memory[i], ==,
+                        mux_pattern(mux_stream_id(t->b), SRC, offset + i));
+    }
+}
+
+static void test_post_takes_payload(void)
+{
+    g_autofree Posted *t = g_new(Posted, 1);
+    struct iovec iov[8];
+    unsigned n;
+
+    posted_init(t, 64 * KIB, 32 * KIB);
+    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    g_assert_true(mux_stream_rx_continues(t->b));
+    post(t, 10, 20 * KIB - 10);
+    n = mux_engine_rx_want(t->p.dst, iov, 8);
+    g_assert_cmpuint(n, ==, 2);         /* not what comes after that */
+    g_assert(iov[0].iov_base == t->memory && iov[0].iov_len == 10);
+    g_assert(iov[1].iov_base == t->memory + 10);
+    g_assert_cmpuint(iov[1].iov_len, ==, 20 * KIB - 10);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE, 20 * KIB, 0);
+    check_posted(t, 0, 20 * KIB);
+    g_assert_cmpuint(mux_stream_rx_pending(t->b), ==, 0);
+    g_assert_cmpuint(mux_stream_bytes_received(t->b), ==, 20 * KIB);
+    g_assert_false(mux_has_event(t->p.dst, MUX_EVENT_READABLE, t->b));
+
+    post(t, 16 * KIB, 0);
+    n = mux_engine_rx_want(t->p.dst, iov, 8);
+    g_assert_cmpuint(mux_iov_total(iov, n), ==, 12 * KIB + MUX_HEADER_SIZE);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE + 20 * KIB,
+             12 * KIB, 0);
+    check_posted(t, 20 * KIB, 12 * KIB);
+    g_assert_false(mux_stream_rx_continues(t->b));
+    posted_cleanup(t);
+}
+
+/* It has been read thereby, so that the peer may send more. */
+static void test_post_returns_credit(void)
+{
+    g_autofree Posted *t = g_new(Posted, 1);
+
+    posted_init(t, 8 * KIB, 8 * KIB);
+    post(t, 4 * KIB - 1, 0);
+    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE, 4 * KIB - 1, 0);
+    g_assert_true(mux_engine_tx_idle(t->p.dst));
+    check_posted(t, 0, 4 * KIB - 1);
+    post(t, 1, 0);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE + 4 * KIB - 1, 1, 0);
+    g_assert_false(mux_engine_tx_idle(t->p.dst));
+    check_posted(t, 4 * KIB - 1, 1);
+    posted_cleanup(t);
+}
+
+/* With little memory, some of the rest is read by the same system call. */
+static void test_post_of_little_memory(void)
+{
+    g_autofree Posted *t = g_new(Posted, 1);
+    struct iovec iov[8];
+    unsigned n;
+
+    posted_init(t, 64 * KIB, 32 * KIB);
+    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    post(t, 28, 0);
+    n = mux_engine_rx_want(t->p.dst, iov, 8);
+    g_assert_cmpuint(iov[0].iov_len, ==, 28);
+    g_assert_cmpuint(mux_iov_total(iov, n), ==, MUX_READ_AHEAD);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE, 100, 0);
+    check_posted(t, 0, 28);
+    g_assert_true(mux_has_event(t->p.dst, MUX_EVENT_READABLE, t->b));
+    g_assert_cmpuint(mux_read_pattern(t->b, SRC, 28, SIZE_MAX), ==, 72);
+    posted_cleanup(t);
+}
+
+/* What is pending comes first, and what came with a header is copied. */
+static void test_post_keeps_the_order(void)
+{
+    g_autofree Posted *t = g_new(Posted, 1);
+
+    posted_init(t, 64 * KIB, 100);
+    mux_copy_pattern(t->a, SRC, 100, 200);
+    mux_drain(t->p.src, t->wire, 0);
+    post(t, 50, 100);
+    /* two frames, one system call */
+    mux_feed(t->p.dst, t->wire->data, t->wire->len, 0);
+    check_posted(t, 0, 150);
+    g_assert_cmpuint(mux_stream_rx_pending(t->b), ==, 150);
+
+    g_byte_array_set_size(t->wire, 0);
+    mux_copy_pattern(t->a, SRC, 300, 10);
+    mux_drain(t->p.src, t->wire, 0);
+    post(t, 1000, 0);
+    mux_feed(t->p.dst, t->wire->data, t->wire->len, 0);
+    check_posted(t, 0, 0);
+    g_assert_cmpuint(mux_read_pattern(t->b, SRC, 150, SIZE_MAX), ==, 160);
+    posted_cleanup(t);
+}
+
+/* The stream is aborted while the transport uses the memory. */
+static void test_post_and_reset(void)
+{
+    g_autofree Posted *t = g_new(Posted, 1);
+    struct iovec iov[8];
+
+    posted_init(t, 64 * KIB, 32 * KIB);
+    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    post(t, 16 * KIB, 16 * KIB);
+    mux_engine_rx_want(t->p.dst, iov, 8);
+    mux_stream_reset(t->b, MUX_CODE_ABORTED, "");
+    mux_iov_copy(iov, t->wire->data + MUX_HEADER_SIZE, 16 * KIB, true);
+    mux_engine_rx_done(t->p.dst, 16 * KIB, 0);
+    g_assert_cmpuint(mux_stream_rx_unpost(t->b), ==, 0);
+    mux_feed(t->p.dst, t->wire->data + MUX_HEADER_SIZE + 16 * KIB,
+             16 * KIB, 0);
+    mux_stream_release(t->b);
+    mux_drain(t->p.dst, t->wire, 0);
+    mux_assert_nothing_held(t->p.dst);
+    posted_cleanup(t);
 }
 
 /* --- the bounds of a batch --- */
@@ -836,13 +999,13 @@ static void test_batch_is_filled(void)
 {
     static const struct { size_t first, second, batch; } cases[] = {
         /* a frame is cut to fill it ... */
-        { 200 * KIB, 200 * KIB, 256 * KIB + 2 * 16 },
-        { 252 * KIB, 8 * KIB, 256 * KIB + 2 * 16 },
+        { 200 * KIB, 512 * KIB, 512 * KIB + 3 * 16 },
+        { 252 * KIB, 264 * KIB, 512 * KIB + 3 * 16 },
         /* ... but not where less than 4 KiB is left */
-        { 252 * KIB + 1, 8 * KIB, 252 * KIB + 1 + 16 },
-        { 252 * KIB + 1, 4 * KIB - 1, 256 * KIB + 2 * 16 },
+        { 252 * KIB + 1, 264 * KIB, 508 * KIB + 1 + 2 * 16 },
+        { 252 * KIB + 1, 260 * KIB - 1, 512 * KIB + 3 * 16 },
     };
-    g_autofree uint8_t *data = g_malloc0(256 * KIB);
+    g_autofree uint8_t *data = g_malloc0(512 * KIB);
 
     for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
         MuxStream *a[2], *b[2];
@@ -904,7 +1067,12 @@ int main(int argc, char **argv)
     ADD("writable-when-the-offer-is-sent",
         test_writable_when_the_offer_is_sent);
     ADD("small-frames-take-one-read", test_small_frames_take_one_read);
-    ADD("large-frames-not-ahead", test_large_frames_are_not_read_ahead);
+    ADD("header-is-read-ahead", test_header_is_read_ahead);
+    ADD("post-takes-payload", test_post_takes_payload);
+    ADD("post-returns-credit", test_post_returns_credit);
+    ADD("post-of-little-memory", test_post_of_little_memory);
+    ADD("post-keeps-the-order", test_post_keeps_the_order);
+    ADD("post-and-reset", test_post_and_reset);
     ADD("batch-once-named-stays", test_batch_once_named_stays);
     ADD("pieces-of-a-batch", test_pieces_of_a_batch);
     ADD("control-of-a-batch", test_control_of_a_batch);
