@@ -41,11 +41,14 @@
 #define MUX_COMMAND_TERM_MS 500
 #define MUX_COMMAND_POLL_MS 10
 
+/* The descriptors that GLib would poll for a watch, and one to be woken by */
 typedef struct MuxPoll {
     GMainContext *context;
     GSource *watch;
-    int64_t armed;          /* the watch's ready time, INT64_MAX: none */
+    GPollFD fds[2];
 } MuxPoll;
+
+enum { MUX_POLL_WAKE, MUX_POLL_WATCH };
 
 struct MuxTransport {
     QIOChannel *ioc;
@@ -58,12 +61,6 @@ struct MuxTransport {
     char *record;           /* with @tls: bytes that were offered to it */
     size_t record_len;
 };
-
-static gboolean mux_poll_ready(QIOChannel *ioc, GIOCondition condition,
-                               gpointer opaque)
-{
-    return G_SOURCE_CONTINUE;
-}
 
 /*
  * The pipes of a command are watched one by one: when the command has closed
@@ -83,15 +80,24 @@ static GSource *mux_poll_watch(QIOChannel *ioc, GIOCondition condition)
                                        condition);
 }
 
+/*
+ * An iteration of the context would cost more than the system call that it
+ * makes, so only its descriptors are used.
+ */
 static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
 {
+    GPollFD fds[2];
+    int timeout, wake, n;
+
     p->context = g_main_context_new();
+    n = g_main_context_query(p->context, G_MAXINT, &timeout, p->fds, 1);
+    assert(n == 1);
+    wake = p->fds[MUX_POLL_WAKE].fd;
     p->watch = mux_poll_watch(ioc, condition);
-    p->armed = INT64_MAX;
-    g_source_set_callback(p->watch, (GSourceFunc)mux_poll_ready, NULL, NULL);
-    /* Spares GLib to leave it out of the poll, and wake up, per dispatch */
-    g_source_set_can_recurse(p->watch, true);
     g_source_attach(p->watch, p->context);
+    n = g_main_context_query(p->context, G_MAXINT, &timeout, fds, 2);
+    assert(n == 2);
+    p->fds[MUX_POLL_WATCH] = fds[fds[0].fd == wake];
 }
 
 static void mux_poll_cleanup(MuxPoll *p)
@@ -133,22 +139,19 @@ static bool mux_poll_possible(Error **errp)
     return ret == 0;
 }
 
-/*
- * Changing the ready time makes the next iteration return at once, so a later
- * deadline waits until the one that is armed has passed.
- */
 static void mux_poll_wait(MuxPoll *p, int64_t deadline)
 {
-    int64_t now = get_clock();
+    int64_t ns = deadline - get_clock();
+    int ms = deadline == INT64_MAX ? -1 :
+             MIN(DIV_ROUND_UP(MAX(ns, 0), SCALE_MS), INT_MAX);
 
-    if (deadline < p->armed || now >= p->armed) {
-        int64_t us = DIV_ROUND_UP(MAX(deadline - now, 0), SCALE_US);
-
-        p->armed = deadline;
-        g_source_set_ready_time(p->watch, deadline == INT64_MAX ? -1 :
-                                g_get_monotonic_time() + us);
+    g_poll(p->fds, 2, ms);
+    if (p->fds[MUX_POLL_WAKE].revents) {
+        /* Takes note of the wake-up */
+        g_main_context_acquire(p->context);
+        g_main_context_check(p->context, G_MAXINT, p->fds, 2);
+        g_main_context_release(p->context);
     }
-    g_main_context_iteration(p->context, TRUE);
 }
 
 MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
