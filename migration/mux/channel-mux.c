@@ -298,6 +298,10 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
     while (ioc->reading || !mux_channel_readable(ioc)) {
         size_t len;
 
+        if (!ioc->blocking && ioc == s->rx_reader) {
+            /* It reads for as long as it takes; then the notifier is set */
+            return mux_channel_block_read(ioc);
+        }
         if (ioc->reading || (s->receiving && ioc->blocking)) {
             mux_channel_wait_read(ioc);
             continue;
@@ -588,7 +592,8 @@ void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
     MuxSession *s = ioc->session;
 
     MUX_SESSION_LOCK_GUARD(s);
-    if (!mux_channel_aborted(ioc) && !s->over && !s->closing) {
+    /* When a failure is reported, this would say that all went well */
+    if (!mux_channel_aborted(ioc) && !s->over && !s->why) {
         mux_stream_fin_ok(ioc->stream);
     }
 }

@@ -25,6 +25,8 @@
 #define FIRST_PART      8
 /* ns that a window lasts at least, at the consumer's speed: WINDOWs cost */
 #define WINDOW_TIME     (10 * 1000 * 1000LL)
+/* ns that a measurement takes at least: it is not to be that of a burst */
+#define MEASURE_TIME    (WINDOW_TIME / 4)
 
 static uint64_t share(MuxEngine *e)
 {
@@ -81,7 +83,7 @@ static uint64_t measure(MuxStream *s, int64_t now)
     int64_t elapsed = now - s->measured_at;
     uint64_t used = s->rx_consumed - s->measured_from;
 
-    if (rtt <= 0 || elapsed < rtt) {
+    if (rtt <= 0 || elapsed < MAX(rtt, MEASURE_TIME)) {
         return 0;
     }
     s->measured_at = now;

@@ -84,9 +84,10 @@ void mux_engine_free(MuxEngine *e);
 /* --- bytes in: where the next ones go, how many arrived --- */
 
 /*
- * Name the memory for the next bytes: payload goes straight into its
- * stream's buffer, with the following header where possible, so that a large
- * DATA frame costs one readv, and many small frames one for all of them.
+ * Name the memory for the next bytes: payload goes straight to what its reader
+ * has posted or into its stream's buffer, with the following header where
+ * possible, so that a large DATA frame costs one readv, and many small frames
+ * one for all of them.
  * @max is at least 3.
  *
  * Returns the number of elements filled; 0: wants none, the connection has

@@ -118,9 +118,11 @@ void mux_session_wait(MuxSession *s, QemuCond *cond)
 
 void mux_session_timedwait(MuxSession *s, QemuCond *cond, int64_t deadline)
 {
-    int64_t ms = deadline / SCALE_MS - get_clock() / SCALE_MS + 1;
+    int64_t left = MAX(deadline - get_clock(), 0);
 
     if (!mux_session_wake_others(s)) {
-        qemu_cond_timedwait(cond, &s->lock, CLAMP(ms, 0, INT_MAX));
+        qemu_cond_timedwait(cond, &s->lock,
+                            MIN(left / SCALE_MS + !!(left % SCALE_MS),
+                                INT_MAX));
     }
 }

@@ -8,8 +8,8 @@
  *
  * Who leaves the role may be back soon, as may a reader that the receive thread
  * has just woken.  So the receive thread yields the role to them for a moment,
- * MUX_YIELD_NS, unless somebody waits for the transport who does not read it.
- * That moment is all that a missed wake-up could cost.
+ * MUX_YIELD_NS, or until somebody has to wait for the transport who does not
+ * read it.  That moment is all that a missed wake-up could cost.
  *
  * The receive thread also keeps the time and closes the transport in the end.
  * It never writes and never waits for a consumer.  It does not take the BQL.
@@ -59,11 +59,13 @@ static void mux_session_tick(MuxSession *s, int64_t now)
 
 static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
 {
+    unsigned writes = s->writes;
+
     /*
      * A socket error is reported only once.  If a concurrent write consumed
      * it, the read sees the end of file.
      */
-    while (len == 0 && s->in_write) {
+    while (len == 0 && s->in_write && s->writes == writes) {
         mux_session_wait(s, &s->sender_moved);
     }
     if (len > 0) {
@@ -136,14 +138,17 @@ size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
     s->rx_reader = NULL;
     s->receiving = false;
     s->rx_turns++;
-    s->rx_yield = get_clock() + MUX_YIELD_NS;
-    s->wake_receiver |= s->rx_parked;
+    s->rx_yield = s->rx_needed ? 0 : get_clock() + MUX_YIELD_NS;
+    s->wake_receiver |= s->rx_parked || s->rx_needed;
+    s->rx_needed = false;
     return mux_stream_rx_unpost(stream);
 }
 
 void mux_session_needs_receiver(MuxSession *s)
 {
-    if (!s->receiving && s->rx_yield) {
+    if (s->receiving) {
+        s->rx_needed = true;
+    } else if (s->rx_yield) {
         s->rx_yield = 0;
         s->wake_receiver = true;
     }
@@ -181,6 +186,7 @@ static void mux_session_serve(MuxSession *s)
     s->rx_woke = false;
     mux_session_receive(s, s->rx_deadline);
     s->receiving = false;
+    s->rx_needed = false;
     s->rx_yield = s->rx_woke ? get_clock() + MUX_YIELD_NS : 0;
 }
 
@@ -202,8 +208,9 @@ static void mux_session_receive_all(MuxSession *s)
         now = get_clock();
         mux_session_check_time(s, now);
         mux_session_tick(s, now);
-        /* Has the engine ended? */
-        mux_session_settle(s);
+        /* Settles (has the engine ended?), and wakes before the next wait */
+        mux_session_unlock(s);
+        mux_session_lock(s);
     }
     s->rx_parked = true;
     while (s->receiving) {
@@ -238,15 +245,8 @@ static void mux_session_linger(MuxSession *s)
 
     /* A change of @linger wakes this thread; settling does not have to */
     s->rx_deadline = INT64_MIN;
-    while (!s->flushed || s->sending || more) {
-        if (get_clock() >= s->linger) {
-            more = false;
-            if (!s->flushed || s->sending) {
-                mux_session_cut(s, "timed out closing the connection");
-                mux_session_settle(s);
-                mux_session_wait(s, &s->sender_moved);
-            }
-        } else if (more) {
+    while ((!s->flushed || s->sending || more) && get_clock() < s->linger) {
+        if (more) {
             int64_t deadline = s->linger;
 
             mux_session_unlock(s);
@@ -255,6 +255,12 @@ static void mux_session_linger(MuxSession *s)
         } else {
             mux_session_timedwait(s, &s->sender_moved, s->linger);
         }
+    }
+    if (!s->flushed || s->sending) {
+        mux_session_cut(s, "timed out closing the connection");
+    }
+    while (!s->flushed || s->sending) {
+        mux_session_wait(s, &s->sender_moved);
     }
 }
 

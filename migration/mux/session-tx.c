@@ -72,6 +72,7 @@ static bool mux_session_send_batch(MuxSession *s, unsigned niov)
     len = mux_transport_writev(s->transport, s->tx_iov, niov, &err);
     mux_session_lock(s);
     s->in_write = false;
+    s->writes++;
     qemu_cond_broadcast(&s->sender_moved);
 
     if (len == QIO_CHANNEL_ERR_BLOCK) {

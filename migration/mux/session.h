@@ -108,6 +108,7 @@ struct MuxSession {
     /* sending */
     bool sending;               /* a thread has the sender's role */
     bool in_write;              /* and the transport uses the batch */
+    unsigned writes;            /* how often it has done that */
     QemuCond sender_moved;      /* they, @flushed or @linger have changed */
     QTAILQ_HEAD(, QIOChannelMux) writers;
     QemuCond send_cond;         /* the send thread waits here */
@@ -119,7 +120,8 @@ struct MuxSession {
     bool rx_in_call;            /* and is using the transport */
     QIOChannelMux *rx_reader;   /* who has it; NULL: the receive thread */
     unsigned rx_turns;          /* how often readers have left it */
-    bool rx_woke;               /* the receive thread has woken a reader */
+    bool rx_needed;             /* somebody waits who does not read */
+    bool rx_woke;               /* a reader was woken, and may read next */
     int64_t rx_yield;           /* till then it leaves the role to readers */
     bool rx_parked;             /* it waits for the reader to leave the role */
     QemuCond receive_cond;      /* there */

@@ -90,6 +90,7 @@ static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
     int timeout, wake, n;
 
     p->context = g_main_context_new();
+    g_main_context_acquire(p->context);
     n = g_main_context_query(p->context, G_MAXINT, &timeout, p->fds, 1);
     assert(n == 1);
     wake = p->fds[MUX_POLL_WAKE].fd;
@@ -98,6 +99,7 @@ static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
     n = g_main_context_query(p->context, G_MAXINT, &timeout, fds, 2);
     assert(n == 2);
     p->fds[MUX_POLL_WATCH] = fds[fds[0].fd == wake];
+    g_main_context_release(p->context);
 }
 
 static void mux_poll_cleanup(MuxPoll *p)
@@ -149,7 +151,8 @@ static void mux_poll_wait(MuxPoll *p, int64_t deadline)
     if (p->fds[MUX_POLL_WAKE].revents) {
         /* Takes note of the wake-up */
         g_main_context_acquire(p->context);
-        g_main_context_check(p->context, G_MAXINT, p->fds, 2);
+        g_main_context_check(p->context, G_MAXINT,
+                             &p->fds[MUX_POLL_WAKE], 1);
         g_main_context_release(p->context);
     }
 }

@@ -79,6 +79,14 @@ void let_threads_wait(void)
     }
 }
 
+int64_t processor_ms(void)
+{
+    struct timespec ts;
+
+    g_assert(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts) == 0);
+    return ts.tv_sec * 1000 + ts.tv_nsec / SCALE_MS;
+}
+
 /* --- two sessions --- */
 
 static void end_ready(MuxSession *session, void *opaque)

@@ -46,6 +46,22 @@ void clock_stop(void);
 void clock_advance(int ms);
 void clock_run(void);
 
+/* --- nothing turns in circles --- */
+
+/* More processor time than anything that waits takes, of IDLE_MS */
+#define IDLE_MS         300
+#define BUSY_MS         150
+
+/* What this program has used */
+int64_t processor_ms(void);
+
+/* While @call waits, which takes IDLE_MS, no thread is busy. */
+#define ASSERT_IDLE(call) do {                                          \
+        int64_t before_ = processor_ms();                               \
+        call;                                                           \
+        g_assert_cmpint(processor_ms() - before_, <, BUSY_MS);          \
+    } while (0)
+
 /* --- two sessions, whose callbacks record their arguments --- */
 
 typedef struct End {

@@ -349,6 +349,29 @@ static void test_close_flushes(void)
     pair_free(p);
 }
 
+/*
+ * While the session is being closed, a stream whose last message is still to be
+ * read can be finished: its owner may keep it until the end.
+ */
+static void test_close_finishes_what_is_held(void)
+{
+    Pair *p = pair_new(0);
+    QIOChannel *a, *b;
+    char c;
+
+    a = open_stream(p, "control", &b);
+    WAIT_FOR(state(a) == MUX_STREAM_OPEN);
+    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    qio_channel_shutdown(a, QIO_CHANNEL_SHUTDOWN_WRITE, &error_abort);
+    qio_channel_mux_fin_ok(QIO_CHANNEL_MUX(a));
+    qio_channel_write_all(b, "x", 1, &error_abort);
+    drop_and_assert_good_end(p, b);
+    WAIT_FOR(session_closed(p->src.session));
+    g_assert_cmpint(qio_channel_read(a, &c, 1, &error_abort), ==, 1);
+    object_unref(OBJECT(a));
+    pair_free(p);
+}
+
 static void test_close_tells_why(void)
 {
     Pair *p = pair_new(0);
@@ -959,6 +982,8 @@ int main(int argc, char **argv)
                     test_abort_streams);
     g_test_add_func("/io/channel/mux/release-delivers", test_release_delivers);
     g_test_add_func("/io/channel/mux/close-flushes", test_close_flushes);
+    g_test_add_func("/io/channel/mux/close-finishes-what-is-held",
+                    test_close_finishes_what_is_held);
     g_test_add_func("/io/channel/mux/close-tells-why", test_close_tells_why);
     g_test_add_func("/io/channel/mux/close-bounded", test_close_bounded);
     g_test_add_func("/io/channel/mux/close-wait-bounded",

@@ -144,6 +144,7 @@ struct Gate {
     QIOChannelSocket parent;
     unsigned begun;             /* writes; atomic */
     unsigned allowed;           /* number that may proceed; atomic */
+    bool stuck;                 /* whatever happens */
 };
 
 static QIOChannelClass *socket_class;
@@ -164,7 +165,9 @@ static ssize_t gate_writev(QIOChannel *ioc, const struct iovec *iov,
 static int gate_shutdown(QIOChannel *ioc, QIOChannelShutdown how,
                          Error **errp)
 {
-    qatomic_set(&GATE(ioc)->allowed, UINT_MAX);
+    if (!GATE(ioc)->stuck) {
+        qatomic_set(&GATE(ioc)->allowed, UINT_MAX);
+    }
     return socket_class->io_shutdown(ioc, how, errp);
 }
 
@@ -300,6 +303,26 @@ static void test_close_cuts_the_wait_short(void)
     close(fds[1]);
 }
 
+/* The connection has been cut, and a thread does not come back from it. */
+static void test_idle_while_the_sender_is_stuck(void)
+{
+    MuxSession *session;
+    Gate *gate;
+    int fds[2];
+
+    socket_pair(fds, 0);
+    gate = gate_new(fds[0], 0);
+    gate->stuck = true;
+    session = mux_session_new(QIO_CHANNEL(gate), MUX_ROLE_SOURCE, NULL, NULL);
+    WAIT_FOR(qatomic_read(&gate->begun));
+    mux_session_yank(session);
+    ASSERT_IDLE(g_usleep(IDLE_MS * 1000));
+    g_assert(!session_closed(session));
+    qatomic_set(&gate->allowed, UINT_MAX);
+    session_free(session, QIO_CHANNEL(gate));
+    close(fds[1]);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -322,6 +345,8 @@ int main(int argc, char **argv)
                     test_write_returns_while_others_send);
     g_test_add_func("/io/channel/mux/close-cuts-the-wait-short",
                     test_close_cuts_the_wait_short);
+    g_test_add_func("/io/channel/mux/idle-while-the-sender-is-stuck",
+                    test_idle_while_the_sender_is_stuck);
     ret = g_test_run();
     rmdir(workdir);
     g_free(workdir);

@@ -86,11 +86,11 @@ class GuestLog:
             pauses += [b - a for a, b in zip(times, times[1:])]
         return max(pauses)
 
-    def latencies(self, since: float) -> list[float]:
-        """How long the writes took that were acknowledged from then on."""
+    def latencies(self, since: float, until: float) -> list[float]:
+        """How long the writes took that were acknowledged meanwhile."""
         with self._changed:
             return [ack.took for acks in self.acks for ack in acks
-                    if ack.when >= since]
+                    if since <= ack.when < until]
 
     def _run(self) -> None:
         try:
