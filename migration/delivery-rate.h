@@ -16,7 +16,7 @@
 
 /* The rate is that of so long a time, up to the latest answer. */
 #define DELIVERY_RATE_SPAN_NS   (1000 * 1000 * 1000LL)
-/* Before there are so many nanoseconds to look at it is unknown. */
+/* Less time has no mean. */
 #define DELIVERY_RATE_LEAST_NS  (50 * 1000 * 1000LL)
 #define DELIVERY_RATE_TRIPS     256
 
@@ -24,6 +24,7 @@ typedef struct DeliveryTrip {
     int64_t asked;              /* when */
     int64_t answered;
     uint64_t sent;              /* bytes in all, before it was asked */
+    uint64_t least;             /* the rate up to the answer, at least */
 } DeliveryTrip;
 
 typedef struct DeliveryRate {
@@ -34,10 +35,13 @@ typedef struct DeliveryRate {
 
 void delivery_rate_init(DeliveryRate *r);
 
-/* An answer came.  Answers may come out of order. */
+/* An answer came: @trip but for @least.  Answers may come out of order. */
 void delivery_rate_add(DeliveryRate *r, const DeliveryTrip *trip);
 
-/* Bytes per second; 0: not known yet. */
-uint64_t delivery_rate_get(const DeliveryRate *r);
+/*
+ * Bytes per second, 0: not known yet.  The mean, or more where a part of the time
+ * shows that more can arrive: a link that has nothing to carry is not slow.
+ */
+uint64_t delivery_rate_get(DeliveryRate *r);
 
 #endif

@@ -51,11 +51,12 @@ static void test_unknown_at_first(void)
     delivery_rate_add(&r, &trip);
     g_assert_cmpuint(delivery_rate_get(&r), ==, 0);
 
-    /* Too soon to tell a rate */
-    trip.answered += DELIVERY_RATE_LEAST_NS - 1;
-    trip.sent = 5000;
+    /* Too soon to tell the mean, but 200 bytes arrived in 100 ns */
+    trip.asked = 85;
+    trip.answered = 105;
+    trip.sent = 300;
     delivery_rate_add(&r, &trip);
-    g_assert_cmpuint(delivery_rate_get(&r), ==, 0);
+    g_assert_cmpuint(delivery_rate_get(&r), ==, 2 * NANOSECONDS_PER_SECOND);
 }
 
 /* The sender's view is of bytes that vanish at once. */
@@ -76,6 +77,40 @@ static void test_saturated_link(void)
     }
     assert_about(delivery_rate_get(&r), LINK);
     g_assert_cmpint(r.shortest, >=, 600 * SCALE_MS);
+}
+
+/*
+ * The link carries little for most of the time.  Each burst shows what it could
+ * carry, if the time is counted that it takes to send it and to be answered.
+ */
+static void test_idle_link(void)
+{
+    Link l = { .rate = 160 * LINK };    /* 1 GB/s */
+    int64_t now = 0;
+    DeliveryRate r;
+
+    delivery_rate_init(&r);
+    for (int i = 0; i < 200; i++) {
+        bool burst = i % 20 == 19;
+        DeliveryTrip trip;
+
+        link_send(&l, now, burst ? 16 * 1000 * 1000 : 1000);
+        trip = link_ask(&l, now, SCALE_MS);
+        delivery_rate_add(&r, &trip);
+        now = MAX(trip.answered, now + 10 * SCALE_MS);
+    }
+    g_assert_cmpuint(delivery_rate_get(&r), >, 500 * 1000 * 1000);
+    g_assert_cmpuint(delivery_rate_get(&r), <, l.rate);
+    /* It is forgotten when it is old, and so is what averages it */
+    for (int i = 0; i < 220; i++) {
+        DeliveryTrip trip;
+
+        link_send(&l, now, 1000);
+        trip = link_ask(&l, now, SCALE_MS);
+        delivery_rate_add(&r, &trip);
+        now += 10 * SCALE_MS;
+    }
+    g_assert_cmpuint(delivery_rate_get(&r), <, 1000 * 1000);
 }
 
 /* A disk that is slow to flush once does not make the link faster. */
@@ -143,6 +178,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/delivery-rate/unknown-at-first", test_unknown_at_first);
     g_test_add_func("/delivery-rate/saturated-link", test_saturated_link);
+    g_test_add_func("/delivery-rate/idle-link", test_idle_link);
     g_test_add_func("/delivery-rate/slow-answer", test_slow_answer);
     g_test_add_func("/delivery-rate/link-changes", test_link_changes);
     g_test_add_func("/delivery-rate/many-trips", test_many_trips);
