@@ -14,9 +14,9 @@
 #ifndef MIGRATION_DELIVERY_RATE_H
 #define MIGRATION_DELIVERY_RATE_H
 
-/* The rate is that of so long a time, up to the latest answer. */
+/* Only answers of this period count, up to the latest one. */
 #define DELIVERY_RATE_SPAN_NS   (1000 * 1000 * 1000LL)
-/* Less time has no mean. */
+/* A mean over less time is not used. */
 #define DELIVERY_RATE_LEAST_NS  (50 * 1000 * 1000LL)
 #define DELIVERY_RATE_TRIPS     256
 
@@ -24,7 +24,7 @@ typedef struct DeliveryTrip {
     int64_t asked;              /* when */
     int64_t answered;
     uint64_t sent;              /* bytes in all, before it was asked */
-    uint64_t least;             /* the rate up to the answer, at least */
+    uint64_t least;             /* lower bound of the rate, bytes per second */
 } DeliveryTrip;
 
 typedef struct DeliveryRate {
@@ -39,8 +39,8 @@ void delivery_rate_init(DeliveryRate *r);
 void delivery_rate_add(DeliveryRate *r, const DeliveryTrip *trip);
 
 /*
- * Bytes per second, 0: not known yet.  The mean, or more where a part of the time
- * shows that more can arrive: a link that has nothing to carry is not slow.
+ * Bytes per second, 0: not known yet.  The mean, or more if a burst has shown
+ * more: an idle link is not a slow one.
  */
 uint64_t delivery_rate_get(DeliveryRate *r);
 

@@ -2,7 +2,7 @@
  * Migration multiplexer: a stream as a QIOChannel
  *
  * Owns what a caller sees of one stream: reading, writing, shutdown, errors.
- * Never touches the transport; that is session-tx.c's and session-rx.c's.
+ * Never reads or writes the transport: session-tx.c and session-rx.c do.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -80,7 +80,7 @@ void mux_channel_update(QIOChannelMux *ioc)
     if (readable && ioc == s->rx_reader && s->rx_in_call) {
         mux_transport_wake_in(s->transport);
     }
-    /* A reader that does not block stays for more than one frame only */
+    /* A non-blocking reader is worth waiting for in the middle of a frame */
     s->rx_woke |= wake.readers ||
         (wake.read_notifier && mux_stream_rx_continues(ioc->stream));
     if (wake.readers || wake.writers || wake.read_notifier ||
@@ -228,7 +228,7 @@ static size_t mux_channel_copy(const struct iovec *to, unsigned nto,
     return done;
 }
 
-/* A reader is through, with @len bytes. */
+/* A reader has finished, with @len bytes. */
 static void mux_channel_read_done(QIOChannelMux *ioc, size_t len)
 {
     MuxSession *s = ioc->session;
@@ -247,8 +247,8 @@ static void mux_channel_read_done(QIOChannelMux *ioc, size_t len)
 }
 
 /*
- * Nothing is pending, and the receiver's role is free.  What has come in @iov
- * was never pending, so it can be neither looked at only nor waited for.
+ * Nothing is pending, and no thread is receiving.  What comes in @iov is
+ * consumed at once, so @iov cannot serve a peek or read_least.
  */
 static size_t mux_channel_read_transport(QIOChannelMux *ioc,
                                          const struct iovec *iov,
@@ -299,7 +299,7 @@ static ssize_t mux_channel_readv(QIOChannel *base, const struct iovec *iov,
         size_t len;
 
         if (!ioc->blocking && ioc == s->rx_reader) {
-            /* It reads for as long as it takes; then the notifier is set */
+            /* The other reader may wait for long; the notifier will be set */
             return mux_channel_block_read(ioc);
         }
         if (ioc->reading || (s->receiving && ioc->blocking)) {
@@ -592,7 +592,7 @@ void qio_channel_mux_fin_ok(QIOChannelMux *ioc)
     MuxSession *s = ioc->session;
 
     MUX_SESSION_LOCK_GUARD(s);
-    /* When a failure is reported, this would say that all went well */
+    /* When a failure is reported, FIN_OK would confirm success */
     if (!mux_channel_aborted(ioc) && !s->over && !s->why) {
         mux_stream_fin_ok(ioc->stream);
     }

@@ -181,7 +181,11 @@ void mux_session_abort_streams(MuxSession *session, QIOChannelMux *except,
  */
 MuxFailure *mux_session_find_failure(MuxSession *session);
 
-/* Answer the peer's FIN, now or when it comes: what it sent is dealt with. */
+/*
+ * Answer the peer's FIN, now or when it comes: what it sent is dealt with.  Has
+ * no effect once the stream was aborted, the connection has ended, or the
+ * session is being closed with a failure.
+ */
 void qio_channel_mux_fin_ok(QIOChannelMux *ioc);
 
 /* Whether the peer's FIN_OK came */

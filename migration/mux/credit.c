@@ -5,10 +5,12 @@
  * can make us hold.  A stream's window is what lies between the bytes that
  * its application has consumed and the limit that was sent to the peer.
  *
- * A window grows when it is too small for the link: when more than half of it
- * is used in two round trips.  Round trips are the shortest ones seen, for a
- * PING behind bulk data lies, and use is measured over one of them at least,
- * so that the last grant had time to show.
+ * A window grows when more than half of it is used in two round trips, because
+ * it is then too small for the link, or in WINDOW_TIME / 2, because each WINDOW
+ * frame wakes a thread of the peer.  Round trips are the shortest ones seen, as
+ * a PING behind bulk data lies.  Use is measured over one of them at least, so
+ * that the last grant had time to show, and over MEASURE_TIME, so that a burst
+ * does not count.
  *
  * The sum of all windows is bounded.  A share of it is set aside for every
  * stream that could be open, the rest is for those that need more.  When that
@@ -23,9 +25,9 @@
 
 /* A first window takes no more than this part of what is free. */
 #define FIRST_PART      8
-/* ns that a window lasts at least, at the consumer's speed: WINDOWs cost */
+/* Until it lasts this long at the consumer's speed, a window grows; ns */
 #define WINDOW_TIME     (10 * 1000 * 1000LL)
-/* ns that a measurement takes at least: it is not to be that of a burst */
+/* The least time of a measurement, ns */
 #define MEASURE_TIME    (WINDOW_TIME / 4)
 
 static uint64_t share(MuxEngine *e)

@@ -196,8 +196,8 @@ struct MuxEngine {
     uint64_t rx_left;           /* payload bytes still to come */
     MuxStream *rx_stream;       /* of that frame; NULL: control, or freed */
     size_t rx_named;            /* payload bytes that rx_want() named */
-    size_t rx_named_post;       /* of those, in what rx_stream's reader posts */
-    bool rx_named_stream;       /* in rx_stream's memory, else in rx_control */
+    size_t rx_named_post;       /* of those, in what its reader has posted */
+    bool rx_named_stream;       /* for rx_stream; else rx_control, rx_scratch */
     bool rx_drop;               /* not interested in the payload */
     uint8_t rx_control[MUX_TEXT_MAX];   /* the longest payload but DATA's */
     uint8_t rx_scratch[MUX_SCRATCH_SIZE];

@@ -7,7 +7,7 @@
  * an argument.
  *
  * Threads: none.  The caller serialises all calls on one engine and on its
- * streams (migration/mux/session.c does so with one lock).  Memory that
+ * streams (migration/mux/session-lock.c has one lock for that).  Memory that
  * mux_engine_rx_want() or mux_engine_tx_want() named stays valid without the
  * lock until the matching ..._done() call.
  *
@@ -257,10 +257,11 @@ unsigned mux_stream_rx_iov(MuxStream *s, struct iovec *iov, unsigned max);
 void mux_stream_rx_consume(MuxStream *s, size_t bytes);
 /*
  * Post memory for what comes next: while nothing is pending on @s, payload goes
- * straight there, and has then been read.  @iov, and the memory behind it, have
- * to stay until they are taken back, which may not be while the transport uses
- * what mux_engine_rx_want() named.  Only who reads the transport can do this.
- * No READABLE event follows for such payload.
+ * straight there, and counts as read.  @iov and the memory that it refers to
+ * must stay valid until mux_stream_rx_unpost(), which must not be called while
+ * the transport uses what mux_engine_rx_want() named.  Only the thread that
+ * reads the transport may call either.  No READABLE event follows for such
+ * payload.
  */
 void mux_stream_rx_post(MuxStream *s, const struct iovec *iov, unsigned niov);
 size_t mux_stream_rx_posted(MuxStream *s);      /* bytes that are there */

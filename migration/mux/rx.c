@@ -2,12 +2,13 @@
  * Migration multiplexer: bytes in
  *
  * HELLO, then frames.  Payload of DATA goes straight to the memory that a
- * reader has posted, else into its stream's, of control frames into one small
- * buffer, and unwanted data into a scratch area.  The next header is asked for
- * too, so that a run of large DATA frames costs one read each.  Unless a reader
- * takes a large frame, what follows the header is read ahead, so that many small
- * frames cost one read, and the header of a large one says who may read the
- * rest; payload among it is copied.
+ * reader has posted, otherwise to the chunks of its stream; payload of control
+ * frames goes to one small buffer, unwanted data to a scratch area.  The next
+ * header is asked for too, so that a run of large DATA frames costs one read
+ * each.  Unless a reader has posted memory for a large payload, what follows
+ * the header is read ahead, so that many small frames cost one read, and the
+ * stream of a large frame is known before most of its payload is read; payload
+ * that was read ahead is copied.
  *
  * This path never waits for an application: credit made sure of room, and a
  * stream that is gone has its data dropped.
@@ -59,8 +60,8 @@ static void rx_settle(MuxEngine *e, size_t bytes)
 }
 
 /*
- * Name memory of rx_stream.  Little memory that a reader has posted does not
- * make a system call of its own.
+ * Name memory of rx_stream.  Little posted memory is not worth a system call of
+ * its own: also name memory of the stream, up to MUX_READ_AHEAD in all.
  */
 static unsigned want_stream_payload(MuxEngine *e, struct iovec *iov,
                                     unsigned max)

@@ -83,8 +83,8 @@ void mux_session_unlock(MuxSession *s)
     unsigned n;
 
     mux_session_settle(s);
-    receiver = s->wake_receiver;
-    s->wake_receiver = false;
+    receiver = s->wake_receive_thread;
+    s->wake_receive_thread = false;
     n = s->nwakes;
     memcpy(wakes, s->wakes, n * sizeof(*wakes));
     s->nwakes = 0;
@@ -101,7 +101,7 @@ void mux_session_unlock(MuxSession *s)
 /* Returns: whether there were any, and the lock was released for them */
 static bool mux_session_wake_others(MuxSession *s)
 {
-    if (!s->nwakes && !s->wake_receiver) {
+    if (!s->nwakes && !s->wake_receive_thread) {
         return false;
     }
     mux_session_unlock(s);

@@ -2,17 +2,20 @@
  * Migration multiplexer: the receiver's role
  *
  * One thread at a time reads the transport, for all streams.  A reader that
- * finds nothing takes the role if it is free: payload goes straight to its
- * memory, and no other thread has to wake it.  Who must not block leaves it when
- * the transport has no more; who blocks waits there for the transport.
+ * finds nothing takes this role if it is free: payload goes straight to its
+ * memory, and no other thread has to wake it.  A non-blocking reader leaves it
+ * when the transport has no more, or after MUX_READ_ROUNDS reads of data for
+ * others; a blocking one waits for the transport.
  *
- * Who leaves the role may be back soon, as may a reader that the receive thread
- * has just woken.  So the receive thread yields the role to them for a moment,
- * MUX_YIELD_NS, or until somebody has to wait for the transport who does not
- * read it.  That moment is all that a missed wake-up could cost.
+ * A reader that has left the role may be back soon, as may one that the receive
+ * thread has just woken.  So the receive thread yields the role to them for
+ * MUX_YIELD_NS, or until an event loop or a writer has to wait for the peer.
+ * Data is late by that time at most if no reader comes back.  That holds for a
+ * blocking reader that has waited while another one was receiving, too.
  *
- * The receive thread also keeps the time and closes the transport in the end.
- * It never writes and never waits for a consumer.  It does not take the BQL.
+ * The receive thread also applies the time limits and closes the transport at
+ * the end.  It never writes, and waits for readers only as described above.  It
+ * does not take the BQL.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,12 +27,12 @@
 #include "session.h"
 #include "trace.h"
 
-/* Reads in one go of a caller who must not block, when all is for others */
+/* Reads of data for others only that a non-blocking reader does at most */
 #define MUX_READ_ROUNDS 8
 #define MUX_YIELD_NS (1 * (int64_t)SCALE_MS)
 #define MUX_DISCARD_SIZE (16 * KiB)
 
-/* What the time demands; with the lock held. */
+/* Apply the time limits; with the lock held. */
 static void mux_session_check_time(MuxSession *s, int64_t now)
 {
     if (s->linger && now >= s->linger) {
@@ -82,8 +85,8 @@ static void mux_session_received(MuxSession *s, ssize_t len, Error *err)
 }
 
 /*
- * Read once; wait for something to read until @deadline, 0: do not.  Has the
- * role and the lock, which is dropped meanwhile.
+ * Read once; if there is nothing, wait for data until @deadline (0: do not),
+ * without reading it.  Has the role and the lock, which is dropped meanwhile.
  *
  * Returns: whether there was something to read
  */
@@ -139,7 +142,7 @@ size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
     s->receiving = false;
     s->rx_turns++;
     s->rx_yield = s->rx_needed ? 0 : get_clock() + MUX_YIELD_NS;
-    s->wake_receiver |= s->rx_parked || s->rx_needed;
+    s->wake_receive_thread |= s->rx_parked || s->rx_needed;
     s->rx_needed = false;
     return mux_stream_rx_unpost(stream);
 }
@@ -150,21 +153,21 @@ void mux_session_needs_receiver(MuxSession *s)
         s->rx_needed = true;
     } else if (s->rx_yield) {
         s->rx_yield = 0;
-        s->wake_receiver = true;
+        s->wake_receive_thread = true;
     }
 }
 
 void mux_session_wake_receiver(MuxSession *s)
 {
-    s->wake_receiver = true;
+    s->wake_receive_thread = true;
     mux_transport_wake_in(s->transport);
 }
 
 /* --- the receive thread --- */
 
 /*
- * A reader has the role.  It may be back soon after it has left, so look at
- * times; if it stays, have it wake us.
+ * A reader has the role.  It may be back soon after it has left, so look again
+ * after a while; if it has not moved by then, sleep until it leaves.
  */
 static void mux_session_park(MuxSession *s)
 {
@@ -220,7 +223,7 @@ static void mux_session_receive_all(MuxSession *s)
     s->receiving = true;
 }
 
-/* Throw away some of what comes; returns whether more may follow.  No lock. */
+/* Read and discard some data; returns whether more may follow.  No lock. */
 static bool mux_session_discard(MuxSession *s, int64_t deadline)
 {
     g_autofree char *buf = g_malloc(MUX_DISCARD_SIZE);

@@ -78,7 +78,7 @@ void mux_session_settle(MuxSession *s)
     }
     due = mux_session_next_due(s);
     if (due < s->rx_deadline) {
-        /* It may take a while to come: once is enough */
+        /* It may be slow to notice: wake it once for each change */
         s->rx_deadline = due;
         mux_session_wake_receiver(s);
     }

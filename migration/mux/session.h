@@ -118,14 +118,14 @@ struct MuxSession {
     /* receiving */
     bool receiving;             /* a thread has the receiver's role */
     bool rx_in_call;            /* and is using the transport */
-    QIOChannelMux *rx_reader;   /* who has it; NULL: the receive thread */
+    QIOChannelMux *rx_reader;   /* of this stream; NULL: the receive thread */
     unsigned rx_turns;          /* how often readers have left it */
     bool rx_needed;             /* somebody waits who does not read */
     bool rx_woke;               /* a reader was woken, and may read next */
-    int64_t rx_yield;           /* till then it leaves the role to readers */
-    bool rx_parked;             /* it waits for the reader to leave the role */
-    QemuCond receive_cond;      /* there */
-    bool wake_receiver;         /* when the lock is released */
+    int64_t rx_yield;           /* until then it is left to readers */
+    bool rx_parked;             /* the receive thread sleeps until it is left */
+    QemuCond receive_cond;      /* the receive thread waits here for readers */
+    bool wake_receive_thread;   /* when the lock is released */
     int64_t rx_deadline;        /* until when the receive thread waits */
     int64_t heard;              /* when the last bytes came */
     int64_t tick_due;           /* INT64_MAX: no ops->tick */
@@ -236,19 +236,22 @@ void *mux_session_receive_thread(void *opaque);
 
 /*
  * Take the receiver's role, which must be free, and read until @ioc is readable
- * or something has come in @iov (without elements: nothing will), or, unless
- * @block, the transport has no more, or much for others.  Drops the lock
- * meanwhile.
+ * or something has come in @iov (without elements: nothing will).  Without
+ * @block, also returns when the transport has no more data, or after several
+ * reads of data for others.  Drops the lock meanwhile.
  *
  * Returns: bytes that are in @iov and have been read thereby
  */
 size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
                         const struct iovec *iov, unsigned niov, bool block);
 
-/* Somebody waits for something from the peer who does not read it. */
+/* A thread that does not receive has to wait for the peer. */
 void mux_session_needs_receiver(MuxSession *s);
 
-/* The receive thread, or a reader in its place, has to look at what changed. */
+/*
+ * Wake the receive thread, and the thread that waits for the transport: a time
+ * limit or the state of the session has changed.
+ */
 void mux_session_wake_receiver(MuxSession *s);
 
 /* --- session-tx.c; all but the thread with the lock held --- */

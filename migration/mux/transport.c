@@ -32,7 +32,7 @@
 #include "trace.h"
 
 #define MUX_TLS_RECORD (16 * KiB)
-/* After a read of less the peer waits for an answer, rather than sends on */
+/* After a read of less, assume that the peer waits for a reply */
 #define MUX_MESSAGE (8 * KiB)
 /* Bytes that may wait in the kernel unsent while latency matters */
 #define MUX_URGENT_UNSENT (128 * KiB)
@@ -41,7 +41,7 @@
 #define MUX_COMMAND_TERM_MS 500
 #define MUX_COMMAND_POLL_MS 10
 
-/* The descriptors that GLib would poll for a watch, and one to be woken by */
+/* The descriptor that GLib polls for a watch, and one that ends the wait */
 typedef struct MuxPoll {
     GMainContext *context;
     GSource *watch;
@@ -55,7 +55,7 @@ struct MuxTransport {
     QIOChannelTLS *tls;     /* @ioc if it is one */
     MuxPoll in;
     MuxPoll out;
-    bool drained;           /* the next read would find nothing */
+    bool drained;           /* skip a read, which would hardly find anything */
     bool serialise;
     QemuMutex io_lock;      /* for @serialise */
     char *record;           /* with @tls: bytes that were offered to it */
@@ -82,7 +82,7 @@ static GSource *mux_poll_watch(QIOChannel *ioc, GIOCondition condition)
 
 /*
  * An iteration of the context would cost more than the system call that it
- * makes, so only its descriptors are used.
+ * makes, so poll its descriptors directly.
  */
 static void mux_poll_init(MuxPoll *p, QIOChannel *ioc, GIOCondition condition)
 {
@@ -149,7 +149,7 @@ static void mux_poll_wait(MuxPoll *p, int64_t deadline)
 
     g_poll(p->fds, 2, ms);
     if (p->fds[MUX_POLL_WAKE].revents) {
-        /* Takes note of the wake-up */
+        /* Acknowledges the wake-up */
         g_main_context_acquire(p->context);
         g_main_context_check(p->context, G_MAXINT,
                              &p->fds[MUX_POLL_WAKE], 1);

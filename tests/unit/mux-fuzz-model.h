@@ -91,8 +91,8 @@ void mux_model_copy(MuxModel *m, MuxModelEnd *end, size_t len);
 size_t mux_model_consume(MuxModel *m, MuxModelEnd *end, size_t max);
 
 /*
- * Post memory for @len bytes, or take back what is posted.  Who reads the
- * transport does this: what was named for it is void then.
+ * Post memory for @len bytes, or take back what is posted.  This voids what was
+ * named for the transport, as only the code that reads it may do.
  */
 void mux_model_post(MuxModel *m, MuxModelEnd *end, size_t len);
 

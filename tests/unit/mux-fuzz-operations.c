@@ -31,7 +31,7 @@ enum {
     OP_RUN, OP_TIME,
     /* that may end it */
     OP_CORRUPT, OP_CUT, OP_GOAWAY,
-    /* on one stream again: inputs that are kept know the others by number */
+    /* on one stream; last, so that the corpora keep their meaning */
     OP_POST,
     OPS,
 };

@@ -46,16 +46,16 @@ void clock_stop(void);
 void clock_advance(int ms);
 void clock_run(void);
 
-/* --- nothing turns in circles --- */
+/* --- no thread spins --- */
 
-/* More processor time than anything that waits takes, of IDLE_MS */
+/* Processor time that is used within IDLE_MS only if a thread spins, ms */
 #define IDLE_MS         300
 #define BUSY_MS         150
 
-/* What this program has used */
+/* Processor time that this process has used, ms */
 int64_t processor_ms(void);
 
-/* While @call waits, which takes IDLE_MS, no thread is busy. */
+/* No thread spins during @call, which waits for IDLE_MS. */
 #define ASSERT_IDLE(call) do {                                          \
         int64_t before_ = processor_ms();                               \
         call;                                                           \

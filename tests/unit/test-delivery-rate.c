@@ -101,7 +101,7 @@ static void test_idle_link(void)
     }
     g_assert_cmpuint(delivery_rate_get(&r), >, 500 * 1000 * 1000);
     g_assert_cmpuint(delivery_rate_get(&r), <, l.rate);
-    /* It is forgotten when it is old, and so is what averages it */
+    /* Old bursts no longer count */
     for (int i = 0; i < 220; i++) {
         DeliveryTrip trip;
 

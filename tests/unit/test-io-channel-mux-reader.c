@@ -1,8 +1,8 @@
 /*
  * Migration multiplexer: who reads the transport
  *
- * Where the clock is stopped, a role that a reader has left stays free until a
- * test says otherwise.
+ * While the clock is stopped, the receive thread does not take over from a
+ * reader that has left the role, unless another thread needs it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -119,7 +119,7 @@ static void reader_takes_role(Streams *t, QemuThread *thread)
     WAIT_FOR(has_role(t->b[0]));
 }
 
-/* With so much that whoever has the role next asks the transport */
+/* Send so much that the next thread with the role does read the transport. */
 static void reader_leaves_role(Streams *t, QemuThread *thread)
 {
     static const char much[16 * KiB] = "y";
@@ -146,7 +146,7 @@ static void test_blocked_reader(void)
     streams_cleanup(&t);
 }
 
-/* What comes for others meanwhile they get, whether they wait or not. */
+/* It delivers data for other streams, whether their readers wait or not. */
 static void test_reader_serves_others(void)
 {
     QemuThread thread, other;
@@ -240,7 +240,7 @@ static int64_t heard(MuxSession *s)
     return s->heard;
 }
 
-/* The receive thread keeps the time: it asks a silent peer for an answer. */
+/* The receive thread still applies time limits: it sends PING. */
 static void test_time_is_kept(void)
 {
     QemuThread thread;
@@ -259,8 +259,8 @@ static void test_time_is_kept(void)
 }
 
 /*
- * Who must not block reads the transport, too, and does not keep the role.
- * Once there is nothing, the receive thread waits in its place.
+ * A non-blocking reader also receives, but never waits: once there is nothing,
+ * the receive thread waits in its place.
  */
 static void test_nonblocking_reader(void)
 {
@@ -285,8 +285,11 @@ static void test_nonblocking_reader(void)
     streams_cleanup(&t);
 }
 
-/* It has to wait while a reader has the role: then nobody else is to have it */
-static void test_who_waits_meanwhile(void)
+/*
+ * A non-blocking reader has to wait while another reader has the role: when
+ * that one leaves, the receive thread takes over at once.
+ */
+static void test_waiter_gets_receive_thread(void)
 {
     QemuThread thread;
     char buf[2];
@@ -342,7 +345,7 @@ static void test_writer_without_credit(void)
     streams_cleanup(&t);
 }
 
-/* With a look only, or until there is enough, nothing is read past it. */
+/* With a peek or read_least, nothing goes to the caller's memory. */
 static void test_peek_and_read_least(void)
 {
     QemuThread thread;
@@ -400,8 +403,8 @@ static void long_tick(MuxSession *s, int64_t now, int64_t heard, void *opaque)
     }
 }
 
-/* The receive thread cannot look at a new time limit yet. */
-static void test_idle_until_the_time_is_looked_at(void)
+/* The receive thread cannot apply a new time limit while tick() runs. */
+static void test_idle_during_tick(void)
 {
     static const MuxSessionOps ops = { .tick = long_tick };
     QIOChannelSocket *sioc;
@@ -453,13 +456,12 @@ int main(int argc, char **argv)
     ADD("yank", test_yank_of_reader);
     ADD("time-is-kept", test_time_is_kept);
     ADD("nonblocking", test_nonblocking_reader);
-    ADD("who-waits-meanwhile", test_who_waits_meanwhile);
+    ADD("waiter-gets-receive-thread", test_waiter_gets_receive_thread);
     ADD("second-does-not-block", test_second_reader_does_not_block);
     ADD("writer-without-credit", test_writer_without_credit);
     ADD("peek-and-read-least", test_peek_and_read_least);
     ADD("idle", test_idle_reader);
-    ADD("idle-until-the-time-is-looked-at",
-        test_idle_until_the_time_is_looked_at);
+    ADD("idle-during-tick", test_idle_during_tick);
     ADD("idle-while-closing", test_idle_while_closing);
 #undef ADD
     return g_test_run();

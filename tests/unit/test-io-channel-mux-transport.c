@@ -144,7 +144,7 @@ struct Gate {
     QIOChannelSocket parent;
     unsigned begun;             /* writes; atomic */
     unsigned allowed;           /* number that may proceed; atomic */
-    bool stuck;                 /* whatever happens */
+    bool stuck;                 /* shutdown does not release them */
 };
 
 static QIOChannelClass *socket_class;
@@ -303,7 +303,7 @@ static void test_close_cuts_the_wait_short(void)
     close(fds[1]);
 }
 
-/* The connection has been cut, and a thread does not come back from it. */
+/* The connection has been cut, but a write does not return. */
 static void test_idle_while_the_sender_is_stuck(void)
 {
     MuxSession *session;

@@ -506,8 +506,8 @@ static void test_small_frames_take_one_read(void)
 }
 
 /*
- * After a large payload, too: who is to read the next frame is known before
- * much of it has been copied.
+ * After a large payload, too, so that the stream of the next frame is known when
+ * only 8 KiB of it have been copied.
  */
 static void test_header_is_read_ahead(void)
 {
@@ -605,7 +605,7 @@ static void test_post_takes_payload(void)
     posted_cleanup(t);
 }
 
-/* It has been read thereby, so that the peer may send more. */
+/* Data in posted memory counts as read: its credit returns. */
 static void test_post_returns_credit(void)
 {
     g_autofree Posted *t = g_new(Posted, 1);

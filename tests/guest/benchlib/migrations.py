@@ -17,9 +17,9 @@ from .verdict import Goal
 LOCALHOST = {'type': 'inet', 'host': '127.0.0.1', 'port': '0'}
 MIB = 1 << 20
 LOOK_S = 0.05                   # between two points of the timeline
-# The guest's writes of so long a time are looked at, from the start of the
-# migration: over the migration alone, the shorter one would seem worse, because
-# each has the writes that wait while the guest is stopped
+# Seconds from the start of the migration in which the guest's writes count.  If
+# only writes during the migration counted, the shorter one would look worse:
+# both have the same few writes that wait for the stopped guest.
 WRITES_S = 10
 BUSY = Options(disk_mb=1024, memory_mb=1024, fill_mb=512, dirty_mb=64,
                touched=True)

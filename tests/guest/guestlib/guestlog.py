@@ -87,7 +87,7 @@ class GuestLog:
         return max(pauses)
 
     def latencies(self, since: float, until: float) -> list[float]:
-        """How long the writes took that were acknowledged meanwhile."""
+        """How long the writes took that were acknowledged in that time."""
         with self._changed:
             return [ack.took for acks in self.acks for ack in acks
                     if since <= ack.when < until]
