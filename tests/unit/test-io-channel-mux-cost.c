@@ -260,7 +260,7 @@ static void test_bulk(void)
     writes = take_count(&c.src->writes);
     reads = take_count(&c.dst->reads);
     returned = take_count(&c.dst->writes);
-    g_test_message("%d MiB: %u writes, %u reads, %u writes of the reader's side",
+    g_test_message("%d MiB: %u writes, %u reads, %u writes by the reader",
                    MIBS, writes, reads, returned);
     /* In addition: replies to PING, and batches that the credit cuts short */
     g_assert_cmpuint(writes, <=, 3 * MIBS);
