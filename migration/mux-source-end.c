@@ -283,6 +283,19 @@ bool migration_mux_cancel(MigrationState *s)
 
 /* --- the end --- */
 
+/* migration_cleanup(), which would close them, will not run. */
+static void mux_source_finish_channels(MuxSource *m)
+{
+    QEMU_LOCK_GUARD(&m->link->lock);
+    for (guint i = 0; i < m->channels->len; i++) {
+        QIOChannelMux *ioc = g_ptr_array_index(m->channels, i);
+
+        qio_channel_shutdown(QIO_CHANNEL(ioc), QIO_CHANNEL_SHUTDOWN_WRITE,
+                             NULL);
+        qio_channel_mux_fin_ok(ioc);
+    }
+}
+
 void mux_source_shutdown(MigrationState *s)
 {
     MuxSource *m = s->mux;
@@ -302,6 +315,9 @@ void mux_source_shutdown(MigrationState *s)
     disk_set_release(m->disks);
     if (m->link->control) {
         mux_control_finish(m->link->control);
+    }
+    if (m->committed) {
+        mux_source_finish_channels(m);
     }
     mux_session_close_wait(m->link->session, mux_link_failure(m->link),
                            m->committed ? MIGRATION_MUX_DONE_MS :
