@@ -121,8 +121,6 @@ void mux_session_timedwait(MuxSession *s, QemuCond *cond, int64_t deadline)
     int64_t left = MAX(deadline - get_clock(), 0);
 
     if (!mux_session_wake_others(s)) {
-        qemu_cond_timedwait(cond, &s->lock,
-                            MIN(left / SCALE_MS + !!(left % SCALE_MS),
-                                INT_MAX));
+        qemu_cond_timedwait(cond, &s->lock, qemu_timeout_ns_to_ms(left));
     }
 }

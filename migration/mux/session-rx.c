@@ -129,12 +129,10 @@ size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
     s->receiving = true;
     s->rx_reader = ioc;
     mux_stream_rx_post(stream, iov, niov);
-    while (!mux_stream_rx_posted(stream) && !mux_channel_readable(ioc) &&
-           rounds++ < MUX_READ_ROUNDS) {
-        if (block) {
-            mux_session_receive(s, INT64_MAX);
-            rounds = 0;
-        } else if (!mux_session_receive(s, 0)) {
+    while (!mux_stream_rx_posted(stream) && !mux_channel_readable(ioc)) {
+        bool received = mux_session_receive(s, block ? INT64_MAX : 0);
+
+        if (!block && (!received || ++rounds == MUX_READ_ROUNDS)) {
             break;
         }
     }

@@ -120,7 +120,7 @@ struct MuxSession {
     bool rx_in_call;            /* and is using the transport */
     QIOChannelMux *rx_reader;   /* of this stream; NULL: the receive thread */
     unsigned rx_turns;          /* how often readers have left it */
-    bool rx_needed;             /* somebody waits who does not read */
+    bool rx_needed;             /* a thread that does not read waits */
     bool rx_woke;               /* a reader was woken, and may read next */
     int64_t rx_yield;           /* until then it is left to readers */
     bool rx_parked;             /* the receive thread sleeps until it is left */

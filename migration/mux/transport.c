@@ -143,11 +143,8 @@ static bool mux_poll_possible(Error **errp)
 
 static void mux_poll_wait(MuxPoll *p, int64_t deadline)
 {
-    int64_t ns = deadline - get_clock();
-    int ms = deadline == INT64_MAX ? -1 :
-             MIN(DIV_ROUND_UP(MAX(ns, 0), SCALE_MS), INT_MAX);
-
-    g_poll(p->fds, 2, ms);
+    qemu_poll_ns(p->fds, 2, deadline == INT64_MAX ? -1 :
+                            MAX(deadline - get_clock(), 0));
     if (p->fds[MUX_POLL_WAKE].revents) {
         /* Acknowledges the wake-up */
         g_main_context_acquire(p->context);

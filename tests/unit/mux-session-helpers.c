@@ -7,12 +7,24 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
+#include "qemu/module.h"
 #include "qemu/sockets.h"
+#include "crypto/random.h"
 #include "io/channel-socket.h"
 #include "migration/mux/engine-int.h"
 #include "migration/mux/session.h"
 #include "mux-session-helpers.h"
 #include <dlfcn.h>
+
+void session_test_init(int *argc, char ***argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    module_call_init(MODULE_INIT_QOM);
+    qemu_init_main_loop(&error_abort);
+    socket_init();
+    qcrypto_random_init(&error_abort);
+    g_test_init(argc, argv, NULL);
+}
 
 /* --- time --- */
 

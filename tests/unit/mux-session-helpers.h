@@ -14,6 +14,9 @@
 
 #define CLOSE_MS 60000          /* for a session to close cleanly */
 
+/* What main() of a test of sessions does first, as in QEMU proper */
+void session_test_init(int *argc, char ***argv);
+
 /*
  * Run the main loop until @cond is true.  The limit only ends a hang.  It is a
  * number of rounds of at least 0.1 ms each, because the clock may be stopped.

@@ -59,6 +59,28 @@ static void test_unknown_at_first(void)
     g_assert_cmpuint(delivery_rate_get(&r), ==, 2 * NANOSECONDS_PER_SECOND);
 }
 
+/* The mean is not used before DELIVERY_RATE_LEAST_NS, only the lower bound. */
+static void test_mean_takes_time(void)
+{
+    const uint64_t bytes = 1000 * 1000 * 1000;
+    const int64_t late = DELIVERY_RATE_LEAST_NS / 2;
+
+    for (int early = 1; early >= 0; early--) {
+        DeliveryTrip first = { .asked = 0, .answered = late, .sent = 0 };
+        int64_t elapsed = DELIVERY_RATE_LEAST_NS - early;
+        DeliveryTrip last = {
+            .asked = late, .answered = late + elapsed, .sent = bytes,
+        };
+        DeliveryRate r;
+
+        delivery_rate_init(&r);
+        delivery_rate_add(&r, &first);
+        delivery_rate_add(&r, &last);
+        assert_about(delivery_rate_get(&r), bytes * NANOSECONDS_PER_SECOND /
+                     (early ? late + elapsed : elapsed));
+    }
+}
+
 /* The sender's view is of bytes that vanish at once. */
 static void test_saturated_link(void)
 {
@@ -177,6 +199,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/delivery-rate/unknown-at-first", test_unknown_at_first);
+    g_test_add_func("/delivery-rate/mean-takes-time", test_mean_takes_time);
     g_test_add_func("/delivery-rate/saturated-link", test_saturated_link);
     g_test_add_func("/delivery-rate/idle-link", test_idle_link);
     g_test_add_func("/delivery-rate/slow-answer", test_slow_answer);

@@ -7,11 +7,9 @@
 #include "qemu/osdep.h"
 #include "block/block.h"
 #include "block/nbd-channel.h"
-#include "crypto/random.h"
 #include "migration/disk-export.h"
 #include "mux-session-helpers.h"
 #include "qapi/error.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
@@ -262,13 +260,8 @@ void qemu_system_killed(int signal, pid_t pid)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
+    session_test_init(&argc, &argv);
     bdrv_init();
-    g_test_init(&argc, &argv, NULL);
     g_test_add_func("/disk-export/good-end", test_good_end);
     g_test_add_func("/disk-export/flush-fails", test_flush_fails);
     g_test_add_func("/disk-export/flush-hangs", test_flush_hangs);

@@ -7,10 +7,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "crypto/random.h"
 #include "io/channel-socket.h"
 #include "migration/mux/engine-int.h"
 #include "migration/mux/session.h"
@@ -962,14 +960,8 @@ static void test_peer_text(void)
 
 int main(int argc, char **argv)
 {
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
+    session_test_init(&argc, &argv);
     threads_at_start = count_entries("/proc/self/task");
-    g_test_init(&argc, &argv, NULL);
     g_test_add_func("/io/channel/mux/fin-round-trip", test_fin_round_trip);
     g_test_add_func("/io/channel/mux/abort", test_abort);
     g_test_add_func("/io/channel/mux/abort-blocked-writer",

@@ -12,10 +12,8 @@
 #include "qapi/error.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "crypto/random.h"
 #include "io/channel-watch.h"
 #include "migration/mux/frame.h"
 #include "mux-session-helpers.h"
@@ -271,14 +269,8 @@ static void test_bulk(void)
 
 int main(int argc, char **argv)
 {
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
+    session_test_init(&argc, &argv);
     type_register_static(&wire_info);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
-    g_test_init(&argc, &argv, NULL);
     g_test_add_func("/io/channel/mux/cost/round-trips", test_round_trips);
     g_test_add_func("/io/channel/mux/cost/bulk", test_bulk);
     return g_test_run();

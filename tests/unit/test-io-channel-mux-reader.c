@@ -10,10 +10,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "crypto/random.h"
 #include "io/channel-socket.h"
 #include "migration/mux/session.h"
 #include "mux-session-helpers.h"
@@ -170,7 +168,8 @@ static void test_reader_serves_others(void)
     streams_cleanup(&t);
 }
 
-static void test_shutdown_of_reader(void)
+/* A reader has the role, and gets @result when @act has been called. */
+static void reader_returns(void (*act)(Streams *t), int result)
 {
     QemuThread thread;
     Streams t;
@@ -178,60 +177,69 @@ static void test_shutdown_of_reader(void)
     streams_init(&t);
     reader_takes_role(&t, &thread);
     clock_run();
-    qio_channel_shutdown(t.b[0], QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
-    g_assert_cmpint(reader_join(&thread), ==, 0);
+    act(&t);
+    g_assert_cmpint(reader_join(&thread), ==, result);
     streams_cleanup(&t);
+}
+
+static MuxFailure *enough(void)
+{
+    return mux_failure_new(NULL, MUX_CODE_ABORTED, "enough");
+}
+
+static void shut_down(Streams *t)
+{
+    qio_channel_shutdown(t->b[0], QIO_CHANNEL_SHUTDOWN_READ, &error_abort);
+}
+
+static void abort_stream(QIOChannel *ioc)
+{
+    g_autoptr(MuxFailure) why = enough();
+
+    qio_channel_mux_abort(QIO_CHANNEL_MUX(ioc), why);
+}
+
+static void abort_here(Streams *t)
+{
+    abort_stream(t->b[0]);
+}
+
+static void abort_at_peer(Streams *t)
+{
+    abort_stream(t->a[0]);
+}
+
+static void close_at_peer(Streams *t)
+{
+    g_autoptr(MuxFailure) why = enough();
+
+    mux_session_close(t->p->src.session, why, CLOSE_MS);
+}
+
+static void yank(Streams *t)
+{
+    mux_session_yank(t->p->dst.session);
+}
+
+static void test_shutdown_of_reader(void)
+{
+    reader_returns(shut_down, 0);
 }
 
 static void test_abort_of_reader(void)
 {
-    g_autoptr(MuxFailure) why = mux_failure_new(NULL, MUX_CODE_ABORTED,
-                                                "enough");
-    QemuThread thread;
-    Streams t;
-
-    streams_init(&t);
-    reader_takes_role(&t, &thread);
-    clock_run();
-    qio_channel_mux_abort(QIO_CHANNEL_MUX(t.b[0]), why);
-    g_assert_cmpint(reader_join(&thread), ==, -1);
-    streams_cleanup(&t);
+    reader_returns(abort_here, -1);
 }
 
-/* The peer aborts the stream, or ends the connection: its reader sees it. */
 static void test_peer_ends(void)
 {
-    g_autoptr(MuxFailure) why = mux_failure_new(NULL, MUX_CODE_ABORTED,
-                                                "enough");
-    QemuThread thread;
-    Streams t;
-
-    streams_init(&t);
-    reader_takes_role(&t, &thread);
-    clock_run();
-    qio_channel_mux_abort(QIO_CHANNEL_MUX(t.a[0]), why);
-    g_assert_cmpint(reader_join(&thread), ==, -1);
-    streams_cleanup(&t);
-
-    streams_init(&t);
-    reader_takes_role(&t, &thread);
-    clock_run();
-    mux_session_close(t.p->src.session, why, CLOSE_MS);
-    g_assert_cmpint(reader_join(&thread), ==, -1);
-    streams_cleanup(&t);
+    reader_returns(abort_at_peer, -1);
+    reader_returns(close_at_peer, -1);
 }
 
 static void test_yank_of_reader(void)
 {
-    QemuThread thread;
-    Streams t;
-
-    streams_init(&t);
-    reader_takes_role(&t, &thread);
-    clock_run();
-    mux_session_yank(t.p->dst.session);
-    g_assert_cmpint(reader_join(&thread), ==, -1);
-    streams_cleanup(&t);
+    reader_returns(yank, -1);
 }
 
 static int64_t heard(MuxSession *s)
@@ -378,7 +386,7 @@ static void test_peek_and_read_least(void)
     streams_cleanup(&t);
 }
 
-/* --- nothing turns in circles --- */
+/* --- no thread spins --- */
 
 static void test_idle_reader(void)
 {
@@ -424,8 +432,7 @@ static void test_idle_during_tick(void)
 /* The peer neither sends nor closes. */
 static void test_idle_while_closing(void)
 {
-    g_autoptr(MuxFailure) why = mux_failure_new(NULL, MUX_CODE_ABORTED,
-                                                "enough");
+    g_autoptr(MuxFailure) why = enough();
     QIOChannelSocket *sioc;
     MuxSession *s;
     int fds[2];
@@ -440,13 +447,7 @@ static void test_idle_while_closing(void)
 
 int main(int argc, char **argv)
 {
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
-    g_test_init(&argc, &argv, NULL);
+    session_test_init(&argc, &argv);
 #define ADD(name, func) g_test_add_func("/io/channel/mux/reader/" name, func)
     ADD("blocked", test_blocked_reader);
     ADD("serves-others", test_reader_serves_others);

@@ -10,7 +10,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "crypto/init.h"
@@ -449,14 +448,9 @@ int main(int argc, char **argv)
     g_autofree char *keys = NULL;
     int ret;
 
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
+    session_test_init(&argc, &argv);
     g_assert(qcrypto_init(NULL) == 0);
     qemu_mutex_init(&watch_lock);
-    g_test_init(&argc, &argv, NULL);
     workdir = g_dir_make_tmp("test-io-channel-mux-XXXXXX", NULL);
     g_assert_nonnull(workdir);
     keys = g_strdup_printf("%s/keys.psk", workdir);

@@ -8,10 +8,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "crypto/random.h"
 #include "io/channel-command.h"
 #include "io/channel-socket.h"
 #include "migration/mux/frame.h"
@@ -336,14 +334,8 @@ int main(int argc, char **argv)
 {
     int ret;
 
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
+    session_test_init(&argc, &argv);
     type_register_static(&gate_info);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
-    g_test_init(&argc, &argv, NULL);
     workdir = g_dir_make_tmp("test-io-channel-mux-XXXXXX", NULL);
     g_assert_nonnull(workdir);
     g_test_add_func("/io/channel/mux/command", test_command);

@@ -11,10 +11,8 @@
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
 #include "qemu/iov.h"
-#include "qemu/module.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
-#include "crypto/random.h"
 #include "iothread.h"
 #include "mux-session-helpers.h"
 
@@ -490,13 +488,7 @@ static void test_coroutines(void)
 
 int main(int argc, char **argv)
 {
-    /* As in QEMU proper */
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    socket_init();
-    qcrypto_random_init(&error_abort);
-    g_test_init(&argc, &argv, NULL);
+    session_test_init(&argc, &argv);
     g_test_add_func("/io/channel/mux/blocking", test_blocking);
     g_test_add_func("/io/channel/mux/small-buffers", test_small_buffers);
     g_test_add_func("/io/channel/mux/many-streams", test_many_streams);

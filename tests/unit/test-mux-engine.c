@@ -506,8 +506,8 @@ static void test_small_frames_take_one_read(void)
 }
 
 /*
- * After a large payload, too, so that the stream of the next frame is known when
- * only 8 KiB of it have been copied.
+ * After a large payload, too, so that the stream of the next frame is known
+ * when only 8 KiB of it have been copied.
  */
 static void test_header_is_read_ahead(void)
 {
@@ -549,6 +549,13 @@ static void posted_init(Posted *t, uint64_t window, size_t copied)
     mux_drain(t->p.src, t->wire, 0);
 }
 
+/* The header of a frame of 32 KiB has arrived. */
+static void posted_init_in_frame(Posted *t)
+{
+    posted_init(t, 64 * KIB, 32 * KIB);
+    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+}
+
 static void posted_cleanup(Posted *t)
 {
     g_byte_array_unref(t->wire);
@@ -580,8 +587,7 @@ static void test_post_takes_payload(void)
     struct iovec iov[8];
     unsigned n;
 
-    posted_init(t, 64 * KIB, 32 * KIB);
-    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    posted_init_in_frame(t);
     g_assert_true(mux_stream_rx_continues(t->b));
     post(t, 10, 20 * KIB - 10);
     n = mux_engine_rx_want(t->p.dst, iov, 8);
@@ -630,8 +636,7 @@ static void test_post_of_little_memory(void)
     struct iovec iov[8];
     unsigned n;
 
-    posted_init(t, 64 * KIB, 32 * KIB);
-    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    posted_init_in_frame(t);
     post(t, 28, 0);
     n = mux_engine_rx_want(t->p.dst, iov, 8);
     g_assert_cmpuint(iov[0].iov_len, ==, 28);
@@ -673,8 +678,7 @@ static void test_post_and_reset(void)
     g_autofree Posted *t = g_new(Posted, 1);
     struct iovec iov[8];
 
-    posted_init(t, 64 * KIB, 32 * KIB);
-    mux_feed(t->p.dst, t->wire->data, MUX_HEADER_SIZE, 0);
+    posted_init_in_frame(t);
     post(t, 16 * KIB, 16 * KIB);
     mux_engine_rx_want(t->p.dst, iov, 8);
     mux_stream_reset(t->b, MUX_CODE_ABORTED, "");
