@@ -57,12 +57,6 @@ static bool is_waiting(QIOChannel *base)
     return ioc->readers_waiting;
 }
 
-static bool is_ticking(MuxSession *s)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    return s->ticking;
-}
-
 static bool receive_thread_has_role(MuxSession *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
@@ -402,33 +396,6 @@ static void test_idle_reader(void)
     streams_cleanup(&t);
 }
 
-static bool tick_may_return;
-
-static void long_tick(MuxSession *s, int64_t now, int64_t heard, void *opaque)
-{
-    while (!qatomic_read(&tick_may_return)) {
-        g_usleep(1000);
-    }
-}
-
-/* The receive thread cannot apply a new time limit while tick() runs. */
-static void test_idle_during_tick(void)
-{
-    static const MuxSessionOps ops = { .tick = long_tick };
-    QIOChannelSocket *sioc;
-    MuxSession *s;
-    int fds[2];
-
-    socket_pair(fds, 0);
-    sioc = qio_channel_socket_new_fd(fds[0], &error_abort);
-    s = mux_session_new(QIO_CHANNEL(sioc), MUX_ROLE_SOURCE, &ops, NULL);
-    WAIT_FOR(is_ticking(s));
-    ASSERT_IDLE(mux_session_close_wait(s, NULL, IDLE_MS));
-    qatomic_set(&tick_may_return, true);
-    session_free(s, QIO_CHANNEL(sioc));
-    close(fds[1]);
-}
-
 /* The peer neither sends nor closes. */
 static void test_idle_while_closing(void)
 {
@@ -462,7 +429,6 @@ int main(int argc, char **argv)
     ADD("writer-without-credit", test_writer_without_credit);
     ADD("peek-and-read-least", test_peek_and_read_least);
     ADD("idle", test_idle_reader);
-    ADD("idle-during-tick", test_idle_during_tick);
     ADD("idle-while-closing", test_idle_while_closing);
 #undef ADD
     return g_test_run();

@@ -143,6 +143,8 @@ struct Gate {
     unsigned begun;             /* writes; atomic */
     unsigned allowed;           /* number that may proceed; atomic */
     bool stuck;                 /* shutdown does not release them */
+    bool read_stuck;            /* reads wait, too; atomic */
+    bool reading;               /* one does; atomic */
 };
 
 static QIOChannelClass *socket_class;
@@ -160,6 +162,19 @@ static ssize_t gate_writev(QIOChannel *ioc, const struct iovec *iov,
     return socket_class->io_writev(ioc, iov, niov, fds, nfds, flags, errp);
 }
 
+static ssize_t gate_readv(QIOChannel *ioc, const struct iovec *iov,
+                          size_t niov, int **fds, size_t *nfds, int flags,
+                          Error **errp)
+{
+    Gate *gate = GATE(ioc);
+
+    while (qatomic_read(&gate->read_stuck)) {
+        qatomic_set(&gate->reading, true);
+        g_usleep(10 * 1000);
+    }
+    return socket_class->io_readv(ioc, iov, niov, fds, nfds, flags, errp);
+}
+
 static int gate_shutdown(QIOChannel *ioc, QIOChannelShutdown how,
                          Error **errp)
 {
@@ -173,6 +188,7 @@ static void gate_class_init(ObjectClass *klass, void *data)
 {
     socket_class = QIO_CHANNEL_CLASS(
         object_class_by_name(TYPE_QIO_CHANNEL_SOCKET));
+    QIO_CHANNEL_CLASS(klass)->io_readv = gate_readv;
     QIO_CHANNEL_CLASS(klass)->io_writev = gate_writev;
     QIO_CHANNEL_CLASS(klass)->io_shutdown = gate_shutdown;
 }
@@ -330,6 +346,40 @@ static void test_idle_while_the_sender_is_stuck(void)
     close(fds[1]);
 }
 
+/*
+ * The receive thread cannot apply a new time limit yet: it is told once, not by
+ * each thread that has something to do meanwhile.
+ */
+static void test_idle_while_the_receiver_is_stuck(void)
+{
+    QIOChannelSocket *sioc;
+    QIOChannel *a, *b;
+    Gate *gate;
+    int fds[2];
+    Pair *p;
+
+    socket_pair(fds, 0);
+    gate = gate_new(fds[0], UINT_MAX);
+    sioc = qio_channel_socket_new_fd(fds[1], &error_abort);
+    p = pair_new_transports(QIO_CHANNEL(gate), QIO_CHANNEL(sioc));
+    a = open_stream(p, "main", &b);
+    WAIT_FOR(qio_channel_mux_state(QIO_CHANNEL_MUX(a)) == MUX_STREAM_OPEN);
+
+    qatomic_set(&gate->read_stuck, true);
+    mux_session_ping(p->dst.session);
+    WAIT_FOR(qatomic_read(&gate->reading));
+    mux_session_close(p->src.session, NULL, CLOSE_MS);
+    mux_session_ping(p->src.session);
+    ASSERT_IDLE(g_usleep(IDLE_MS * 1000));
+
+    qatomic_set(&gate->read_stuck, false);
+    object_unref(OBJECT(a));
+    object_unref(OBJECT(b));
+    pair_free(p);
+    object_unref(OBJECT(gate));
+    object_unref(OBJECT(sioc));
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -348,6 +398,8 @@ int main(int argc, char **argv)
                     test_close_cuts_the_wait_short);
     g_test_add_func("/io/channel/mux/idle-while-the-sender-is-stuck",
                     test_idle_while_the_sender_is_stuck);
+    g_test_add_func("/io/channel/mux/idle-while-the-receiver-is-stuck",
+                    test_idle_while_the_receiver_is_stuck);
     ret = g_test_run();
     rmdir(workdir);
     g_free(workdir);
