@@ -117,7 +117,9 @@ static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
 static void mux_channel_wait_read(QIOChannelMux *ioc)
 {
     ioc->readers_waiting++;
+    ioc->session->rx_waiting++;
     mux_session_wait(ioc->session, &ioc->read_cond);
+    ioc->session->rx_waiting--;
     ioc->readers_waiting--;
 }
 

@@ -4,11 +4,15 @@
  * Owns the transport's QIOChannel and all that depends on its type.  Never
  * looks at the bytes, never takes the session's lock.
  *
- * GnuTLS must not be entered by a reader and a writer at once, so the calls
- * into anything but a plain socket are serialised; they never block.
- * QIOChannelTLS makes a record of each iovec element, so what is written
- * there is gathered into full records first.  A record once offered stays in
- * @record until it is gone, because GnuTLS wants the same one again.
+ * GnuTLS must not be entered by a reader and a writer at once.  The kernel lets
+ * neither into a TCP socket before the other one has left, but a thread that
+ * writes on and on gets in again before the reader that it has woken: that
+ * costs dozens of wake-ups for each read.  So reader and writer take turns; on
+ * a UNIX socket they do not disturb each other.  None of the calls blocks.
+ *
+ * QIOChannelTLS makes a record of each iovec element, so what is written there
+ * is gathered into full records first.  A record once offered stays in @record
+ * until it is gone, because GnuTLS wants the same one again.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -20,7 +24,6 @@
 #include "qapi/error.h"
 #include "qemu/event_notifier.h"
 #include "qemu/iov.h"
-#include "qemu/lockable.h"
 #include "qemu/sockets.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -30,6 +33,7 @@
 #include "io/channel-watch.h"
 #include "transport.h"
 #include "trace.h"
+#include "turns.h"
 
 #define MUX_TLS_RECORD (16 * KiB)
 /* After a read of less, assume that the peer waits for a reply */
@@ -56,8 +60,8 @@ struct MuxTransport {
     MuxPoll in;
     MuxPoll out;
     bool drained;           /* skip a read, which would hardly find anything */
-    bool serialise;
-    QemuMutex io_lock;      /* for @serialise */
+    bool take_turns;
+    MuxTurns turns;         /* reader and writer, with @take_turns */
     char *record;           /* with @tls: bytes that were offered to it */
     size_t record_len;
 };
@@ -154,14 +158,22 @@ static void mux_poll_wait(MuxPoll *p, int64_t deadline)
     }
 }
 
+static bool mux_transport_is_unix(QIOChannel *ioc)
+{
+    QIOChannelSocket *sioc = (QIOChannelSocket *)
+        object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
+
+    return sioc && sioc->localAddr.ss_family == AF_UNIX;
+}
+
 MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
 {
     MuxTransport *t = g_new0(MuxTransport, 1);
     QIOChannel *polled = ioc;
 
     t->ioc = QIO_CHANNEL(object_ref(OBJECT(ioc)));
-    t->serialise = !object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET);
-    qemu_mutex_init(&t->io_lock);
+    t->take_turns = !mux_transport_is_unix(ioc);
+    mux_turns_init(&t->turns);
     if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
         t->tls = QIO_CHANNEL_TLS(ioc);
         t->record = g_malloc(MUX_TLS_RECORD);
@@ -180,22 +192,22 @@ MuxTransport *mux_transport_new(QIOChannel *ioc, Error **errp)
 void mux_transport_free(MuxTransport *t)
 {
     object_unref(OBJECT(t->ioc));
-    qemu_mutex_destroy(&t->io_lock);
+    mux_turns_destroy(&t->turns);
     g_free(t->record);
     g_free(t);
 }
 
-static void mux_transport_lock(MuxTransport *t)
+static void mux_transport_begin(MuxTransport *t)
 {
-    if (t->serialise) {
-        qemu_mutex_lock(&t->io_lock);
+    if (t->take_turns) {
+        mux_turns_take(&t->turns);
     }
 }
 
-static void mux_transport_unlock(MuxTransport *t)
+static void mux_transport_end(MuxTransport *t)
 {
-    if (t->serialise) {
-        qemu_mutex_unlock(&t->io_lock);
+    if (t->take_turns) {
+        mux_turns_over(&t->turns);
     }
 }
 
@@ -208,10 +220,10 @@ ssize_t mux_transport_readv(MuxTransport *t, const struct iovec *iov,
         t->drained = false;
         return QIO_CHANNEL_ERR_BLOCK;
     }
-    mux_transport_lock(t);
+    mux_transport_begin(t);
     /* An error in a later element would lose what QIOChannelTLS has read */
     len = qio_channel_readv(t->ioc, iov, t->tls ? 1 : niov, errp);
-    mux_transport_unlock(t);
+    mux_transport_end(t);
     t->drained = !t->tls && len > 0 && len < MUX_MESSAGE &&
         len < iov_size(iov, niov);
     return len;
@@ -221,9 +233,9 @@ static ssize_t mux_transport_write_record(MuxTransport *t, Error **errp)
 {
     ssize_t len;
 
-    mux_transport_lock(t);
+    mux_transport_begin(t);
     len = qio_channel_write(t->ioc, t->record, t->record_len, errp);
-    mux_transport_unlock(t);
+    mux_transport_end(t);
     if (len > 0) {
         t->record_len -= len;
         memmove(t->record, t->record + len, t->record_len);
@@ -262,9 +274,9 @@ ssize_t mux_transport_writev(MuxTransport *t, const struct iovec *iov,
     if (t->tls) {
         return mux_transport_write_tls(t, iov, niov, errp);
     }
-    mux_transport_lock(t);
+    mux_transport_begin(t);
     len = qio_channel_writev(t->ioc, iov, niov, errp);
-    mux_transport_unlock(t);
+    mux_transport_end(t);
     return len;
 }
 
@@ -310,9 +322,9 @@ static void mux_transport_tls_bye(MuxTransport *t, int64_t deadline)
     int ret;
 
     do {
-        mux_transport_lock(t);
+        mux_transport_begin(t);
         ret = qcrypto_tls_session_bye(session, &err);
-        mux_transport_unlock(t);
+        mux_transport_end(t);
         if (ret != QCRYPTO_TLS_BYE_SENDING) {
             break;
         }

@@ -1,6 +1,6 @@
 /*
  * Migration multiplexer: transports other than plain sockets: commands, and a
- * socket with slow writes
+ * socket with slow writes; turns of reader and writer
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,6 +14,7 @@
 #include "io/channel-socket.h"
 #include "migration/mux/frame.h"
 #include "migration/mux/session.h"
+#include "migration/mux/turns.h"
 #include "mux-session-helpers.h"
 
 static char *workdir;
@@ -205,6 +206,8 @@ static Gate *gate_new(int fd, unsigned allowed)
     Gate *gate = GATE(object_new(TYPE_GATE));
 
     gate->parent.fd = fd;
+    /* So that a read does not wait for a write that is held */
+    gate->parent.localAddr.ss_family = AF_UNIX;
     gate->allowed = allowed;
     qio_channel_set_feature(QIO_CHANNEL(gate), QIO_CHANNEL_FEATURE_SHUTDOWN);
     return gate;
@@ -380,6 +383,57 @@ static void test_idle_while_the_receiver_is_stuck(void)
     object_unref(OBJECT(sioc));
 }
 
+/* --- turns --- */
+
+typedef struct Waiter {
+    MuxTurns *turns;
+    QemuThread thread;
+    unsigned *had;              /* how many have had their turn */
+    unsigned place;             /* of this one among them */
+} Waiter;
+
+static void *waiter_thread(void *opaque)
+{
+    Waiter *w = opaque;
+
+    mux_turns_take(w->turns);
+    w->place = ++*w->had;
+    mux_turns_over(w->turns);
+    return NULL;
+}
+
+static unsigned turns_taken(MuxTurns *t)
+{
+    QEMU_LOCK_GUARD(&t->lock);
+    return t->taken;
+}
+
+/* Who waits comes before a thread that has just had its turn. */
+static void test_turns(void)
+{
+    MuxTurns turns;
+    Waiter w[3];
+    unsigned had = 0;
+
+    mux_turns_init(&turns);
+    mux_turns_take(&turns);
+    for (int i = 0; i < ARRAY_SIZE(w); i++) {
+        w[i] = (Waiter) { .turns = &turns, .had = &had };
+        qemu_thread_create(&w[i].thread, "waiter", waiter_thread, &w[i],
+                           QEMU_THREAD_JOINABLE);
+        WAIT_FOR(turns_taken(&turns) == i + 2);
+    }
+    mux_turns_over(&turns);
+    mux_turns_take(&turns);
+    g_assert_cmpuint(had, ==, ARRAY_SIZE(w));
+    mux_turns_over(&turns);
+    for (int i = 0; i < ARRAY_SIZE(w); i++) {
+        qemu_thread_join(&w[i].thread);
+        g_assert_cmpuint(w[i].place, ==, i + 1);
+    }
+    mux_turns_destroy(&turns);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -396,6 +450,7 @@ int main(int argc, char **argv)
                     test_write_returns_while_others_send);
     g_test_add_func("/io/channel/mux/close-cuts-the-wait-short",
                     test_close_cuts_the_wait_short);
+    g_test_add_func("/io/channel/mux/turns", test_turns);
     g_test_add_func("/io/channel/mux/idle-while-the-sender-is-stuck",
                     test_idle_while_the_sender_is_stuck);
     g_test_add_func("/io/channel/mux/idle-while-the-receiver-is-stuck",
