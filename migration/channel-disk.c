@@ -108,18 +108,28 @@ static bool check_node(const char *disk, BlockDriverState *bs, bool incoming,
         (incoming || check_copyable(disk, bs, errp));
 }
 
+static bool check_side(const MigrationChannelNbd *def, bool incoming,
+                       Error **errp)
+{
+    const char *option = def->has_sync ? "sync" :
+                         def->has_detect_zeroes ? "detect-zeroes" : NULL;
+
+    if (incoming && option) {
+        error_setg(errp, "Disk '%s': '%s' is only accepted by 'migrate'",
+                   def->disk, option);
+        return false;
+    }
+    return true;
+}
+
 MigrationDiskChannel *migration_disk_channel_new(const MigrationChannelNbd *def,
                                                  bool incoming, Error **errp)
 {
     MigrationDiskChannel *channel;
     BlockDriverState *bs;
 
-    if (!check_disk_name(def->disk, errp)) {
-        return NULL;
-    }
-    if (incoming && def->has_sync) {
-        error_setg(errp, "Disk '%s': 'sync' is only accepted by 'migrate'",
-                   def->disk);
+    if (!check_disk_name(def->disk, errp) ||
+        !check_side(def, incoming, errp)) {
         return NULL;
     }
 
@@ -133,6 +143,8 @@ MigrationDiskChannel *migration_disk_channel_new(const MigrationChannelNbd *def,
     channel->stream = mux_stream_kind_name(MUX_STREAM_KIND_NBD, def->disk);
     channel->node_name = g_strdup(bdrv_get_node_name(bs));
     channel->sync = def->has_sync ? def->sync : MIGRATION_DISK_SYNC_FULL;
+    channel->has_detect_zeroes = def->has_detect_zeroes;
+    channel->detect_zeroes = def->detect_zeroes;
     return channel;
 }
 

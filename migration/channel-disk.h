@@ -18,6 +18,8 @@
  * @stream: name of its stream, "nbd-" followed by @disk
  * @node_name: name of the block node that holds the disk on this side
  * @sync: what to copy; MIGRATION_DISK_SYNC_FULL on the destination
+ * @has_detect_zeroes: whether @detect_zeroes was given
+ * @detect_zeroes: what to do with data that is zeroes
  *
  * A checked entry of type 'nbd' of a list of migration channels.
  */
@@ -26,6 +28,8 @@ typedef struct MigrationDiskChannel {
     char *stream;
     char *node_name;
     MigrationDiskSync sync;
+    bool has_detect_zeroes;
+    BlockdevDetectZeroesOptions detect_zeroes;
 } MigrationDiskChannel;
 
 /**

@@ -1,9 +1,9 @@
 /*
  * Migration: the copy of one disk, source side
  *
- * Owns the disk's stream, its NBD node and its mirror job.  Never
- * changes the state of the migration.  The handshake, the mirror and FIN_OK are
- * reported as events; only disk_mirror_free() may block.
+ * Owns the disk's stream, its NBD node with the filter above it, and its mirror
+ * job.  Never changes the state of the migration.  The handshake, the mirror
+ * and FIN_OK are reported as events; only disk_mirror_free() may block.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -18,6 +18,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "disk-mirror.h"
+#include "disk-target.h"
 #include "mirror-job.h"
 #include "mux/frame.h"
 #include "trace.h"
@@ -29,7 +30,8 @@
 typedef enum DiskMirrorState {
     DISK_MIRROR_NEW,            /* nothing exists yet */
     DISK_MIRROR_HANDSHAKE,      /* stream open, NBD is being negotiated */
-    DISK_MIRROR_CONNECTED,      /* there is an NBD node */
+    DISK_MIRROR_PROBING,        /* there is an NBD node; its contents? */
+    DISK_MIRROR_CONNECTED,      /* the mirror may begin */
     DISK_MIRROR_FIRST_PASS,     /* the mirror runs, the destination is behind */
     DISK_MIRROR_SYNCED,         /* the mirror copies what the guest writes */
     DISK_MIRROR_COMPLETING,     /* guest stopped, the mirror is being ended */
@@ -52,8 +54,10 @@ struct DiskMirror {
     QIOChannelMux *ioc;
     BlockDriverState *bs;           /* what is copied */
     BlockDriverState *target;       /* the NBD node; changed with @lock held */
-    NBDMode mode;                   /* what was negotiated for it */
-    bool disconnecting;             /* the node is being closed */
+    BlockDriverState *filter;       /* above @target: what is written to */
+    NBDMode mode;                   /* what was negotiated for @target */
+    bool probing;                   /* disk_target_probe() is at work */
+    bool disconnecting;             /* @target is being closed */
     BdrvDirtyBitmap *bitmap;        /* writes since disk_mirror_complete() */
     QEMUTimer *ready_timer;         /* runs in the first pass */
     uint64_t first_pass;            /* bytes it had to copy; 0: not known */
@@ -105,7 +109,7 @@ const char *disk_mirror_stream_name(DiskMirror *d)
 
 BlockDriverState *disk_mirror_target(DiskMirror *d)
 {
-    return d->target;
+    return d->filter;
 }
 
 QIOChannelMux *disk_mirror_stream(DiskMirror *d)
@@ -148,7 +152,7 @@ static void disk_mirror_flush_failed(DiskMirror *d, int ret)
 
 bool disk_mirror_ended(DiskMirror *d)
 {
-    return !d->job && !d->disconnecting;
+    return !d->job && !d->probing && !d->disconnecting;
 }
 
 /* The owner may have seen the end by itself, and be gone. */
@@ -165,6 +169,7 @@ static void disk_mirror_disconnected(void *opaque)
     DiskMirror *d = opaque;
 
     d->disconnecting = false;
+    bdrv_unref(g_steal_pointer(&d->filter));
     if (d->state == DISK_MIRROR_DISCONNECTING) {
         disk_mirror_set_state(d, DISK_MIRROR_CLOSING);
         disk_mirror_stream_changed(d->ioc, d);
@@ -206,6 +211,7 @@ static void disk_mirror_release(DiskMirror *d)
     disk_mirror_cancel(d);
     /* With the stream reset this does not wait for the peer */
     AIO_WAIT_WHILE_UNLOCKED(NULL, !disk_mirror_ended(d));
+    bdrv_unref(g_steal_pointer(&d->filter));
     bdrv_unref(disk_mirror_take_target(d));
     if (d->bitmap) {
         bdrv_release_dirty_bitmap(d->bitmap);
@@ -297,7 +303,7 @@ static void disk_mirror_job_event(void *opaque)
 
 static bool disk_mirror_start_job(DiskMirror *d, Error **errp)
 {
-    MirrorJob *job = mirror_job_start(d->def, d->bs, d->target, d->speed,
+    MirrorJob *job = mirror_job_start(d->def, d->bs, d->filter, d->speed,
                                       disk_mirror_job_event, d, errp);
 
     if (!job) {
@@ -356,11 +362,46 @@ static bool disk_mirror_open_target(DiskMirror *d, const NBDExportInfo *info,
     BlockDriverState *target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info,
                                                      NULL, errp);
 
-    QEMU_LOCK_GUARD(&d->lock);
-    d->mode = info->mode;
-    d->target = target;
-    disk_watch_init(&d->watch);
-    return target;
+    if (!target) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        d->mode = info->mode;
+        d->target = target;
+        disk_watch_init(&d->watch);
+    }
+    d->filter = disk_target_new(d->def, target, errp);
+    return d->filter;
+}
+
+static void disk_mirror_connected(DiskMirror *d)
+{
+    disk_mirror_set_state(d, DISK_MIRROR_CONNECTED);
+    d->ops->connected(d, d->opaque);
+}
+
+static void disk_mirror_probed(void *opaque)
+{
+    DiskMirror *d = opaque;
+
+    d->probing = false;
+    if (!d->aborted && d->state == DISK_MIRROR_PROBING) {
+        disk_mirror_connected(d);
+    }
+    disk_mirror_report_ending(d);
+    disk_mirror_unref(d);
+}
+
+static void disk_mirror_probe(DiskMirror *d)
+{
+    if (d->def->sync == MIGRATION_DISK_SYNC_TOP) {
+        /* Zeroes may be what hides the contents of a backing image */
+        disk_mirror_connected(d);
+        return;
+    }
+    disk_mirror_set_state(d, DISK_MIRROR_PROBING);
+    d->probing = true;
+    disk_target_probe(d->filter, disk_mirror_probed, disk_mirror_ref(d));
 }
 
 static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
@@ -387,8 +428,7 @@ static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
         disk_mirror_fail(d, local_err);
     } else if (d->state == DISK_MIRROR_HANDSHAKE) {
         /* To open the node polls: the stream might have failed meanwhile */
-        disk_mirror_set_state(d, DISK_MIRROR_CONNECTED);
-        d->ops->connected(d, d->opaque);
+        disk_mirror_probe(d);
     }
 out:
     disk_mirror_unref(d);
@@ -571,6 +611,8 @@ static const char *disk_mirror_awaited(DiskMirror *d)
     switch (qatomic_read(&d->state)) {
     case DISK_MIRROR_HANDSHAKE:
         return "the NBD handshake";
+    case DISK_MIRROR_PROBING:
+        return "the block status of the disk";
     case DISK_MIRROR_COMPLETING:
         return "the mirror job to end";
     case DISK_MIRROR_DISCONNECTING:

@@ -60,7 +60,7 @@ void disk_mirror_begin(DiskMirror *d);
 /* The name of its stream.  Any thread. */
 const char *disk_mirror_stream_name(DiskMirror *d);
 
-/* The NBD node, or NULL: there is none. */
+/* The node that the mirror writes to, or NULL: there is none. */
 BlockDriverState *disk_mirror_target(DiskMirror *d);
 
 /* The stream of @d, or NULL before disk_mirror_start(). */

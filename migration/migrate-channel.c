@@ -64,6 +64,8 @@ static bool convert_type(const MigrateChannel *from, MigrationChannel *to,
         to->u.nbd.node_name = g_strdup(from->node_name);
         to->u.nbd.has_sync = from->has_sync;
         to->u.nbd.sync = from->sync;
+        to->u.nbd.has_detect_zeroes = from->has_detect_zeroes;
+        to->u.nbd.detect_zeroes = from->detect_zeroes;
         return true;
     }
 
@@ -72,8 +74,8 @@ static bool convert_type(const MigrateChannel *from, MigrationChannel *to,
                    "followed by the name of a disk", from->channeltype);
         return false;
     }
-    if (from->node_name || from->has_sync) {
-        error_setg(errp, "Channel 'main' has no 'node-name' and no 'sync'");
+    if (from->node_name || from->has_sync || from->has_detect_zeroes) {
+        error_setg(errp, "Channel 'main' has no options of a disk");
         return false;
     }
     to->channel_type = MIGRATION_CHANNEL_TYPE_MAIN;

@@ -106,6 +106,8 @@ static const Refusal refused_by_incoming[] = {
       "Channel 'cpr' is only accepted by '-incoming'" },
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'sync': 'full'")),
       "Disk 'disk0': 'sync' is only accepted by 'migrate'" },
+    { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'detect-zeroes': 'on'")),
+      "Disk 'disk0': 'detect-zeroes' is only accepted by 'migrate'" },
     { CHANNELS(MAIN ", " DISK("ro0")), "Disk 'ro0': node 'ro0' is read-only" },
 };
 

@@ -49,7 +49,10 @@ static const struct {
       "of a disk" },
     { CHANNEL("{ 'channeltype': 'main', 'sync': 'full', 'addr': "
               ADDR("/nowhere") " }"),
-      "Channel 'main' has no 'node-name' and no 'sync'" },
+      "Channel 'main' has no options of a disk" },
+    { CHANNEL("{ 'channeltype': 'main', 'detect-zeroes': 'on', 'addr': "
+              ADDR("/nowhere") " }"),
+      "Channel 'main' has no options of a disk" },
     { CHANNEL("[ " MAIN ", " DISK("") " ]"), "Disk name is empty" },
     { CHANNEL("[ " MAIN ", " DISK("none") " ]"),
       "Disk 'none': no block node or device is called 'none'" },

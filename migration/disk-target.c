@@ -1,0 +1,507 @@
+/*
+ * Migration: the node that a disk's mirror writes to, source side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/aio_task.h"
+#include "block/block_int.h"
+#include "qemu/bitmap.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "disk-target.h"
+#include "trace.h"
+
+/* What the filter remembers and looks at, in bytes */
+#define DISK_TARGET_CHUNK (64 * KiB)
+/*
+ * The largest clusters of qcow2.  A destination that refuses to zero this much
+ * with this alignment cannot zero anything fast.
+ */
+#define DISK_TARGET_CLUSTER (2 * MiB)
+/* One write of zeroes as data */
+#define DISK_TARGET_BUFFER (1 * MiB)
+/* A fresh image may have so much data */
+#define DISK_TARGET_FRESH_BYTES MiB
+/* Parts of one write that are sent at the same time */
+#define DISK_TARGET_TASKS 16
+
+typedef struct DiskTarget {
+    const MigrationDiskChannel *def;
+    bool detect;                /* look for zeroes in data */
+    bool slow;                  /* atomic: do not try to zero fast */
+    bool started;               /* a request was seen */
+    unsigned long *written;     /* atomic: chunks that may not be zeroes */
+    int64_t bytes;              /* of the image */
+} DiskTarget;
+
+/* --- what was written --- */
+
+static int64_t disk_target_num_chunks(DiskTarget *t)
+{
+    return DIV_ROUND_UP(t->bytes, DISK_TARGET_CHUNK);
+}
+
+static bool disk_target_chunk_written(DiskTarget *t, int64_t chunk)
+{
+    return qatomic_read(&t->written[BIT_WORD(chunk)]) & BIT_MASK(chunk);
+}
+
+static void disk_target_mark(unsigned long *written, int64_t offset,
+                             int64_t bytes)
+{
+    int64_t first = offset / DISK_TARGET_CHUNK;
+
+    bitmap_set_atomic(written, first,
+                      DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK) - first);
+}
+
+/* Before a write begins, as it may fail halfway. */
+static void disk_target_set_written(DiskTarget *t, int64_t offset,
+                                    int64_t bytes)
+{
+    disk_target_mark(t->written, offset, bytes);
+}
+
+static bool disk_target_is_whole(DiskTarget *t, int64_t offset, int64_t bytes)
+{
+    return QEMU_IS_ALIGNED(offset, DISK_TARGET_CHUNK) &&
+           (QEMU_IS_ALIGNED(offset + bytes, DISK_TARGET_CHUNK) ||
+            offset + bytes >= t->bytes);
+}
+
+/* All chunks that the range touches have become zeroes. */
+static void disk_target_set_zeroed(DiskTarget *t, int64_t offset, int64_t bytes)
+{
+    int64_t end = DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK);
+
+    for (int64_t chunk = offset / DISK_TARGET_CHUNK; chunk < end; chunk++) {
+        clear_bit_atomic(chunk, t->written);
+    }
+}
+
+/* Bytes up to the end of the chunk in which @offset lies */
+static int64_t disk_target_clip(int64_t offset, int64_t bytes)
+{
+    return MIN(bytes, DISK_TARGET_CHUNK - offset % DISK_TARGET_CHUNK);
+}
+
+/*
+ * Returns: how many of @bytes from @offset are in chunks that all were written
+ *     (@written), or were not
+ */
+static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
+                               bool *written)
+{
+    int64_t run = disk_target_clip(offset, bytes);
+
+    *written = disk_target_chunk_written(t, offset / DISK_TARGET_CHUNK);
+    while (run < bytes &&
+           disk_target_chunk_written(t, (offset + run) / DISK_TARGET_CHUNK) ==
+           *written) {
+        run += disk_target_clip(offset + run, bytes - run);
+    }
+    return run;
+}
+
+/* --- requests --- */
+
+/*
+ * A mirror zeroes the whole target first if that costs nothing; it has decided
+ * when its first request comes.  From then on it shall not count zeroes as
+ * data, unless they are sent as data.
+ */
+static void disk_target_start(BlockDriverState *bs, DiskTarget *t)
+{
+    if (!t->started) {
+        t->started = true;
+        bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP;
+    }
+}
+
+/* Whole clusters, or less than one */
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_zero_fast(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    DiskTarget *t = bs->opaque;
+    int ret;
+
+    if (qatomic_read(&t->slow)) {
+        return -ENOTSUP;
+    }
+    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes,
+                                flags | BDRV_REQ_NO_FALLBACK);
+    if (ret == -ENOTSUP && bytes >= DISK_TARGET_CLUSTER) {
+        qatomic_set(&t->slow, true);
+        qatomic_and(&bs->supported_zero_flags, ~BDRV_REQ_MAY_UNMAP);
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_zero_data(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    QEMU_AUTO_VFREE void *buf =
+        qemu_try_blockalign0(bs, MIN(bytes, DISK_TARGET_BUFFER));
+    int ret = buf ? 0 : -ENOMEM;
+
+    while (ret == 0 && bytes) {
+        int64_t len = MIN(bytes, DISK_TARGET_BUFFER);
+        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, len);
+
+        ret = bdrv_co_pwritev(bs->file, offset, len, &qiov,
+                              flags & ~BDRV_REQ_MAY_UNMAP);
+        offset += len;
+        bytes -= len;
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_zero(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                 BdrvRequestFlags flags)
+{
+    DiskTarget *t = bs->opaque;
+    int ret = disk_target_zero_fast(bs, offset, bytes, flags);
+
+    if (ret == -ENOTSUP) {
+        ret = disk_target_zero_data(bs, offset, bytes, flags);
+    }
+    if (ret == 0 && disk_target_is_whole(t, offset, bytes)) {
+        disk_target_set_zeroed(t, offset, bytes);
+    }
+    return ret;
+}
+
+/* The first part of a request to zero, as disk_target_zero_fast() wants it */
+static int64_t disk_target_clip_zero(int64_t offset, int64_t bytes)
+{
+    int64_t head = offset % DISK_TARGET_CLUSTER;
+
+    if (head) {
+        return MIN(bytes, DISK_TARGET_CLUSTER - head);
+    }
+    return QEMU_ALIGN_DOWN(bytes, DISK_TARGET_CLUSTER) ?: bytes;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
+                             int64_t bytes, BdrvRequestFlags flags)
+{
+    DiskTarget *t = bs->opaque;
+
+    disk_target_start(bs, t);
+    while (bytes) {
+        bool written;
+        int64_t run = disk_target_run(t, offset, bytes, &written);
+
+        if (written) {
+            int ret;
+
+            run = disk_target_clip_zero(offset, run);
+            ret = disk_target_zero(bs, offset, run, flags);
+            if (ret < 0) {
+                return ret;
+            }
+        }
+        offset += run;
+        bytes -= run;
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                  QEMUIOVector *qiov, size_t qiov_offset,
+                  BdrvRequestFlags flags)
+{
+    disk_target_set_written(bs->opaque, offset, bytes);
+    return bdrv_co_pwritev_part(bs->file, offset, bytes, qiov, qiov_offset,
+                                flags);
+}
+
+/* Data that is zeroes */
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_write_detected(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                           QEMUIOVector *qiov, size_t qiov_offset,
+                           BdrvRequestFlags flags)
+{
+    DiskTarget *t = bs->opaque;
+    bool written;
+    int64_t run = disk_target_run(t, offset, bytes, &written);
+
+    if (run == bytes && !written) {
+        return 0;
+    }
+    if (disk_target_is_whole(t, offset, bytes)) {
+        bool unmap = t->def->detect_zeroes ==
+                     BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
+
+        return disk_target_co_pwrite_zeroes(bs, offset, bytes, flags |
+                                            (unmap ? BDRV_REQ_MAY_UNMAP : 0));
+    }
+    return disk_target_write(bs, offset, bytes, qiov, qiov_offset, flags);
+}
+
+typedef struct DiskTargetPart {
+    AioTask task;
+    BlockDriverState *bs;
+    int64_t offset, bytes;
+    QEMUIOVector *qiov;
+    size_t qiov_offset;
+    BdrvRequestFlags flags;
+    bool zeroes;
+} DiskTargetPart;
+
+/*
+ * The graph is locked: disk_target_co_pwritev_part() holds the lock until this
+ * coroutine has ended.
+ */
+static int coroutine_fn GRAPH_RDLOCK disk_target_part(const DiskTargetPart *p)
+{
+    return p->zeroes ?
+        disk_target_write_detected(p->bs, p->offset, p->bytes, p->qiov,
+                                   p->qiov_offset, p->flags) :
+        disk_target_write(p->bs, p->offset, p->bytes, p->qiov, p->qiov_offset,
+                          p->flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK disk_target_task(AioTask *task)
+{
+    return disk_target_part(container_of(task, DiskTargetPart, task));
+}
+
+/* Make @p the first part of @whole: chunks that are zeroes, or are not */
+static void disk_target_first_part(const DiskTargetPart *whole,
+                                   DiskTargetPart *p)
+{
+    int64_t run = disk_target_clip(whole->offset, whole->bytes);
+
+    *p = *whole;
+    p->zeroes = qemu_iovec_is_zero(p->qiov, p->qiov_offset, run);
+    while (run < whole->bytes) {
+        int64_t clip = disk_target_clip(whole->offset + run,
+                                        whole->bytes - run);
+
+        if (qemu_iovec_is_zero(p->qiov, p->qiov_offset + run, clip) !=
+            p->zeroes) {
+            break;
+        }
+        run += clip;
+    }
+    p->bytes = run;
+}
+
+/* The parts of a write that are zeroes, and those that are not */
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_write_parts(DiskTargetPart *rest)
+{
+    AioTaskPool *pool = NULL;
+    int ret;
+
+    for (;;) {
+        DiskTargetPart part;
+
+        disk_target_first_part(rest, &part);
+        if (part.bytes == rest->bytes) {
+            ret = disk_target_part(&part);
+            break;
+        }
+        if (!pool) {
+            pool = aio_task_pool_new(DISK_TARGET_TASKS);
+        }
+        part.task.func = disk_target_task;
+        /* The pool frees it */
+        aio_task_pool_start_task(pool, g_memdup2(&part, sizeof(part)));
+        rest->offset += part.bytes;
+        rest->qiov_offset += part.bytes;
+        rest->bytes -= part.bytes;
+    }
+    if (pool) {
+        aio_task_pool_wait_all(pool);
+        ret = aio_task_pool_status(pool) ?: ret;
+        aio_task_pool_free(pool);
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_co_pwritev_part(BlockDriverState *bs, int64_t offset,
+                            int64_t bytes, QEMUIOVector *qiov,
+                            size_t qiov_offset, BdrvRequestFlags flags)
+{
+    DiskTarget *t = bs->opaque;
+    DiskTargetPart whole = {
+        .bs = bs,
+        .offset = offset,
+        .bytes = bytes,
+        .qiov = qiov,
+        .qiov_offset = qiov_offset,
+        .flags = flags,
+    };
+
+    disk_target_start(bs, t);
+    return t->detect ? disk_target_write_parts(&whole) :
+                       disk_target_part(&whole);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    DiskTarget *t = bs->opaque;
+    bool written;
+
+    disk_target_start(bs, t);
+    if (disk_target_run(t, offset, bytes, &written) == bytes && !written) {
+        return 0;
+    }
+    disk_target_set_written(t, offset, bytes);
+    return bdrv_co_pdiscard(bs->file, offset, bytes);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_target_co_preadv_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                           QEMUIOVector *qiov, size_t qiov_offset,
+                           BdrvRequestFlags flags)
+{
+    return bdrv_co_preadv_part(bs->file, offset, bytes, qiov, qiov_offset,
+                               flags);
+}
+
+/* --- the node --- */
+
+static void disk_target_close(BlockDriverState *bs)
+{
+    DiskTarget *t = bs->opaque;
+
+    g_free(t->written);
+}
+
+static BlockDriver bdrv_disk_target = {
+    .format_name            = "migration-target",
+    .instance_size          = sizeof(DiskTarget),
+    .is_filter              = true,
+    .bdrv_close             = disk_target_close,
+    .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_preadv_part    = disk_target_co_preadv_part,
+    .bdrv_co_pwritev_part   = disk_target_co_pwritev_part,
+    .bdrv_co_pwrite_zeroes  = disk_target_co_pwrite_zeroes,
+    .bdrv_co_pdiscard       = disk_target_co_pdiscard,
+};
+
+static bool disk_target_attach(BlockDriverState *bs, BlockDriverState *nbd,
+                               Error **errp)
+{
+    BdrvChild *child;
+
+    bdrv_ref(nbd);
+    bdrv_graph_wrlock();
+    child = bdrv_attach_child(bs, nbd, "file", &child_of_bds,
+                              BDRV_CHILD_FILTERED | BDRV_CHILD_PRIMARY, errp);
+    bdrv_graph_wrunlock();
+    if (!child) {
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    bdrv_refresh_limits(bs, NULL, NULL);
+    bdrv_graph_rdunlock_main_loop();
+    return true;
+}
+
+BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
+                                  BlockDriverState *nbd, Error **errp)
+{
+    BlockDriverState *bs = bdrv_new_open_driver(&bdrv_disk_target, NULL,
+                                                BDRV_O_RDWR | BDRV_O_UNMAP,
+                                                errp);
+    DiskTarget *t;
+
+    if (!bs) {
+        return NULL;
+    }
+    t = bs->opaque;
+    t->def = def;
+    t->bytes = bdrv_getlength(nbd);
+    t->detect = def->has_detect_zeroes &&
+                def->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+    t->written = bitmap_new(disk_target_num_chunks(t));
+    bitmap_fill(t->written, disk_target_num_chunks(t));
+    bs->total_sectors = t->bytes / BDRV_SECTOR_SIZE;
+    bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED |
+                                (BDRV_REQ_FUA & nbd->supported_write_flags);
+    bs->supported_zero_flags = BDRV_REQ_WRITE_UNCHANGED |
+                               (BDRV_REQ_FUA & nbd->supported_zero_flags);
+    if (!disk_target_attach(bs, nbd, errp)) {
+        bdrv_unref(bs);
+        return NULL;
+    }
+    return bs;
+}
+
+/* --- is the image fresh? --- */
+
+typedef struct DiskTargetProbe {
+    BlockDriverState *bs;
+    unsigned long *written;     /* as in DiskTarget; NULL: not fresh */
+    void (*done)(void *opaque);
+    void *opaque;
+} DiskTargetProbe;
+
+static void disk_target_probed_bh(void *opaque)
+{
+    g_autofree DiskTargetProbe *p = opaque;
+    DiskTarget *t = p->bs->opaque;
+
+    trace_migration_disk_target_probed(t->def->disk, p->written);
+    if (p->written) {
+        t->detect |= !t->def->has_detect_zeroes;
+        g_free(t->written);
+        t->written = p->written;
+        /* To zero all of it costs next to nothing */
+        disk_target_start(p->bs, t);
+    }
+    p->done(p->opaque);
+}
+
+static void coroutine_fn disk_target_probe_co(void *opaque)
+{
+    DiskTargetProbe *p = opaque;
+    DiskTarget *t = p->bs->opaque;
+    int64_t offset = 0, data = 0;
+
+    p->written = bitmap_new(disk_target_num_chunks(t));
+    while (p->written && offset < t->bytes) {
+        int64_t bytes = 0;
+        int ret;
+
+        WITH_GRAPH_RDLOCK_GUARD() {
+            ret = bdrv_co_block_status_above(p->bs->file->bs, NULL, offset,
+                                             t->bytes - offset, &bytes, NULL,
+                                             NULL);
+        }
+        if (ret >= 0 && !(ret & BDRV_BLOCK_ZERO)) {
+            disk_target_mark(p->written, offset, bytes);
+            data += bytes;
+        }
+        if (ret < 0 || data > DISK_TARGET_FRESH_BYTES) {
+            g_clear_pointer(&p->written, g_free);
+        }
+        offset += bytes;
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_target_probed_bh, p);
+}
+
+void disk_target_probe(BlockDriverState *bs, void (*done)(void *opaque),
+                       void *opaque)
+{
+    DiskTargetProbe *p = g_new(DiskTargetProbe, 1);
+
+    *p = (DiskTargetProbe) { .bs = bs, .done = done, .opaque = opaque };
+    qemu_coroutine_enter(qemu_coroutine_create(disk_target_probe_co, p));
+}
