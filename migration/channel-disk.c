@@ -7,7 +7,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/block.h"
+#include "block/block_int.h"
+#include "block/blockjob.h"
+#include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/id.h"
 #include "system/block-backend.h"
@@ -35,6 +37,49 @@ static bool check_disk_name(const char *disk, Error **errp)
     return true;
 }
 
+static bool belongs_to(BlockBackend *blk, Object *device)
+{
+    Object *obj = OBJECT(blk_get_attached_dev(blk));
+
+    while (obj && obj != device) {
+        obj = obj->parent;
+    }
+    return obj;
+}
+
+/*
+ * Find the drive of the device with this id or QOM path.  It may belong to a
+ * part of the device, such as the virtio-blk device of a virtio-blk-pci.
+ */
+static BlockBackend *find_drive(const char *disk, const char *name,
+                                Error **errp)
+{
+    Object *device =
+        object_resolve_path_at(machine_get_container("peripheral"), name);
+    BlockBackend *found = NULL;
+
+    if (!device) {
+        error_setg(errp, "Disk '%s': no block node or device is called '%s'",
+                   disk, name);
+        return NULL;
+    }
+    for (BlockBackend *blk = NULL; (blk = blk_all_next(blk)); ) {
+        if (!belongs_to(blk, device)) {
+            continue;
+        }
+        if (found) {
+            error_setg(errp, "Disk '%s': device '%s' has more than one drive",
+                       disk, name);
+            return NULL;
+        }
+        found = blk;
+    }
+    if (!found) {
+        error_setg(errp, "Disk '%s': device '%s' has no drive", disk, name);
+    }
+    return found;
+}
+
 /* Find the node called @name, or the one in the device called @name */
 static BlockDriverState *find_node(const char *disk, const char *name,
                                    Error **errp)
@@ -46,13 +91,8 @@ static BlockDriverState *find_node(const char *disk, const char *name,
         return bs;
     }
 
-    blk = blk_by_name(name);
+    blk = blk_by_name(name) ?: find_drive(disk, name, errp);
     if (!blk) {
-        blk = blk_by_qdev_id(name, NULL);
-    }
-    if (!blk) {
-        error_setg(errp, "Disk '%s': no block node or device is called '%s'",
-                   disk, name);
         return NULL;
     }
     if (!blk_bs(blk)) {
@@ -62,6 +102,40 @@ static BlockDriverState *find_node(const char *disk, const char *name,
     return blk_bs(blk);
 }
 
+static bool check_no_job(const char *disk, BlockDriverState *bs, Error **errp)
+{
+    JOB_LOCK_GUARD();
+    for (BlockJob *job = NULL; (job = block_job_next_locked(job)); ) {
+        if (block_job_has_bdrv(job, bs) && !job_is_internal(&job->job)) {
+            error_setg(errp, "Disk '%s': node '%s' is in use by job '%s' (%s); "
+                       "cancel the job, or wait until it has ended",
+                       disk, bdrv_get_device_or_node_name(bs), job->job.id,
+                       job_type_str(&job->job));
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool GRAPH_RDLOCK check_topmost(const char *disk, BlockDriverState *bs,
+                                       Error **errp)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        if (c->klass == &child_of_bds) {
+            BlockDriverState *parent = c->opaque;
+
+            error_setg(errp, "Disk '%s': node '%s' is below node '%s' "
+                       "(driver '%s'); name the topmost node of the disk",
+                       disk, bdrv_get_node_name(bs), bdrv_get_node_name(parent),
+                       parent->drv ? parent->drv->format_name : "none");
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The requirements of a block job that mirrors @bs */
 static bool check_copyable(const char *disk, BlockDriverState *bs,
                            Error **errp)
@@ -69,16 +143,14 @@ static bool check_copyable(const char *disk, BlockDriverState *bs,
     ERRP_GUARD();
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
+    if (!check_no_job(disk, bs, errp)) {
+        return false;
+    }
     if (bdrv_op_is_blocked(bs, BLOCK_OP_TYPE_MIRROR_SOURCE, errp)) {
         error_prepend(errp, "Disk '%s': ", disk);
         return false;
     }
-    if (!bdrv_is_root_node(bs)) {
-        error_setg(errp, "Disk '%s': node '%s' is not a root node",
-                   disk, bdrv_get_node_name(bs));
-        return false;
-    }
-    return true;
+    return check_topmost(disk, bs, errp);
 }
 
 /*

@@ -30,8 +30,9 @@
 typedef enum DiskMirrorState {
     DISK_MIRROR_NEW,            /* nothing exists yet */
     DISK_MIRROR_HANDSHAKE,      /* stream open, NBD is being negotiated */
-    DISK_MIRROR_PROBING,        /* there is an NBD node; its contents? */
-    DISK_MIRROR_CONNECTED,      /* the mirror may begin */
+    DISK_MIRROR_CONNECTED,      /* there is an NBD node */
+    DISK_MIRROR_PROBING,        /* and a filter, which asks what it has */
+    DISK_MIRROR_PROBED,         /* and knows it */
     DISK_MIRROR_FIRST_PASS,     /* the mirror runs, the destination is behind */
     DISK_MIRROR_SYNCED,         /* the mirror copies what the guest writes */
     DISK_MIRROR_COMPLETING,     /* guest stopped, the mirror is being ended */
@@ -168,8 +169,9 @@ static void disk_mirror_disconnected(void *opaque)
 {
     DiskMirror *d = opaque;
 
-    d->disconnecting = false;
+    /* This closes the NBD node, too */
     bdrv_unref(g_steal_pointer(&d->filter));
+    d->disconnecting = false;
     if (d->state == DISK_MIRROR_DISCONNECTING) {
         disk_mirror_set_state(d, DISK_MIRROR_CLOSING);
         disk_mirror_stream_changed(d->ioc, d);
@@ -362,46 +364,12 @@ static bool disk_mirror_open_target(DiskMirror *d, const NBDExportInfo *info,
     BlockDriverState *target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info,
                                                      NULL, errp);
 
-    if (!target) {
-        return false;
-    }
-    WITH_QEMU_LOCK_GUARD(&d->lock) {
-        d->mode = info->mode;
-        d->target = target;
-        disk_watch_init(&d->watch);
-    }
-    d->filter = disk_target_new(d->def, target, errp);
-    return d->filter;
-}
 
-static void disk_mirror_connected(DiskMirror *d)
-{
-    disk_mirror_set_state(d, DISK_MIRROR_CONNECTED);
-    d->ops->connected(d, d->opaque);
-}
-
-static void disk_mirror_probed(void *opaque)
-{
-    DiskMirror *d = opaque;
-
-    d->probing = false;
-    if (!d->aborted && d->state == DISK_MIRROR_PROBING) {
-        disk_mirror_connected(d);
-    }
-    disk_mirror_report_ending(d);
-    disk_mirror_unref(d);
-}
-
-static void disk_mirror_probe(DiskMirror *d)
-{
-    if (d->def->sync == MIGRATION_DISK_SYNC_TOP) {
-        /* Zeroes may be what hides the contents of a backing image */
-        disk_mirror_connected(d);
-        return;
-    }
-    disk_mirror_set_state(d, DISK_MIRROR_PROBING);
-    d->probing = true;
-    disk_target_probe(d->filter, disk_mirror_probed, disk_mirror_ref(d));
+    QEMU_LOCK_GUARD(&d->lock);
+    d->mode = info->mode;
+    d->target = target;
+    disk_watch_init(&d->watch);
+    return target;
 }
 
 static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
@@ -428,17 +396,54 @@ static void disk_mirror_negotiated(void *opaque, const NBDExportInfo *info,
         disk_mirror_fail(d, local_err);
     } else if (d->state == DISK_MIRROR_HANDSHAKE) {
         /* To open the node polls: the stream might have failed meanwhile */
-        disk_mirror_probe(d);
+        disk_mirror_set_state(d, DISK_MIRROR_CONNECTED);
+        d->ops->connected(d, d->opaque);
     }
 out:
     disk_mirror_unref(d);
+}
+
+void disk_mirror_attach(DiskMirror *d)
+{
+    Error *err = NULL;
+
+    if (d->state != DISK_MIRROR_CONNECTED) {
+        return;
+    }
+    d->filter = disk_target_new(d->def, d->target, &err);
+    if (!d->filter) {
+        disk_mirror_fail(d, err);
+    }
+}
+
+static void disk_mirror_probed(void *opaque)
+{
+    DiskMirror *d = opaque;
+
+    d->probing = false;
+    if (!d->aborted && d->state == DISK_MIRROR_PROBING) {
+        disk_mirror_set_state(d, DISK_MIRROR_PROBED);
+        d->ops->probed(d, d->opaque);
+    }
+    disk_mirror_report_ending(d);
+    disk_mirror_unref(d);
+}
+
+void disk_mirror_probe(DiskMirror *d)
+{
+    if (d->aborted || d->state != DISK_MIRROR_CONNECTED) {
+        return;
+    }
+    disk_mirror_set_state(d, DISK_MIRROR_PROBING);
+    d->probing = true;
+    disk_target_probe(d->filter, disk_mirror_probed, disk_mirror_ref(d));
 }
 
 void disk_mirror_begin(DiskMirror *d)
 {
     Error *err = NULL;
 
-    if (d->state != DISK_MIRROR_CONNECTED) {
+    if (d->state != DISK_MIRROR_PROBED) {
         return;
     }
     disk_mirror_set_state(d, DISK_MIRROR_FIRST_PASS);
@@ -611,8 +616,6 @@ static const char *disk_mirror_awaited(DiskMirror *d)
     switch (qatomic_read(&d->state)) {
     case DISK_MIRROR_HANDSHAKE:
         return "the NBD handshake";
-    case DISK_MIRROR_PROBING:
-        return "the block status of the disk";
     case DISK_MIRROR_COMPLETING:
         return "the mirror job to end";
     case DISK_MIRROR_DISCONNECTING:

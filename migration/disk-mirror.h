@@ -21,8 +21,10 @@
 typedef struct DiskMirror DiskMirror;
 
 typedef struct DiskMirrorOps {
-    /* The NBD node is there: disk_mirror_begin() may be called. */
+    /* The NBD node is there: disk_mirror_attach() may be called. */
     void (*connected)(DiskMirror *d, void *opaque);
+    /* It is known what the destination has: disk_mirror_begin() may follow. */
+    void (*probed)(DiskMirror *d, void *opaque);
     /* All data was copied once; the mirror copies what the guest writes. */
     void (*ready)(DiskMirror *d, void *opaque);
     /* disk_mirror_flush() is done, or has failed, which ops->failed() tells. */
@@ -49,6 +51,17 @@ DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
 
 /* Open the stream and negotiate NBD.  May call ops->failed(). */
 void disk_mirror_start(DiskMirror *d, MuxSession *session);
+
+/*
+ * Prepare the target.  This changes the block graph, and therefore waits for
+ * all requests that use it: call it for all disks of a migration before
+ * disk_mirror_probe() for the first one, and not in a nested event loop.  Calls
+ * ops->failed() if it fails.
+ */
+void disk_mirror_attach(DiskMirror *d);
+
+/* Ask the destination what its image has; ops->probed() follows. */
+void disk_mirror_probe(DiskMirror *d);
 
 /*
  * Start to copy.  Making a mirror job waits until no request uses the block

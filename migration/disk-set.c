@@ -33,6 +33,13 @@ static void disk_set_connected(DiskMirror *d, void *opaque)
     disk_set_reached(set, set->ops->connected);
 }
 
+static void disk_set_probed(DiskMirror *d, void *opaque)
+{
+    DiskSet *set = opaque;
+
+    disk_set_reached(set, set->ops->probed);
+}
+
 static void disk_set_ready(DiskMirror *d, void *opaque)
 {
     DiskSet *set = opaque;
@@ -72,6 +79,7 @@ static void disk_set_ending(DiskMirror *d, void *opaque)
 
 static const DiskMirrorOps disk_set_ops = {
     .connected = disk_set_connected,
+    .probed = disk_set_probed,
     .ready = disk_set_ready,
     .flushed = disk_set_flushed,
     .completed = disk_set_completed,
@@ -146,6 +154,23 @@ void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
             g_ptr_array_add(set->disks, d);
         }
         disk_mirror_start(d, session);
+    }
+}
+
+void disk_set_probe(DiskSet *set)
+{
+    DiskMirror *d;
+
+    set->pending = set->disks->len;
+    FOR_EACH_DISK(d, set) {
+        if (!set->failed) {
+            disk_mirror_attach(d);
+        }
+    }
+    FOR_EACH_DISK(d, set) {
+        if (!set->failed) {
+            disk_mirror_probe(d);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ typedef struct DiskSet DiskSet;
 /* Called in the main loop; what DiskMirrorOps says of one disk holds for all */
 typedef struct DiskSetOps {
     void (*connected)(void *opaque);
+    void (*probed)(void *opaque);
     void (*ready)(void *opaque);
     void (*completed)(void *opaque);
     /* Of one disk */
@@ -44,6 +45,12 @@ GPtrArray *disk_set_disks(DiskSet *set);
 void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
                     MuxSession *session);
 
+/*
+ * Find out what the images at the destination have.  ops->probed() or
+ * ops->failed() follows.  Not in a nested event loop.
+ */
+void disk_set_probe(DiskSet *set);
+
 /* Start the mirrors.  ops->ready() follows.  Not in a nested event loop. */
 void disk_set_begin(DiskSet *set);
 
@@ -56,7 +63,7 @@ void disk_set_complete(DiskSet *set);
 /* Change the limit of all disks together; 0: none. */
 void disk_set_set_speed(DiskSet *set, int64_t speed);
 
-/* Is @bs the NBD node of a disk? */
+/* Is @bs the node that the mirror of a disk writes to? */
 bool disk_set_has_target(DiskSet *set, BlockDriverState *bs);
 
 /* See disk_mirror_modified(). */

@@ -11,7 +11,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
-#include "qemu/memalign.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "disk-target.h"
 #include "trace.h"
@@ -23,10 +23,17 @@
  * with this alignment cannot zero anything fast.
  */
 #define DISK_TARGET_CLUSTER (2 * MiB)
-/* One write of zeroes as data */
-#define DISK_TARGET_BUFFER (1 * MiB)
+/* One request to zero that is not fast; a multiple of the above */
+#define DISK_TARGET_SLOW_BYTES (16 * MiB)
 /* A fresh image may have so much data */
 #define DISK_TARGET_FRESH_BYTES MiB
+/*
+ * The block status of an image is asked for in requests that become larger, up
+ * to so many, and for so long.
+ */
+#define DISK_TARGET_PROBE_BYTES (16 * MiB)
+#define DISK_TARGET_PROBES 128
+#define DISK_TARGET_PROBE_MS 2000
 /* Parts of one write that are sent at the same time */
 #define DISK_TARGET_TASKS 16
 
@@ -39,12 +46,19 @@ typedef struct DiskTarget {
     int64_t bytes;              /* of the image */
 } DiskTarget;
 
-/* --- what was written --- */
-
-static int64_t disk_target_num_chunks(DiskTarget *t)
+/* All set, or none */
+static unsigned long *disk_target_new_bitmap(DiskTarget *t, bool set)
 {
-    return DIV_ROUND_UP(t->bytes, DISK_TARGET_CHUNK);
+    int64_t num = DIV_ROUND_UP(t->bytes, DISK_TARGET_CHUNK);
+    unsigned long *map = bitmap_new(MAX(num, 1));
+
+    if (set) {
+        bitmap_fill(map, MAX(num, 1));
+    }
+    return map;
 }
+
+/* --- what was written --- */
 
 static bool disk_target_chunk_written(DiskTarget *t, int64_t chunk)
 {
@@ -99,7 +113,8 @@ static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
 {
     int64_t run = disk_target_clip(offset, bytes);
 
-    *written = disk_target_chunk_written(t, offset / DISK_TARGET_CHUNK);
+    *written = run &&
+        disk_target_chunk_written(t, offset / DISK_TARGET_CHUNK);
     while (run < bytes &&
            disk_target_chunk_written(t, (offset + run) / DISK_TARGET_CHUNK) ==
            *written) {
@@ -113,7 +128,7 @@ static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
 /*
  * A mirror zeroes the whole target first if that costs nothing; it has decided
  * when its first request comes.  From then on it shall not count zeroes as
- * data, unless they are sent as data.
+ * data, unless they cost as much.
  */
 static void disk_target_start(BlockDriverState *bs, DiskTarget *t)
 {
@@ -123,7 +138,7 @@ static void disk_target_start(BlockDriverState *bs, DiskTarget *t)
     }
 }
 
-/* Whole clusters, or less than one */
+/* Only if the target can do it fast; whole clusters, or less than one */
 static int coroutine_fn GRAPH_RDLOCK
 disk_target_zero_fast(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       BdrvRequestFlags flags)
@@ -144,34 +159,21 @@ disk_target_zero_fast(BlockDriverState *bs, int64_t offset, int64_t bytes,
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-disk_target_zero_data(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                      BdrvRequestFlags flags)
-{
-    QEMU_AUTO_VFREE void *buf =
-        qemu_try_blockalign0(bs, MIN(bytes, DISK_TARGET_BUFFER));
-    int ret = buf ? 0 : -ENOMEM;
-
-    while (ret == 0 && bytes) {
-        int64_t len = MIN(bytes, DISK_TARGET_BUFFER);
-        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, len);
-
-        ret = bdrv_co_pwritev(bs->file, offset, len, &qiov,
-                              flags & ~BDRV_REQ_MAY_UNMAP);
-        offset += len;
-        bytes -= len;
-    }
-    return ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
 disk_target_zero(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  BdrvRequestFlags flags)
 {
     DiskTarget *t = bs->opaque;
     int ret = disk_target_zero_fast(bs, offset, bytes, flags);
+    int64_t done = 0;
 
     if (ret == -ENOTSUP) {
-        ret = disk_target_zero_data(bs, offset, bytes, flags);
+        ret = 0;
+        while (ret == 0 && done < bytes) {
+            int64_t len = MIN(bytes - done, DISK_TARGET_SLOW_BYTES);
+
+            ret = bdrv_co_pwrite_zeroes(bs->file, offset + done, len, flags);
+            done += len;
+        }
     }
     if (ret == 0 && disk_target_is_whole(t, offset, bytes)) {
         disk_target_set_zeroed(t, offset, bytes);
@@ -430,8 +432,7 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
     t->bytes = bdrv_getlength(nbd);
     t->detect = def->has_detect_zeroes &&
                 def->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
-    t->written = bitmap_new(disk_target_num_chunks(t));
-    bitmap_fill(t->written, disk_target_num_chunks(t));
+    t->written = disk_target_new_bitmap(t, true);
     bs->total_sectors = t->bytes / BDRV_SECTOR_SIZE;
     bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED |
                                 (BDRV_REQ_FUA & nbd->supported_write_flags);
@@ -473,26 +474,35 @@ static void coroutine_fn disk_target_probe_co(void *opaque)
 {
     DiskTargetProbe *p = opaque;
     DiskTarget *t = p->bs->opaque;
-    int64_t offset = 0, data = 0;
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + DISK_TARGET_PROBE_MS;
+    int64_t offset = 0, data = 0, ask = DISK_TARGET_PROBE_BYTES;
+    unsigned requests = 0;
 
-    p->written = bitmap_new(disk_target_num_chunks(t));
+    p->written = disk_target_new_bitmap(t, false);
+    /* With sync=top, zeroes may be what hides the contents of a backing file */
+    if (t->def->sync != MIGRATION_DISK_SYNC_FULL) {
+        g_clear_pointer(&p->written, g_free);
+    }
     while (p->written && offset < t->bytes) {
         int64_t bytes = 0;
         int ret;
 
         WITH_GRAPH_RDLOCK_GUARD() {
             ret = bdrv_co_block_status_above(p->bs->file->bs, NULL, offset,
-                                             t->bytes - offset, &bytes, NULL,
-                                             NULL);
+                                             MIN(ask, t->bytes - offset),
+                                             &bytes, NULL, NULL);
         }
         if (ret >= 0 && !(ret & BDRV_BLOCK_ZERO)) {
             disk_target_mark(p->written, offset, bytes);
             data += bytes;
         }
-        if (ret < 0 || data > DISK_TARGET_FRESH_BYTES) {
+        if (ret < 0 || data > DISK_TARGET_FRESH_BYTES ||
+            ++requests == DISK_TARGET_PROBES ||
+            qemu_clock_get_ms(QEMU_CLOCK_REALTIME) > end) {
             g_clear_pointer(&p->written, g_free);
         }
         offset += bytes;
+        ask = MIN(2 * ask, t->bytes);
     }
     aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_target_probed_bh, p);
 }

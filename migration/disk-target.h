@@ -8,8 +8,8 @@
  * is one that may have a little data, such as a raw image, whose first block is
  * written when it is created.  In a fresh image, zeroes are neither sent nor
  * written where nothing else has been written.  In any other, and where
- * something may be, they are written: fast where the destination can do so,
- * else as data.
+ * something may be, they are written.  If the destination cannot do that fast,
+ * they count as data in the limit of the mirror's speed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -34,8 +34,11 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
 /*
  * Find out whether the image is fresh.  Before anything is written, by the main
  * loop, BQL held.  @done follows, in the main loop, after this function has
- * returned; until then the caller keeps the node.  An image whose block status
- * cannot be told is not fresh; there is no time limit.
+ * returned; until then the caller keeps the node.
+ *
+ * An image whose block status cannot be told is not fresh, nor one for which
+ * that takes too many requests or too long; a single request may take any time.
+ * Until then, a change of the block graph has to wait.
  */
 void disk_target_probe(BlockDriverState *bs, void (*done)(void *opaque),
                        void *opaque);

@@ -124,6 +124,28 @@ static bool mux_source_goes_on(MuxSource *m)
 }
 
 /* Not in a nested aio_poll(), where a handshake may have ended */
+static void mux_source_probe_disks_bh(void *opaque)
+{
+    MuxSource *m = opaque;
+
+    if (mux_source_goes_on(m)) {
+        disk_set_probe(m->disks);
+    }
+    mux_source_unref(m);
+}
+
+static void mux_source_disks_connected(void *opaque)
+{
+    MuxSource *m = opaque;
+
+    mux_watch_end_step(m);
+    if (!mux_link_over(m->link)) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
+                                mux_source_probe_disks_bh,
+                                mux_source_ref(m));
+    }
+}
+
 static void mux_source_begin_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;
@@ -134,11 +156,10 @@ static void mux_source_begin_disks_bh(void *opaque)
     mux_source_unref(m);
 }
 
-static void mux_source_disks_connected(void *opaque)
+static void mux_source_disks_probed(void *opaque)
 {
     MuxSource *m = opaque;
 
-    mux_watch_end_step(m);
     if (!mux_link_over(m->link)) {
         aio_bh_schedule_oneshot(iohandler_get_aio_context(),
                                 mux_source_begin_disks_bh,
@@ -198,6 +219,7 @@ static void mux_source_disk_ending(void *opaque)
 
 static const DiskSetOps mux_source_disk_ops = {
     .connected = mux_source_disks_connected,
+    .probed = mux_source_disks_probed,
     .ready = mux_source_disks_ready,
     .completed = mux_switchover_disks_completed,
     .flushed = mux_switchover_disk_flushed,

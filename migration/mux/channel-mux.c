@@ -127,7 +127,9 @@ static void mux_channel_wait_write(QIOChannelMux *ioc)
 {
     mux_session_needs_receiver(ioc->session);
     ioc->writers_waiting++;
+    ioc->session->rx_waiting++;
     mux_session_wait(ioc->session, &ioc->write_cond);
+    ioc->session->rx_waiting--;
     ioc->writers_waiting--;
 }
 
@@ -705,6 +707,7 @@ static void mux_channel_release(QIOChannelMux *ioc)
         mux_transport_set_urgent(s->transport, false);
     }
     QTAILQ_REMOVE(&s->channels, ioc, next);
+    s->rx_waiting -= ioc->notifiers;
     mux_stream_set_opaque(ioc->stream, NULL);
     why = mux_session_closing_text(s, ioc->name);
     if (why) {

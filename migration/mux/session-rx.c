@@ -12,7 +12,7 @@
  * MUX_YIELD_NS, or until an event loop or a writer has to wait for the peer.
  * Data is late by that time at most if no reader comes back.  That holds for a
  * blocking reader that has waited while another one was receiving, too.  After
- * a blocking reader, and while no other one waits, it is MUX_YIELD_LONG_NS:
+ * a blocking reader, and while nobody else may wait, it is MUX_YIELD_LONG_NS:
  * each time the receive thread looks, it may displace what it looks for.
  *
  * The receive thread also applies the time limits and closes the transport at

@@ -124,7 +124,8 @@ struct MuxSession {
     bool rx_woke;               /* a reader was woken, and may read next */
     int64_t rx_yield;           /* until then it is left to readers */
     int64_t rx_look;            /* the receive thread sleeps so long; 0: not */
-    unsigned rx_waiting;        /* readers that wait for what others receive */
+    unsigned rx_waiting;        /* threads that wait for what others receive,
+                                   and streams in an event loop */
     QemuCond receive_cond;      /* the receive thread waits here for readers */
     bool wake_receive_thread;   /* when the lock is released */
     int64_t rx_deadline;        /* until when the receive thread waits */

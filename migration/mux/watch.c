@@ -37,6 +37,7 @@ bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp)
         return false;
     }
     ioc->notifiers = true;
+    ioc->session->rx_waiting++;
     return true;
 }
 

@@ -24,9 +24,10 @@
 typedef struct BDRVImageState {
     uint8_t *data;
     int64_t not_zero;           /* so many bytes at the start are data */
-    int64_t zero_alignment;     /* other requests to zero are refused; 0: all */
+    int64_t zero_alignment;     /* fast only with this; 0: never */
     int64_t written, zeroed;    /* bytes */
-    unsigned writes, zeroings, unmaps, discards;
+    int64_t extent;             /* the most that a block status covers */
+    unsigned writes, zeroings, unmaps, discards, statuses;
     bool fail;
 } BDRVImageState;
 
@@ -51,9 +52,9 @@ static int coroutine_fn image_co_pwrite_zeroes(BlockDriverState *bs,
 {
     BDRVImageState *s = bs->opaque;
 
-    g_assert(flags & BDRV_REQ_NO_FALLBACK);
-    if (!s->zero_alignment ||
-        !QEMU_IS_ALIGNED(offset | bytes, s->zero_alignment)) {
+    if ((flags & BDRV_REQ_NO_FALLBACK) &&
+        (!s->zero_alignment ||
+         !QEMU_IS_ALIGNED(offset | bytes, s->zero_alignment))) {
         return -ENOTSUP;
     }
     s->zeroings++;
@@ -81,11 +82,12 @@ static int coroutine_fn image_co_block_status(BlockDriverState *bs,
 {
     BDRVImageState *s = bs->opaque;
 
-    *pnum = bytes;
+    s->statuses++;
+    *pnum = MIN(bytes, s->extent);
     if (offset >= s->not_zero) {
         return BDRV_BLOCK_ZERO;
     }
-    *pnum = MIN(bytes, s->not_zero - offset);
+    *pnum = MIN(*pnum, s->not_zero - offset);
     return BDRV_BLOCK_DATA;
 }
 
@@ -110,6 +112,7 @@ static BlockDriver bdrv_image = {
 
 typedef struct Target {
     MigrationDiskChannel def;
+    int64_t extent;             /* for @image; 0: all */
     BDRVImageState *image;
     BlockDriverState *filter;
     BlockBackend *blk;
@@ -132,6 +135,7 @@ static void target_init(Target *t, int64_t not_zero, int64_t zero_alignment)
     t->image->data = g_malloc0(SIZE);
     memset(t->image->data, 0xff, not_zero);
     t->image->not_zero = not_zero;
+    t->image->extent = t->extent ?: SIZE;
     t->image->zero_alignment = zero_alignment;
     t->expected = g_malloc0(SIZE);
     bs->open_flags |= BDRV_O_UNMAP;
@@ -280,7 +284,7 @@ static void test_no_fast_zeroes(void)
 
     target_init(&t, 2 * MiB, 0);
     zero(&t, 0, SIZE);
-    assert_reached(&t, 17, SIZE, 0, 0);
+    assert_reached(&t, 0, 0, 2, SIZE);
     /* From now on, zeroes cost as much as data */
     g_assert(!bdrv_can_write_zeroes_with_unmap(t.filter));
     zero(&t, 0, SIZE);
@@ -295,12 +299,60 @@ static void test_clusters(void)
 
     target_init(&t, SIZE, 2 * MiB);
     zero(&t, 0, CHUNK);
-    assert_reached(&t, 1, CHUNK, 0, 0);
     write_pattern(&t, 1, CHUNK, CHUNK);
-    assert_reached(&t, 1, CHUNK, 0, 0);
+    forget(&t);
     zero(&t, 2 * CHUNK, SIZE - 2 * CHUNK);
-    assert_reached(&t, 3, 2 * MiB - 2 * CHUNK + 512, 1, 14 * MiB);
+    assert_reached(&t, 0, 0, 3, SIZE - 2 * CHUNK);
     g_assert(bdrv_can_write_zeroes_with_unmap(t.filter));
+    target_cleanup(&t);
+}
+
+static void test_sync_top(void)
+{
+    Target t = { .def.sync = MIGRATION_DISK_SYNC_TOP };
+
+    target_init(&t, 0, 1);
+    g_assert(!bdrv_can_write_zeroes_with_unmap(t.filter));
+    zero(&t, 0, CHUNK);
+    assert_reached(&t, 0, 0, 1, CHUNK);
+    write_pattern(&t, 0, CHUNK, CHUNK);
+    assert_reached(&t, 1, CHUNK, 0, 0);
+    target_cleanup(&t);
+}
+
+/* A status that comes in too many pieces is not worth its time. */
+static void test_many_extents(void)
+{
+    Target t = {};
+
+    t.extent = 64 * KiB;
+    target_init(&t, 0, 1);
+    g_assert_cmpuint(t.image->statuses, ==, 128);
+    g_assert(!bdrv_can_write_zeroes_with_unmap(t.filter));
+    zero(&t, 0, CHUNK);
+    assert_reached(&t, 0, 0, 1, CHUNK);
+    target_cleanup(&t);
+}
+
+/* Requests without bytes, and an image without any */
+static void test_empty(void)
+{
+    BlockDriverState *bs = hold_new_node(&bdrv_image, "empty", 0);
+    Target t = {};
+    bool probed = false;
+
+    t.filter = disk_target_new(&t.def, bs, &error_abort);
+    bdrv_unref(bs);
+    disk_target_probe(t.filter, done, &probed);
+    while (!probed) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    bdrv_unref(t.filter);
+
+    target_init(&t, 0, 1);
+    g_assert_cmpint(blk_pwrite(t.blk, SIZE, 0, "", 0), ==, 0);
+    g_assert_cmpint(blk_pwrite_zeroes(t.blk, SIZE, 0, 0), ==, 0);
+    assert_reached(&t, 0, 0, 0, 0);
     target_cleanup(&t);
 }
 
@@ -378,6 +430,9 @@ int main(int argc, char **argv)
     g_test_add_func("/disk-target/not-fresh", test_not_fresh);
     g_test_add_func("/disk-target/no-fast-zeroes", test_no_fast_zeroes);
     g_test_add_func("/disk-target/clusters", test_clusters);
+    g_test_add_func("/disk-target/sync-top", test_sync_top);
+    g_test_add_func("/disk-target/many-extents", test_many_extents);
+    g_test_add_func("/disk-target/empty", test_empty);
     g_test_add_func("/disk-target/detect-off", test_detect_off);
     g_test_add_func("/disk-target/detect-unmap", test_detect_unmap);
     g_test_add_func("/disk-target/discard", test_discard);

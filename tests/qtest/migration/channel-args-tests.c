@@ -94,9 +94,10 @@ static const Refusal refused_by_migrate[] = {
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'sync': 'none'")),
       "Parameter 'sync' does not accept value 'none'" },
     { CHANNELS(MAIN ", " DISK("below0")),
-      "Disk 'below0': node 'below0' is not a root node" },
+      "Disk 'below0': node 'below0' is below node 'above0' (driver 'raw'); "
+      "name the topmost node of the disk" },
     { CHANNELS(MAIN ", " DISK("drive0")),
-      "Disk 'drive0': Node 'drive0' is busy" },
+      "Disk 'drive0': node 'drive0' is in use by job" },
     { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("disk0") " ] }",
       "Disk 'disk0': not accepted when resuming a migration" },
 };
