@@ -329,6 +329,23 @@ static void test_disks_cancel_other_mode(void)
     end_early(cancel_with_other_mode, "cancelled");
 }
 
+/* The drives belong to a part of each device, or the device is given by path. */
+static void test_disks_device_id(void)
+{
+    const char *disks = MUX_DISK("'disk': 'vd0'")
+                        MUX_DISK("'disk': 'second',"
+                                 "'node-name': '/machine/peripheral/vd1'");
+    MuxTest t = { .bare = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_listen(&t, disks);
+    mux_migrate(&t, disks);
+    mux_complete(&t);
+    mux_end(&t, true);
+}
+
 static void test_disks_other_node_name(void)
 {
     MuxTest t = { .to_node = "elsewhere" };
@@ -561,6 +578,7 @@ void migration_test_add_mux(MigrationTestEnv *env)
                        test_disks_cancel_other_mode);
     migration_test_add("/migration/mux/disks-listen-again",
                        test_disks_listen_again);
+    migration_test_add("/migration/mux/disks-device-id", test_disks_device_id);
     migration_test_add("/migration/mux/disks-other-node-name",
                        test_disks_other_node_name);
     migration_test_add("/migration/mux/disks-pause-before-switchover",
