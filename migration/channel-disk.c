@@ -54,8 +54,9 @@ static bool belongs_to(BlockBackend *blk, Object *device)
 static BlockBackend *find_drive(const char *disk, const char *name,
                                 Error **errp)
 {
-    Object *device =
+    Object *obj =
         object_resolve_path_at(machine_get_container("peripheral"), name);
+    Object *device = object_dynamic_cast(obj, TYPE_DEVICE);
     BlockBackend *found = NULL;
 
     if (!device) {
@@ -102,7 +103,8 @@ static BlockDriverState *find_node(const char *disk, const char *name,
     return blk_bs(blk);
 }
 
-static bool check_no_job(const char *disk, BlockDriverState *bs, Error **errp)
+static bool GRAPH_RDLOCK check_no_job(const char *disk, BlockDriverState *bs,
+                                      Error **errp)
 {
     JOB_LOCK_GUARD();
     for (BlockJob *job = NULL; (job = block_job_next_locked(job)); ) {
@@ -126,8 +128,11 @@ static bool GRAPH_RDLOCK check_topmost(const char *disk, BlockDriverState *bs,
         if (c->klass == &child_of_bds) {
             BlockDriverState *parent = c->opaque;
 
-            error_setg(errp, "Disk '%s': node '%s' is below node '%s' "
-                       "(driver '%s'); name the topmost node of the disk",
+            if (!check_no_job(disk, parent, errp)) {
+                return false;
+            }
+            error_setg(errp, "Disk '%s': node '%s' is a child of node '%s' "
+                       "(driver '%s'); use the topmost node of the disk",
                        disk, bdrv_get_node_name(bs), bdrv_get_node_name(parent),
                        parent->drv ? parent->drv->format_name : "none");
             return false;

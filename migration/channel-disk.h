@@ -19,7 +19,7 @@
  * @node_name: name of the block node that holds the disk on this side
  * @sync: what to copy; MIGRATION_DISK_SYNC_FULL on the destination
  * @has_detect_zeroes: whether @detect_zeroes was given
- * @detect_zeroes: what to do with data that is zeroes
+ * @detect_zeroes: how to handle zeroes that are stored as data
  *
  * A checked entry of type 'nbd' of a list of migration channels.
  */

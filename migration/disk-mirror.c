@@ -31,8 +31,8 @@ typedef enum DiskMirrorState {
     DISK_MIRROR_NEW,            /* nothing exists yet */
     DISK_MIRROR_HANDSHAKE,      /* stream open, NBD is being negotiated */
     DISK_MIRROR_CONNECTED,      /* there is an NBD node */
-    DISK_MIRROR_PROBING,        /* and a filter, which asks what it has */
-    DISK_MIRROR_PROBED,         /* and knows it */
+    DISK_MIRROR_PROBING,        /* the filter requests the block status */
+    DISK_MIRROR_PROBED,         /* the block status is known */
     DISK_MIRROR_FIRST_PASS,     /* the mirror runs, the destination is behind */
     DISK_MIRROR_SYNCED,         /* the mirror copies what the guest writes */
     DISK_MIRROR_COMPLETING,     /* guest stopped, the mirror is being ended */
@@ -55,9 +55,9 @@ struct DiskMirror {
     QIOChannelMux *ioc;
     BlockDriverState *bs;           /* what is copied */
     BlockDriverState *target;       /* the NBD node; changed with @lock held */
-    BlockDriverState *filter;       /* above @target: what is written to */
+    BlockDriverState *filter;       /* above @target; the mirror writes to it */
     NBDMode mode;                   /* what was negotiated for @target */
-    bool probing;                   /* disk_target_probe() is at work */
+    bool probing;                   /* disk_target_probe() is in progress */
     bool disconnecting;             /* @target is being closed */
     BdrvDirtyBitmap *bitmap;        /* writes since disk_mirror_complete() */
     QEMUTimer *ready_timer;         /* runs in the first pass */
@@ -108,7 +108,7 @@ const char *disk_mirror_stream_name(DiskMirror *d)
     return d->def->stream;
 }
 
-BlockDriverState *disk_mirror_target(DiskMirror *d)
+BlockDriverState *disk_mirror_filter(DiskMirror *d)
 {
     return d->filter;
 }
@@ -363,7 +363,6 @@ static bool disk_mirror_open_target(DiskMirror *d, const NBDExportInfo *info,
 {
     BlockDriverState *target = nbd_channel_open_node(QIO_CHANNEL(d->ioc), info,
                                                      NULL, errp);
-
 
     QEMU_LOCK_GUARD(&d->lock);
     d->mode = info->mode;

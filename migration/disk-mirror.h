@@ -23,7 +23,7 @@ typedef struct DiskMirror DiskMirror;
 typedef struct DiskMirrorOps {
     /* The NBD node is there: disk_mirror_attach() may be called. */
     void (*connected)(DiskMirror *d, void *opaque);
-    /* It is known what the destination has: disk_mirror_begin() may follow. */
+    /* The block status is known: disk_mirror_begin() may be called. */
     void (*probed)(DiskMirror *d, void *opaque);
     /* All data was copied once; the mirror copies what the guest writes. */
     void (*ready)(DiskMirror *d, void *opaque);
@@ -53,14 +53,17 @@ DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
 void disk_mirror_start(DiskMirror *d, MuxSession *session);
 
 /*
- * Prepare the target.  This changes the block graph, and therefore waits for
- * all requests that use it: call it for all disks of a migration before
- * disk_mirror_probe() for the first one, and not in a nested event loop.  Calls
- * ops->failed() if it fails.
+ * Insert the filter above the NBD node.  This changes the block graph, and
+ * therefore waits for all requests in it: call it for all disks of a migration
+ * before disk_mirror_probe() for the first one, and not in a nested event loop.
+ * May call ops->failed().
  */
 void disk_mirror_attach(DiskMirror *d);
 
-/* Ask the destination what its image has; ops->probed() follows. */
+/*
+ * Request the block status of the destination's image.  ops->probed() follows,
+ * unless the copy ends first.
+ */
 void disk_mirror_probe(DiskMirror *d);
 
 /*
@@ -74,7 +77,7 @@ void disk_mirror_begin(DiskMirror *d);
 const char *disk_mirror_stream_name(DiskMirror *d);
 
 /* The node that the mirror writes to, or NULL: there is none. */
-BlockDriverState *disk_mirror_target(DiskMirror *d);
+BlockDriverState *disk_mirror_filter(DiskMirror *d);
 
 /* The stream of @d, or NULL before disk_mirror_start(). */
 QIOChannelMux *disk_mirror_stream(DiskMirror *d);

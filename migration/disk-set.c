@@ -214,7 +214,7 @@ bool disk_set_has_target(DiskSet *set, BlockDriverState *bs)
     DiskMirror *d;
 
     FOR_EACH_DISK(d, set) {
-        if (disk_mirror_target(d) == bs) {
+        if (disk_mirror_filter(d) == bs) {
             return true;
         }
     }

@@ -46,8 +46,8 @@ void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
                     MuxSession *session);
 
 /*
- * Find out what the images at the destination have.  ops->probed() or
- * ops->failed() follows.  Not in a nested event loop.
+ * Attach the filters, and request the block status of the destination's images.
+ * ops->probed() or ops->failed() follows.  Not in a nested event loop.
  */
 void disk_set_probe(DiskSet *set);
 

@@ -16,33 +16,33 @@
 #include "disk-target.h"
 #include "trace.h"
 
-/* What the filter remembers and looks at, in bytes */
+/* Granularity of the bitmap and of the detection of zeroes, in bytes */
 #define DISK_TARGET_CHUNK (64 * KiB)
 /*
  * The largest clusters of qcow2.  A destination that refuses to zero this much
  * with this alignment cannot zero anything fast.
  */
 #define DISK_TARGET_CLUSTER (2 * MiB)
-/* One request to zero that is not fast; a multiple of the above */
-#define DISK_TARGET_SLOW_BYTES (16 * MiB)
-/* A fresh image may have so much data */
-#define DISK_TARGET_FRESH_BYTES MiB
+/* Data that a fresh image may contain */
+#define DISK_TARGET_FRESH_DATA MiB
 /*
- * The block status of an image is asked for in requests that become larger, up
- * to so many, and for so long.
+ * The probe doubles the size of its requests from this one on.  It gives up
+ * after the maximum number of requests, or, once it has made the minimum, after
+ * this time.
  */
 #define DISK_TARGET_PROBE_BYTES (16 * MiB)
-#define DISK_TARGET_PROBES 128
+#define DISK_TARGET_PROBES_MIN 8
+#define DISK_TARGET_PROBES_MAX 128
 #define DISK_TARGET_PROBE_MS 2000
-/* Parts of one write that are sent at the same time */
+/* Parts of one write that are in flight at the same time */
 #define DISK_TARGET_TASKS 16
 
 typedef struct DiskTarget {
     const MigrationDiskChannel *def;
     bool detect;                /* look for zeroes in data */
     bool slow;                  /* atomic: do not try to zero fast */
-    bool started;               /* a request was seen */
-    unsigned long *written;     /* atomic: chunks that may not be zeroes */
+    bool advertised;            /* BDRV_REQ_MAY_UNMAP */
+    unsigned long *maybe_data;  /* atomic: chunks not known to be zeroes */
     int64_t bytes;              /* of the image */
 } DiskTarget;
 
@@ -58,30 +58,30 @@ static unsigned long *disk_target_new_bitmap(DiskTarget *t, bool set)
     return map;
 }
 
-/* --- what was written --- */
+/* --- chunks that may hold data --- */
 
-static bool disk_target_chunk_written(DiskTarget *t, int64_t chunk)
+static bool disk_target_maybe_data(DiskTarget *t, int64_t chunk)
 {
-    return qatomic_read(&t->written[BIT_WORD(chunk)]) & BIT_MASK(chunk);
+    return qatomic_read(&t->maybe_data[BIT_WORD(chunk)]) & BIT_MASK(chunk);
 }
 
-static void disk_target_mark(unsigned long *written, int64_t offset,
-                             int64_t bytes)
+static void disk_target_mark(unsigned long *map, int64_t offset, int64_t bytes)
 {
     int64_t first = offset / DISK_TARGET_CHUNK;
 
-    bitmap_set_atomic(written, first,
+    bitmap_set_atomic(map, first,
                       DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK) - first);
 }
 
-/* Before a write begins, as it may fail halfway. */
-static void disk_target_set_written(DiskTarget *t, int64_t offset,
+/* Called before a write, which may change a part of the range and then fail */
+static void disk_target_set_maybe_data(DiskTarget *t, int64_t offset,
                                     int64_t bytes)
 {
-    disk_target_mark(t->written, offset, bytes);
+    disk_target_mark(t->maybe_data, offset, bytes);
 }
 
-static bool disk_target_is_whole(DiskTarget *t, int64_t offset, int64_t bytes)
+static bool disk_target_covers_chunks(DiskTarget *t, int64_t offset,
+                                      int64_t bytes)
 {
     return QEMU_IS_ALIGNED(offset, DISK_TARGET_CHUNK) &&
            (QEMU_IS_ALIGNED(offset + bytes, DISK_TARGET_CHUNK) ||
@@ -94,30 +94,30 @@ static void disk_target_set_zeroed(DiskTarget *t, int64_t offset, int64_t bytes)
     int64_t end = DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK);
 
     for (int64_t chunk = offset / DISK_TARGET_CHUNK; chunk < end; chunk++) {
-        clear_bit_atomic(chunk, t->written);
+        clear_bit_atomic(chunk, t->maybe_data);
     }
 }
 
-/* Bytes up to the end of the chunk in which @offset lies */
+/* Returns: how much of the range lies in the chunk of @offset */
 static int64_t disk_target_clip(int64_t offset, int64_t bytes)
 {
     return MIN(bytes, DISK_TARGET_CHUNK - offset % DISK_TARGET_CHUNK);
 }
 
 /*
- * Returns: how many of @bytes from @offset are in chunks that all were written
- *     (@written), or were not
+ * Returns: length of the first part of the range whose chunks all have the same
+ *     state, which is *@maybe_data
  */
 static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
-                               bool *written)
+                               bool *maybe_data)
 {
     int64_t run = disk_target_clip(offset, bytes);
 
-    *written = run &&
-        disk_target_chunk_written(t, offset / DISK_TARGET_CHUNK);
+    *maybe_data = run &&
+        disk_target_maybe_data(t, offset / DISK_TARGET_CHUNK);
     while (run < bytes &&
-           disk_target_chunk_written(t, (offset + run) / DISK_TARGET_CHUNK) ==
-           *written) {
+           disk_target_maybe_data(t, (offset + run) / DISK_TARGET_CHUNK) ==
+           *maybe_data) {
         run += disk_target_clip(offset + run, bytes - run);
     }
     return run;
@@ -126,19 +126,24 @@ static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
 /* --- requests --- */
 
 /*
- * A mirror zeroes the whole target first if that costs nothing; it has decided
- * when its first request comes.  From then on it shall not count zeroes as
- * data, unless they cost as much.
+ * A mirror checks bdrv_can_write_zeroes_with_unmap() when it starts, to decide
+ * whether to zero the whole target first, and in each iteration, to decide
+ * whether zeroes count as data.  So advertise BDRV_REQ_MAY_UNMAP before it
+ * starts only if the image is fresh, else with its first request, and withdraw
+ * it when zeroing turns out to be slow.
  */
-static void disk_target_start(BlockDriverState *bs, DiskTarget *t)
+static void disk_target_advertise_unmap(BlockDriverState *bs, DiskTarget *t)
 {
-    if (!t->started) {
-        t->started = true;
+    if (!t->advertised) {
+        t->advertised = true;
         bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP;
     }
 }
 
-/* Only if the target can do it fast; whole clusters, or less than one */
+/*
+ * Zero a range, which is a number of whole clusters or less than one, only if
+ * the target can do that fast; else return -ENOTSUP
+ */
 static int coroutine_fn GRAPH_RDLOCK
 disk_target_zero_fast(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       BdrvRequestFlags flags)
@@ -169,19 +174,22 @@ disk_target_zero(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (ret == -ENOTSUP) {
         ret = 0;
         while (ret == 0 && done < bytes) {
-            int64_t len = MIN(bytes - done, DISK_TARGET_SLOW_BYTES);
+            int64_t len = MIN(bytes - done, DISK_TARGET_CLUSTER);
 
             ret = bdrv_co_pwrite_zeroes(bs->file, offset + done, len, flags);
             done += len;
         }
     }
-    if (ret == 0 && disk_target_is_whole(t, offset, bytes)) {
+    if (ret == 0 && disk_target_covers_chunks(t, offset, bytes)) {
         disk_target_set_zeroed(t, offset, bytes);
     }
     return ret;
 }
 
-/* The first part of a request to zero, as disk_target_zero_fast() wants it */
+/*
+ * Returns: length of the first part of the range that disk_target_zero_fast()
+ *     accepts
+ */
 static int64_t disk_target_clip_zero(int64_t offset, int64_t bytes)
 {
     int64_t head = offset % DISK_TARGET_CLUSTER;
@@ -198,12 +206,12 @@ disk_target_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
 {
     DiskTarget *t = bs->opaque;
 
-    disk_target_start(bs, t);
+    disk_target_advertise_unmap(bs, t);
     while (bytes) {
-        bool written;
-        int64_t run = disk_target_run(t, offset, bytes, &written);
+        bool maybe_data;
+        int64_t run = disk_target_run(t, offset, bytes, &maybe_data);
 
-        if (written) {
+        if (maybe_data) {
             int ret;
 
             run = disk_target_clip_zero(offset, run);
@@ -223,25 +231,25 @@ disk_target_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
                   QEMUIOVector *qiov, size_t qiov_offset,
                   BdrvRequestFlags flags)
 {
-    disk_target_set_written(bs->opaque, offset, bytes);
+    disk_target_set_maybe_data(bs->opaque, offset, bytes);
     return bdrv_co_pwritev_part(bs->file, offset, bytes, qiov, qiov_offset,
                                 flags);
 }
 
-/* Data that is zeroes */
+/* Write data that consists of zeroes */
 static int coroutine_fn GRAPH_RDLOCK
 disk_target_write_detected(BlockDriverState *bs, int64_t offset, int64_t bytes,
                            QEMUIOVector *qiov, size_t qiov_offset,
                            BdrvRequestFlags flags)
 {
     DiskTarget *t = bs->opaque;
-    bool written;
-    int64_t run = disk_target_run(t, offset, bytes, &written);
+    bool maybe_data;
+    int64_t run = disk_target_run(t, offset, bytes, &maybe_data);
 
-    if (run == bytes && !written) {
+    if (run == bytes && !maybe_data) {
         return 0;
     }
-    if (disk_target_is_whole(t, offset, bytes)) {
+    if (disk_target_covers_chunks(t, offset, bytes)) {
         bool unmap = t->def->detect_zeroes ==
                      BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
 
@@ -279,7 +287,10 @@ static int coroutine_fn GRAPH_RDLOCK disk_target_task(AioTask *task)
     return disk_target_part(container_of(task, DiskTargetPart, task));
 }
 
-/* Make @p the first part of @whole: chunks that are zeroes, or are not */
+/*
+ * Set @p to the first part of @whole whose chunks all are zeroes, or of which
+ * none is
+ */
 static void disk_target_first_part(const DiskTargetPart *whole,
                                    DiskTargetPart *p)
 {
@@ -300,7 +311,7 @@ static void disk_target_first_part(const DiskTargetPart *whole,
     p->bytes = run;
 }
 
-/* The parts of a write that are zeroes, and those that are not */
+/* Write the parts that are zeroes, and those that are not, in parallel */
 static int coroutine_fn GRAPH_RDLOCK
 disk_target_write_parts(DiskTargetPart *rest)
 {
@@ -348,7 +359,7 @@ disk_target_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         .flags = flags,
     };
 
-    disk_target_start(bs, t);
+    disk_target_advertise_unmap(bs, t);
     return t->detect ? disk_target_write_parts(&whole) :
                        disk_target_part(&whole);
 }
@@ -357,13 +368,14 @@ static int coroutine_fn GRAPH_RDLOCK
 disk_target_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     DiskTarget *t = bs->opaque;
-    bool written;
+    bool maybe_data;
+    int64_t run = disk_target_run(t, offset, bytes, &maybe_data);
 
-    disk_target_start(bs, t);
-    if (disk_target_run(t, offset, bytes, &written) == bytes && !written) {
+    disk_target_advertise_unmap(bs, t);
+    if (run == bytes && !maybe_data) {
         return 0;
     }
-    disk_target_set_written(t, offset, bytes);
+    disk_target_set_maybe_data(t, offset, bytes);
     return bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 
@@ -382,7 +394,7 @@ static void disk_target_close(BlockDriverState *bs)
 {
     DiskTarget *t = bs->opaque;
 
-    g_free(t->written);
+    g_free(t->maybe_data);
 }
 
 static BlockDriver bdrv_disk_target = {
@@ -432,7 +444,7 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
     t->bytes = bdrv_getlength(nbd);
     t->detect = def->has_detect_zeroes &&
                 def->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
-    t->written = disk_target_new_bitmap(t, true);
+    t->maybe_data = disk_target_new_bitmap(t, true);
     bs->total_sectors = t->bytes / BDRV_SECTOR_SIZE;
     bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED |
                                 (BDRV_REQ_FUA & nbd->supported_write_flags);
@@ -449,7 +461,7 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
 
 typedef struct DiskTargetProbe {
     BlockDriverState *bs;
-    unsigned long *written;     /* as in DiskTarget; NULL: not fresh */
+    unsigned long *maybe_data;  /* as in DiskTarget; NULL: not fresh */
     void (*done)(void *opaque);
     void *opaque;
 } DiskTargetProbe;
@@ -459,15 +471,22 @@ static void disk_target_probed_bh(void *opaque)
     g_autofree DiskTargetProbe *p = opaque;
     DiskTarget *t = p->bs->opaque;
 
-    trace_migration_disk_target_probed(t->def->disk, p->written);
-    if (p->written) {
+    trace_migration_disk_target_probed(t->def->disk, p->maybe_data);
+    if (p->maybe_data) {
         t->detect |= !t->def->has_detect_zeroes;
-        g_free(t->written);
-        t->written = p->written;
-        /* To zero all of it costs next to nothing */
-        disk_target_start(p->bs, t);
+        g_free(t->maybe_data);
+        t->maybe_data = p->maybe_data;
+        /* To zero all of it is cheap */
+        disk_target_advertise_unmap(p->bs, t);
     }
     p->done(p->opaque);
+}
+
+static bool disk_target_probed_enough(unsigned probes, int64_t end)
+{
+    return probes == DISK_TARGET_PROBES_MAX ||
+        (probes >= DISK_TARGET_PROBES_MIN &&
+         qemu_clock_get_ms(QEMU_CLOCK_REALTIME) > end);
 }
 
 static void coroutine_fn disk_target_probe_co(void *opaque)
@@ -476,14 +495,14 @@ static void coroutine_fn disk_target_probe_co(void *opaque)
     DiskTarget *t = p->bs->opaque;
     int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + DISK_TARGET_PROBE_MS;
     int64_t offset = 0, data = 0, ask = DISK_TARGET_PROBE_BYTES;
-    unsigned requests = 0;
+    unsigned probes = 0;
 
-    p->written = disk_target_new_bitmap(t, false);
+    p->maybe_data = disk_target_new_bitmap(t, false);
     /* With sync=top, zeroes may be what hides the contents of a backing file */
     if (t->def->sync != MIGRATION_DISK_SYNC_FULL) {
-        g_clear_pointer(&p->written, g_free);
+        g_clear_pointer(&p->maybe_data, g_free);
     }
-    while (p->written && offset < t->bytes) {
+    while (p->maybe_data && offset < t->bytes) {
         int64_t bytes = 0;
         int ret;
 
@@ -493,16 +512,15 @@ static void coroutine_fn disk_target_probe_co(void *opaque)
                                              &bytes, NULL, NULL);
         }
         if (ret >= 0 && !(ret & BDRV_BLOCK_ZERO)) {
-            disk_target_mark(p->written, offset, bytes);
+            disk_target_mark(p->maybe_data, offset, bytes);
             data += bytes;
-        }
-        if (ret < 0 || data > DISK_TARGET_FRESH_BYTES ||
-            ++requests == DISK_TARGET_PROBES ||
-            qemu_clock_get_ms(QEMU_CLOCK_REALTIME) > end) {
-            g_clear_pointer(&p->written, g_free);
         }
         offset += bytes;
         ask = MIN(2 * ask, t->bytes);
+        if (ret < 0 || data > DISK_TARGET_FRESH_DATA ||
+            (offset < t->bytes && disk_target_probed_enough(++probes, end))) {
+            g_clear_pointer(&p->maybe_data, g_free);
+        }
     }
     aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_target_probed_bh, p);
 }

@@ -4,12 +4,12 @@
  * A filter above the NBD node that keeps the destination's image as sparse as
  * its contents allow.
  *
- * An image that reads as zeroes before anything was written to it is fresh; so
- * is one that may have a little data, such as a raw image, whose first block is
- * written when it is created.  In a fresh image, zeroes are neither sent nor
- * written where nothing else has been written.  In any other, and where
- * something may be, they are written.  If the destination cannot do that fast,
- * they count as data in the limit of the mirror's speed.
+ * An image is fresh if it reads as zeroes before the copy, apart from up to
+ * 1 MiB of data: the first block of a raw image is allocated when the image is
+ * created.  In a fresh image, zeroes are neither sent nor written to what still
+ * reads as zeroes.  In any other image, and to what may hold data, zeroes are
+ * written.  If the destination cannot do that fast, they count as data in the
+ * mirror's rate limit.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -32,13 +32,13 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
                                   BlockDriverState *nbd, Error **errp);
 
 /*
- * Find out whether the image is fresh.  Before anything is written, by the main
- * loop, BQL held.  @done follows, in the main loop, after this function has
+ * Find out whether the image is fresh.  Call it before the first write, in the
+ * main loop with the BQL held.  @done is called there after this function has
  * returned; until then the caller keeps the node.
  *
- * An image whose block status cannot be told is not fresh, nor one for which
- * that takes too many requests or too long; a single request may take any time.
- * Until then, a change of the block graph has to wait.
+ * The image is treated as not fresh if a request for its block status fails, or
+ * if the probe takes too many requests or too long.  The probe does not limit
+ * the time of a single request; changes of the block graph wait meanwhile.
  */
 void disk_target_probe(BlockDriverState *bs, void (*done)(void *opaque),
                        void *opaque);

@@ -75,7 +75,8 @@ static bool convert_type(const MigrateChannel *from, MigrationChannel *to,
         return false;
     }
     if (from->node_name || from->has_sync || from->has_detect_zeroes) {
-        error_setg(errp, "Channel 'main' has no options of a disk");
+        error_setg(errp, "Channel 'main' has no 'node-name', 'sync' or "
+                   "'detect-zeroes'");
         return false;
     }
     to->channel_type = MIGRATION_CHANNEL_TYPE_MAIN;

@@ -123,7 +123,7 @@ static bool mux_source_goes_on(MuxSource *m)
     return !m->exiting && m->s->mux == m && !mux_link_over(m->link);
 }
 
-/* Not in a nested aio_poll(), where a handshake may have ended */
+/* Not in a nested aio_poll(), where the last handshake may have ended */
 static void mux_source_probe_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;
@@ -146,6 +146,7 @@ static void mux_source_disks_connected(void *opaque)
     }
 }
 
+/* The same holds for the last block status. */
 static void mux_source_begin_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;

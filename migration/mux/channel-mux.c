@@ -117,9 +117,7 @@ static ssize_t mux_channel_block_write(QIOChannelMux *ioc)
 static void mux_channel_wait_read(QIOChannelMux *ioc)
 {
     ioc->readers_waiting++;
-    ioc->session->rx_waiting++;
     mux_session_wait(ioc->session, &ioc->read_cond);
-    ioc->session->rx_waiting--;
     ioc->readers_waiting--;
 }
 
@@ -127,9 +125,7 @@ static void mux_channel_wait_write(QIOChannelMux *ioc)
 {
     mux_session_needs_receiver(ioc->session);
     ioc->writers_waiting++;
-    ioc->session->rx_waiting++;
     mux_session_wait(ioc->session, &ioc->write_cond);
-    ioc->session->rx_waiting--;
     ioc->writers_waiting--;
 }
 
@@ -707,7 +703,6 @@ static void mux_channel_release(QIOChannelMux *ioc)
         mux_transport_set_urgent(s->transport, false);
     }
     QTAILQ_REMOVE(&s->channels, ioc, next);
-    s->rx_waiting -= ioc->notifiers;
     mux_stream_set_opaque(ioc->stream, NULL);
     why = mux_session_closing_text(s, ioc->name);
     if (why) {

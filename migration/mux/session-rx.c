@@ -11,9 +11,7 @@
  * thread has just woken.  So the receive thread yields the role to them for
  * MUX_YIELD_NS, or until an event loop or a writer has to wait for the peer.
  * Data is late by that time at most if no reader comes back.  That holds for a
- * blocking reader that has waited while another one was receiving, too.  After
- * a blocking reader, and while nobody else may wait, it is MUX_YIELD_LONG_NS:
- * each time the receive thread looks, it may displace what it looks for.
+ * blocking reader that has waited while another one was receiving, too.
  *
  * The receive thread also applies the time limits and closes the transport at
  * the end.  It never writes, and waits for readers only as described above.  It
@@ -32,7 +30,6 @@
 /* Reads of data for others only that a non-blocking reader does at most */
 #define MUX_READ_ROUNDS 8
 #define MUX_YIELD_NS (1 * (int64_t)SCALE_MS)
-#define MUX_YIELD_LONG_NS (8 * (int64_t)SCALE_MS)
 #define MUX_DISCARD_SIZE (16 * KiB)
 
 /* Apply the time limits; with the lock held. */
@@ -121,13 +118,6 @@ static bool mux_session_receive(MuxSession *s, int64_t deadline)
     return true;
 }
 
-/* Until when the role is left to readers, after one that @block */
-static int64_t mux_session_yield(MuxSession *s, bool block)
-{
-    return get_clock() + (block && !s->rx_waiting ? MUX_YIELD_LONG_NS :
-                          MUX_YIELD_NS);
-}
-
 /* --- a reader --- */
 
 size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
@@ -149,8 +139,8 @@ size_t mux_session_read(MuxSession *s, QIOChannelMux *ioc,
     s->rx_reader = NULL;
     s->receiving = false;
     s->rx_turns++;
-    s->rx_yield = s->rx_needed ? 0 : mux_session_yield(s, block);
-    s->wake_receive_thread |= s->rx_look > s->rx_yield;
+    s->rx_yield = s->rx_needed ? 0 : get_clock() + MUX_YIELD_NS;
+    s->wake_receive_thread |= s->rx_parked || s->rx_needed;
     s->rx_needed = false;
     return mux_stream_rx_unpost(stream);
 }
@@ -173,26 +163,20 @@ void mux_session_wake_receiver(MuxSession *s)
 
 /* --- the receive thread --- */
 
-/* Wait for a reader to leave the role early, or until @when */
-static void mux_session_look_at(MuxSession *s, int64_t when)
-{
-    s->rx_look = when;
-    mux_session_timedwait(s, &s->receive_cond, MIN(s->rx_deadline, when));
-    s->rx_look = 0;
-}
-
 /*
  * A reader has the role.  It may be back soon after it has left, so look again
  * after a while; if it has not moved by then, sleep until it leaves.
  */
 static void mux_session_park(MuxSession *s)
 {
+    int64_t deadline = MIN(s->rx_deadline, get_clock() + MUX_YIELD_NS);
     unsigned turns = s->rx_turns;
 
-    mux_session_look_at(s, mux_session_yield(s, s->rx_reader &&
-                                                s->rx_reader->blocking));
+    mux_session_timedwait(s, &s->receive_cond, deadline);
     if (s->receiving && s->rx_turns == turns) {
-        mux_session_look_at(s, INT64_MAX);
+        s->rx_parked = true;
+        mux_session_timedwait(s, &s->receive_cond, s->rx_deadline);
+        s->rx_parked = false;
     }
 }
 
@@ -217,7 +201,8 @@ static void mux_session_receive_all(MuxSession *s)
         if (s->receiving) {
             mux_session_park(s);
         } else if (now < s->rx_yield) {
-            mux_session_look_at(s, s->rx_yield);
+            mux_session_timedwait(s, &s->receive_cond,
+                                  MIN(s->rx_deadline, s->rx_yield));
         } else {
             mux_session_serve(s);
         }
@@ -228,11 +213,11 @@ static void mux_session_receive_all(MuxSession *s)
         mux_session_unlock(s);
         mux_session_lock(s);
     }
-    s->rx_look = INT64_MAX;
+    s->rx_parked = true;
     while (s->receiving) {
         mux_session_wait(s, &s->receive_cond);
     }
-    s->rx_look = 0;
+    s->rx_parked = false;
     s->receiving = true;
 }
 

@@ -123,9 +123,7 @@ struct MuxSession {
     bool rx_needed;             /* a thread that does not read waits */
     bool rx_woke;               /* a reader was woken, and may read next */
     int64_t rx_yield;           /* until then it is left to readers */
-    int64_t rx_look;            /* the receive thread sleeps so long; 0: not */
-    unsigned rx_waiting;        /* threads that wait for what others receive,
-                                   and streams in an event loop */
+    bool rx_parked;             /* the receive thread sleeps until it is left */
     QemuCond receive_cond;      /* the receive thread waits here for readers */
     bool wake_receive_thread;   /* when the lock is released */
     int64_t rx_deadline;        /* until when the receive thread waits */

@@ -4,11 +4,12 @@
  * Owns the transport's QIOChannel and all that depends on its type.  Never
  * looks at the bytes, never takes the session's lock.
  *
- * GnuTLS must not be entered by a reader and a writer at once.  The kernel lets
- * neither into a TCP socket before the other one has left, but a thread that
- * writes on and on gets in again before the reader that it has woken: that
- * costs dozens of wake-ups for each read.  So reader and writer take turns; on
- * a UNIX socket they do not disturb each other.  None of the calls blocks.
+ * GnuTLS must not be entered by a reader and a writer at the same time.  On a
+ * TCP socket both compete for the kernel's socket lock, which is not fair: a
+ * thread that writes continuously acquires it again before the reader that it
+ * woke can run, which costs dozens of wake-ups per read.  So reader and writer
+ * take turns, except on a UNIX socket, where they do not contend.  The I/O
+ * calls themselves do not block.
  *
  * QIOChannelTLS makes a record of each iovec element, so what is written there
  * is gathered into full records first.  A record once offered stays in @record
@@ -200,14 +201,14 @@ void mux_transport_free(MuxTransport *t)
 static void mux_transport_begin(MuxTransport *t)
 {
     if (t->take_turns) {
-        mux_turns_take(&t->turns);
+        mux_turns_lock(&t->turns);
     }
 }
 
 static void mux_transport_end(MuxTransport *t)
 {
     if (t->take_turns) {
-        mux_turns_over(&t->turns);
+        mux_turns_unlock(&t->turns);
     }
 }
 

@@ -1,9 +1,9 @@
 /*
- * Migration multiplexer: a lock whose holders take turns
+ * Migration multiplexer: a FIFO (ticket) lock
  *
- * As a mutex, but who waits gets it before who comes later.  Both a mutex and
- * the lock of a socket in the kernel go to a thread that runs, again and again,
- * before one that has to wake up first.
+ * Threads get the lock in the order in which they ask for it.  A mutex, and the
+ * kernel's lock of a socket, can be acquired again and again by a running
+ * thread before a waiting one has woken up.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,43 +15,42 @@
 #include "qemu/thread.h"
 
 typedef struct MuxTurns {
-    QemuMutex lock;
-    QemuCond moved;
-    unsigned taken;
-    unsigned over;
+    QemuMutex lock;             /* protects the rest */
+    QemuCond served;            /* @now_serving has changed */
+    unsigned next_ticket;
+    unsigned now_serving;
 } MuxTurns;
 
 static inline void mux_turns_init(MuxTurns *t)
 {
     qemu_mutex_init(&t->lock);
-    qemu_cond_init(&t->moved);
-    t->taken = t->over = 0;
+    qemu_cond_init(&t->served);
+    t->next_ticket = t->now_serving = 0;
 }
 
-/* When no thread holds or wants it any more */
+/* No thread may hold the lock or wait for it. */
 static inline void mux_turns_destroy(MuxTurns *t)
 {
-    qemu_cond_destroy(&t->moved);
+    qemu_cond_destroy(&t->served);
     qemu_mutex_destroy(&t->lock);
 }
 
-/* Wait for the caller's turn, which lasts until mux_turns_over() */
-static inline void mux_turns_take(MuxTurns *t)
+static inline void mux_turns_lock(MuxTurns *t)
 {
-    unsigned own;
+    unsigned ticket;
 
     QEMU_LOCK_GUARD(&t->lock);
-    own = t->taken++;
-    while (t->over != own) {
-        qemu_cond_wait(&t->moved, &t->lock);
+    ticket = t->next_ticket++;
+    while (ticket != t->now_serving) {
+        qemu_cond_wait(&t->served, &t->lock);
     }
 }
 
-static inline void mux_turns_over(MuxTurns *t)
+static inline void mux_turns_unlock(MuxTurns *t)
 {
     QEMU_LOCK_GUARD(&t->lock);
-    t->over++;
-    qemu_cond_broadcast(&t->moved);
+    t->now_serving++;
+    qemu_cond_broadcast(&t->served);
 }
 
 #endif

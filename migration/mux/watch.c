@@ -37,7 +37,6 @@ bool mux_channel_init_notifiers(QIOChannelMux *ioc, Error **errp)
         return false;
     }
     ioc->notifiers = true;
-    ioc->session->rx_waiting++;
     return true;
 }
 

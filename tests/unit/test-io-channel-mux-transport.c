@@ -396,19 +396,19 @@ static void *waiter_thread(void *opaque)
 {
     Waiter *w = opaque;
 
-    mux_turns_take(w->turns);
+    mux_turns_lock(w->turns);
     w->place = ++*w->had;
-    mux_turns_over(w->turns);
+    mux_turns_unlock(w->turns);
     return NULL;
 }
 
 static unsigned turns_taken(MuxTurns *t)
 {
     QEMU_LOCK_GUARD(&t->lock);
-    return t->taken;
+    return t->next_ticket;
 }
 
-/* Who waits comes before a thread that has just had its turn. */
+/* A waiting thread precedes one that has just released the lock. */
 static void test_turns(void)
 {
     MuxTurns turns;
@@ -416,17 +416,17 @@ static void test_turns(void)
     unsigned had = 0;
 
     mux_turns_init(&turns);
-    mux_turns_take(&turns);
+    mux_turns_lock(&turns);
     for (int i = 0; i < ARRAY_SIZE(w); i++) {
         w[i] = (Waiter) { .turns = &turns, .had = &had };
         qemu_thread_create(&w[i].thread, "waiter", waiter_thread, &w[i],
                            QEMU_THREAD_JOINABLE);
         WAIT_FOR(turns_taken(&turns) == i + 2);
     }
-    mux_turns_over(&turns);
-    mux_turns_take(&turns);
+    mux_turns_unlock(&turns);
+    mux_turns_lock(&turns);
     g_assert_cmpuint(had, ==, ARRAY_SIZE(w));
-    mux_turns_over(&turns);
+    mux_turns_unlock(&turns);
     for (int i = 0; i < ARRAY_SIZE(w); i++) {
         qemu_thread_join(&w[i].thread);
         g_assert_cmpuint(w[i].place, ==, i + 1);

@@ -74,6 +74,10 @@ static const Refusal refused_by_both[] = {
       "Disk 'none': no block node or device is called 'none'" },
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'node-name': 'none'")),
       "Disk 'disk0': no block node or device is called 'none'" },
+    { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'node-name': ''")),
+      "Disk 'disk0': no block node or device is called ''" },
+    { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'node-name': '/machine'")),
+      "Disk 'disk0': no block node or device is called '/machine'" },
     { CHANNELS(MAIN ", " DISK("empty0")),
       "Disk 'empty0': device 'empty0' has no medium" },
     { CHANNELS(MAIN ", " DISK("disk0") ", " DISK("disk1") ", " DISK("disk0")),
@@ -94,8 +98,8 @@ static const Refusal refused_by_migrate[] = {
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'sync': 'none'")),
       "Parameter 'sync' does not accept value 'none'" },
     { CHANNELS(MAIN ", " DISK("below0")),
-      "Disk 'below0': node 'below0' is below node 'above0' (driver 'raw'); "
-      "name the topmost node of the disk" },
+      "Disk 'below0': node 'below0' is a child of node 'above0' (driver "
+      "'raw'); use the topmost node of the disk" },
     { CHANNELS(MAIN ", " DISK("drive0")),
       "Disk 'drive0': node 'drive0' is in use by job" },
     { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("disk0") " ] }",

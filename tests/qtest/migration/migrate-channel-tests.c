@@ -49,10 +49,10 @@ static const struct {
       "of a disk" },
     { CHANNEL("{ 'channeltype': 'main', 'sync': 'full', 'addr': "
               ADDR("/nowhere") " }"),
-      "Channel 'main' has no options of a disk" },
+      "Channel 'main' has no 'node-name', 'sync' or 'detect-zeroes'" },
     { CHANNEL("{ 'channeltype': 'main', 'detect-zeroes': 'on', 'addr': "
               ADDR("/nowhere") " }"),
-      "Channel 'main' has no options of a disk" },
+      "Channel 'main' has no 'node-name', 'sync' or 'detect-zeroes'" },
     { CHANNEL("[ " MAIN ", " DISK("") " ]"), "Disk name is empty" },
     { CHANNEL("[ " MAIN ", " DISK("none") " ]"),
       "Disk 'none': no block node or device is called 'none'" },

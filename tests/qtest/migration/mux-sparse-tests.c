@@ -20,7 +20,7 @@
  * allocate more than was written.
  */
 #define SPARSE_MAX (3 * MiB)
-/* Written to as zeroes by the guest, far from all else */
+/* Where the guest writes zeroes, away from other data */
 #define ZEROES_AT (8 * MiB)
 #define ZEROES (8 * MiB)
 
@@ -51,7 +51,7 @@ static int64_t disk_sent(MuxTest *t, unsigned disk)
     return sent;
 }
 
-/* Migrate a guest that has written zeroes to both disks; it is not ended. */
+/* Migrate a guest that has written zeroes to both disks. */
 static void migrate_zeroes(MuxTest *t, const char *disks)
 {
     for (unsigned i = 0; i < MUX_NUM_DISKS; i++) {
@@ -91,7 +91,7 @@ static void test_detect_zeroes_off(void)
     mux_end(&t, true);
 }
 
-/* Behind the back of QEMU, which has the raw image open but did not read it */
+/* Bypass QEMU, which has the raw image open but has not read it yet. */
 static void fill_target(void)
 {
     g_autofree char *path = target_path(0);

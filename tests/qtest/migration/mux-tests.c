@@ -329,7 +329,7 @@ static void test_disks_cancel_other_mode(void)
     end_early(cancel_with_other_mode, "cancelled");
 }
 
-/* The drives belong to a part of each device, or the device is given by path. */
+/* By device id and by QOM path; the drives belong to parts of the devices. */
 static void test_disks_device_id(void)
 {
     const char *disks = MUX_DISK("'disk': 'vd0'")
