@@ -138,6 +138,11 @@ static bool GRAPH_RDLOCK check_topmost(const char *disk, BlockDriverState *bs,
             return false;
         }
     }
+    if (!bdrv_is_root_node(bs)) {
+        error_setg(errp, "Disk '%s': node '%s' is not a root node",
+                   disk, bdrv_get_node_name(bs));
+        return false;
+    }
     return true;
 }
 

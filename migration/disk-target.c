@@ -8,7 +8,7 @@
 #include "qapi/error.h"
 #include "block/aio_task.h"
 #include "block/block_int.h"
-#include "qemu/bitmap.h"
+#include "block/dirty-bitmap.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
@@ -42,42 +42,23 @@ typedef struct DiskTarget {
     bool detect;                /* look for zeroes in data */
     bool slow;                  /* atomic: do not try to zero fast */
     bool advertised;            /* BDRV_REQ_MAY_UNMAP */
-    unsigned long *maybe_data;  /* atomic: chunks not known to be zeroes */
+    BdrvDirtyBitmap *maybe_data;    /* chunks not known to be zeroes */
     int64_t bytes;              /* of the image */
 } DiskTarget;
 
-/* All set, or none */
-static unsigned long *disk_target_new_bitmap(DiskTarget *t, bool set)
-{
-    int64_t num = DIV_ROUND_UP(t->bytes, DISK_TARGET_CHUNK);
-    unsigned long *map = bitmap_new(MAX(num, 1));
-
-    if (set) {
-        bitmap_fill(map, MAX(num, 1));
-    }
-    return map;
-}
-
 /* --- chunks that may hold data --- */
-
-static bool disk_target_maybe_data(DiskTarget *t, int64_t chunk)
-{
-    return qatomic_read(&t->maybe_data[BIT_WORD(chunk)]) & BIT_MASK(chunk);
-}
-
-static void disk_target_mark(unsigned long *map, int64_t offset, int64_t bytes)
-{
-    int64_t first = offset / DISK_TARGET_CHUNK;
-
-    bitmap_set_atomic(map, first,
-                      DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK) - first);
-}
 
 /* Called before a write, which may change a part of the range and then fail */
 static void disk_target_set_maybe_data(DiskTarget *t, int64_t offset,
-                                    int64_t bytes)
+                                       int64_t bytes)
 {
-    disk_target_mark(t->maybe_data, offset, bytes);
+    bdrv_set_dirty_bitmap(t->maybe_data, offset, bytes);
+}
+
+/* The range has become zeroes. */
+static void disk_target_set_zeroed(DiskTarget *t, int64_t offset, int64_t bytes)
+{
+    bdrv_reset_dirty_bitmap(t->maybe_data, offset, bytes);
 }
 
 static bool disk_target_covers_chunks(DiskTarget *t, int64_t offset,
@@ -85,17 +66,7 @@ static bool disk_target_covers_chunks(DiskTarget *t, int64_t offset,
 {
     return QEMU_IS_ALIGNED(offset, DISK_TARGET_CHUNK) &&
            (QEMU_IS_ALIGNED(offset + bytes, DISK_TARGET_CHUNK) ||
-            offset + bytes >= t->bytes);
-}
-
-/* All chunks that the range touches have become zeroes. */
-static void disk_target_set_zeroed(DiskTarget *t, int64_t offset, int64_t bytes)
-{
-    int64_t end = DIV_ROUND_UP(offset + bytes, DISK_TARGET_CHUNK);
-
-    for (int64_t chunk = offset / DISK_TARGET_CHUNK; chunk < end; chunk++) {
-        clear_bit_atomic(chunk, t->maybe_data);
-    }
+            offset + bytes == t->bytes);
 }
 
 /* Returns: how much of the range lies in the chunk of @offset */
@@ -111,14 +82,14 @@ static int64_t disk_target_clip(int64_t offset, int64_t bytes)
 static int64_t disk_target_run(DiskTarget *t, int64_t offset, int64_t bytes,
                                bool *maybe_data)
 {
-    int64_t run = disk_target_clip(offset, bytes);
+    int64_t run = 0;
 
-    *maybe_data = run &&
-        disk_target_maybe_data(t, offset / DISK_TARGET_CHUNK);
-    while (run < bytes &&
-           disk_target_maybe_data(t, (offset + run) / DISK_TARGET_CHUNK) ==
-           *maybe_data) {
-        run += disk_target_clip(offset + run, bytes - run);
+    *maybe_data = false;
+    if (bytes) {
+        bdrv_dirty_bitmap_lock(t->maybe_data);
+        *maybe_data = bdrv_dirty_bitmap_status(t->maybe_data, offset, bytes,
+                                               &run);
+        bdrv_dirty_bitmap_unlock(t->maybe_data);
     }
     return run;
 }
@@ -394,7 +365,9 @@ static void disk_target_close(BlockDriverState *bs)
 {
     DiskTarget *t = bs->opaque;
 
-    g_free(t->maybe_data);
+    if (t->maybe_data) {
+        bdrv_release_dirty_bitmap(t->maybe_data);
+    }
 }
 
 static BlockDriver bdrv_disk_target = {
@@ -428,6 +401,18 @@ static bool disk_target_attach(BlockDriverState *bs, BlockDriverState *nbd,
     return true;
 }
 
+/* Not every request changes the bitmap, so the block layer must not do that. */
+static bool disk_target_track(BlockDriverState *bs, DiskTarget *t, Error **errp)
+{
+    t->maybe_data = bdrv_create_dirty_bitmap(bs, DISK_TARGET_CHUNK, NULL, errp);
+    if (!t->maybe_data) {
+        return false;
+    }
+    bdrv_disable_dirty_bitmap(t->maybe_data);
+    disk_target_set_maybe_data(t, 0, t->bytes);
+    return true;
+}
+
 BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
                                   BlockDriverState *nbd, Error **errp)
 {
@@ -444,13 +429,12 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
     t->bytes = bdrv_getlength(nbd);
     t->detect = def->has_detect_zeroes &&
                 def->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
-    t->maybe_data = disk_target_new_bitmap(t, true);
     bs->total_sectors = t->bytes / BDRV_SECTOR_SIZE;
     bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED |
                                 (BDRV_REQ_FUA & nbd->supported_write_flags);
     bs->supported_zero_flags = BDRV_REQ_WRITE_UNCHANGED |
                                (BDRV_REQ_FUA & nbd->supported_zero_flags);
-    if (!disk_target_attach(bs, nbd, errp)) {
+    if (!disk_target_track(bs, t, errp) || !disk_target_attach(bs, nbd, errp)) {
         bdrv_unref(bs);
         return NULL;
     }
@@ -461,7 +445,7 @@ BlockDriverState *disk_target_new(const MigrationDiskChannel *def,
 
 typedef struct DiskTargetProbe {
     BlockDriverState *bs;
-    unsigned long *maybe_data;  /* as in DiskTarget; NULL: not fresh */
+    bool fresh;
     void (*done)(void *opaque);
     void *opaque;
 } DiskTargetProbe;
@@ -471,11 +455,9 @@ static void disk_target_probed_bh(void *opaque)
     g_autofree DiskTargetProbe *p = opaque;
     DiskTarget *t = p->bs->opaque;
 
-    trace_migration_disk_target_probed(t->def->disk, p->maybe_data);
-    if (p->maybe_data) {
+    trace_migration_disk_target_probed(t->def->disk, p->fresh);
+    if (p->fresh) {
         t->detect |= !t->def->has_detect_zeroes;
-        g_free(t->maybe_data);
-        t->maybe_data = p->maybe_data;
         /* To zero all of it is cheap */
         disk_target_advertise_unmap(p->bs, t);
     }
@@ -497,12 +479,10 @@ static void coroutine_fn disk_target_probe_co(void *opaque)
     int64_t offset = 0, data = 0, ask = DISK_TARGET_PROBE_BYTES;
     unsigned probes = 0;
 
-    p->maybe_data = disk_target_new_bitmap(t, false);
+    bdrv_clear_dirty_bitmap(t->maybe_data, NULL);
     /* With sync=top, zeroes may be what hides the contents of a backing file */
-    if (t->def->sync != MIGRATION_DISK_SYNC_FULL) {
-        g_clear_pointer(&p->maybe_data, g_free);
-    }
-    while (p->maybe_data && offset < t->bytes) {
+    p->fresh = t->def->sync == MIGRATION_DISK_SYNC_FULL;
+    while (p->fresh && offset < t->bytes) {
         int64_t bytes = 0;
         int ret;
 
@@ -512,15 +492,16 @@ static void coroutine_fn disk_target_probe_co(void *opaque)
                                              &bytes, NULL, NULL);
         }
         if (ret >= 0 && !(ret & BDRV_BLOCK_ZERO)) {
-            disk_target_mark(p->maybe_data, offset, bytes);
+            disk_target_set_maybe_data(t, offset, bytes);
             data += bytes;
         }
         offset += bytes;
         ask = MIN(2 * ask, t->bytes);
-        if (ret < 0 || data > DISK_TARGET_FRESH_DATA ||
-            (offset < t->bytes && disk_target_probed_enough(++probes, end))) {
-            g_clear_pointer(&p->maybe_data, g_free);
-        }
+        p->fresh = ret >= 0 && data <= DISK_TARGET_FRESH_DATA &&
+            (offset >= t->bytes || !disk_target_probed_enough(++probes, end));
+    }
+    if (!p->fresh) {
+        disk_target_set_maybe_data(t, 0, t->bytes);
     }
     aio_bh_schedule_oneshot(qemu_get_aio_context(), disk_target_probed_bh, p);
 }

@@ -123,7 +123,12 @@ static bool mux_source_goes_on(MuxSource *m)
     return !m->exiting && m->s->mux == m && !mux_link_over(m->link);
 }
 
-/* Not in a nested aio_poll(), where the last handshake may have ended */
+/* Not in a nested aio_poll(), which may be where disks reach their next step */
+static void mux_source_schedule(MuxSource *m, QEMUBHFunc *bh)
+{
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(), bh, mux_source_ref(m));
+}
+
 static void mux_source_probe_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;
@@ -140,13 +145,10 @@ static void mux_source_disks_connected(void *opaque)
 
     mux_watch_end_step(m);
     if (!mux_link_over(m->link)) {
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_source_probe_disks_bh,
-                                mux_source_ref(m));
+        mux_source_schedule(m, mux_source_probe_disks_bh);
     }
 }
 
-/* The same holds for the last block status. */
 static void mux_source_begin_disks_bh(void *opaque)
 {
     MuxSource *m = opaque;
@@ -162,9 +164,7 @@ static void mux_source_disks_probed(void *opaque)
     MuxSource *m = opaque;
 
     if (!mux_link_over(m->link)) {
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                                mux_source_begin_disks_bh,
-                                mux_source_ref(m));
+        mux_source_schedule(m, mux_source_begin_disks_bh);
     }
 }
 
@@ -194,9 +194,7 @@ static void mux_source_precopy_bh(void *opaque)
 /* All disks were copied once: start the migration thread */
 static void mux_source_start_precopy(MuxSource *m)
 {
-    /* Not in a nested aio_poll(), which may be where a mirror gets ready */
-    aio_bh_schedule_oneshot(iohandler_get_aio_context(),
-                            mux_source_precopy_bh, mux_source_ref(m));
+    mux_source_schedule(m, mux_source_precopy_bh);
 }
 
 static void mux_source_disks_ready(void *opaque)

@@ -83,22 +83,40 @@ static Job *start_mirror(BlockDriverState *source, BlockDriverState *target)
     return job_get_locked("mirror");
 }
 
-static void test_slow(void)
+static BlockDriverState *new_source(void)
 {
     QDict *options = qdict_new();
-    BlockDriverState *source, *target;
-    BDRVZeroState *s;
-    Job *job;
-    int64_t end;
 
     qdict_put_str(options, "driver", "null-co");
     qdict_put_int(options, "size", DISK_SIZE);
     qdict_put_bool(options, "read-zeroes", true);
-    source = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
-    target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
+    return bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
+}
+
+static void finish(Job *job, BDRVZeroState *s)
+{
+    int64_t end = g_get_monotonic_time() + LIMIT_US;
+
+    s->hold = false;
+    release_all(s);
+    while (!job_is_ready(job)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    WITH_JOB_LOCK_GUARD() {
+        g_assert_cmpint(job_cancel_sync_locked(job, true), ==, -ECANCELED);
+    }
+}
+
+static void test_slow(void)
+{
+    BlockDriverState *source = new_source();
+    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
+    BDRVZeroState *s = target->opaque;
+    Job *job;
+
     target->open_flags |= BDRV_O_UNMAP;
     target->supported_zero_flags = BDRV_REQ_MAY_UNMAP;
-    s = target->opaque;
     s->hold = true;
     job = start_mirror(source, target);
     poll_until_idle();
@@ -115,16 +133,32 @@ static void test_slow(void)
     g_assert_cmpint(s->largest, ==, MiB);
     g_assert_cmpint(s->in_flight, ==, 2 * MiB);
 
-    s->hold = false;
+    finish(job, s);
+    bdrv_unref(target);
+    bdrv_unref(source);
+}
+
+/* Requests that are shorter than the limit, but slow nevertheless */
+static void test_short(void)
+{
+    BlockDriverState *source = new_source();
+    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
+    BDRVZeroState *s = target->opaque;
+    Job *job;
+
+    s->hold = true;
+    job = start_mirror(source, target);
+    poll_until_idle();
+    g_assert_cmpint(s->largest, ==, 16 * MiB);
+    g_assert_cmpint(s->in_flight, ==, 128 * MiB);
+    g_usleep(SLOW_US);
+    s->largest = 0;
     release_all(s);
-    end = g_get_monotonic_time() + LIMIT_US;
-    while (!job_is_ready(job)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    WITH_JOB_LOCK_GUARD() {
-        g_assert_cmpint(job_cancel_sync_locked(job, true), ==, -ECANCELED);
-    }
+    poll_until_idle();
+    g_assert_cmpint(s->largest, ==, MiB);
+    g_assert_cmpint(s->in_flight, ==, 2 * MiB);
+
+    finish(job, s);
     bdrv_unref(target);
     bdrv_unref(source);
 }
@@ -135,5 +169,6 @@ int main(int argc, char **argv)
     qemu_init_main_loop(&error_abort);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/mirror-zeroes/slow", test_slow);
+    g_test_add_func("/mirror-zeroes/short", test_short);
     return g_test_run();
 }

@@ -24,16 +24,9 @@
 #define ZEROES_AT (8 * MiB)
 #define ZEROES (8 * MiB)
 
-static char *tmpfs;
-
-static char *target_path(unsigned disk)
-{
-    return g_strdup_printf("%s/dst-disk%u", tmpfs, disk);
-}
-
 static int64_t target_allocated(unsigned disk)
 {
-    g_autofree char *path = target_path(disk);
+    g_autofree char *path = mux_image_path("dst", disk);
     struct stat st;
 
     g_assert_cmpint(stat(path, &st), ==, 0);
@@ -91,21 +84,6 @@ static void test_detect_zeroes_off(void)
     mux_end(&t, true);
 }
 
-/* Bypass QEMU, which has the raw image open but has not read it yet. */
-static void fill_target(void)
-{
-    g_autofree char *path = target_path(0);
-    g_autofree char *data = g_malloc(MiB);
-    int fd = open(path, O_WRONLY);
-
-    memset(data, 0xff, MiB);
-    g_assert_cmpint(fd, >=, 0);
-    for (int i = 0; i < MUX_DISK_SIZE_MB; i++) {
-        g_assert_cmpint(pwrite(fd, data, MiB, i * MiB), ==, MiB);
-    }
-    close(fd);
-}
-
 static void test_not_fresh(void)
 {
     MuxTest t = { .bare = true };
@@ -113,7 +91,8 @@ static void test_not_fresh(void)
     if (!mux_start(&t)) {
         return;
     }
-    fill_target();
+    /* The destination's QEMU has it open, but has not read it yet */
+    mux_write_image("dst", 0, 0xff, 0, MUX_DISK_SIZE_MB * MiB);
     migrate_zeroes(&t, MUX_BOTH_DISKS);
     mux_end(&t, true);
 }
@@ -138,8 +117,6 @@ static void test_zeroed_later(void)
 
 void migration_test_add_mux_sparse(MigrationTestEnv *env)
 {
-    tmpfs = env->tmpfs;
-
     migration_test_add("/migration/mux/sparse/fresh", test_fresh);
     migration_test_add("/migration/mux/sparse/detect-zeroes-off",
                        test_detect_zeroes_off);

@@ -31,7 +31,7 @@ void mux_init(MigrationTestEnv *env)
 
 /* --- images --- */
 
-static char *image_path(const char *side, unsigned disk)
+char *mux_image_path(const char *side, unsigned disk)
 {
     return g_strdup_printf("%s/%s-disk%u", mux_env->tmpfs, side, disk);
 }
@@ -39,7 +39,7 @@ static char *image_path(const char *side, unsigned disk)
 static void create_image(const char *side, unsigned disk, const char *format,
                          unsigned size_mb)
 {
-    g_autofree char *path = image_path(side, disk);
+    g_autofree char *path = mux_image_path(side, disk);
 
     g_assert(mkimg(path, format, size_mb));
 }
@@ -58,7 +58,7 @@ static void remove_files(void)
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(sides) * MUX_NUM_DISKS; i++) {
-        g_autofree char *path = image_path(sides[i / MUX_NUM_DISKS],
+        g_autofree char *path = mux_image_path(sides[i / MUX_NUM_DISKS],
                                            i % MUX_NUM_DISKS);
 
         unlink(path);
@@ -71,10 +71,10 @@ static void remove_files(void)
     }
 }
 
-static void write_expected(unsigned disk, uint8_t pattern, size_t offset,
-                           size_t len)
+void mux_write_image(const char *side, unsigned disk, uint8_t pattern,
+                     size_t offset, size_t len)
 {
-    g_autofree char *path = image_path("expected", disk);
+    g_autofree char *path = mux_image_path(side, disk);
     g_autofree char *data = g_malloc(len);
     int fd = open(path, O_WRONLY);
 
@@ -86,8 +86,8 @@ static void write_expected(unsigned disk, uint8_t pattern, size_t offset,
 
 static void assert_image_as_expected(const char *side, unsigned disk)
 {
-    g_autofree char *path = image_path(side, disk);
-    g_autofree char *expected = image_path("expected", disk);
+    g_autofree char *path = mux_image_path(side, disk);
+    g_autofree char *expected = mux_image_path("expected", disk);
     const char *argv[] = {
         getenv("QTEST_QEMU_IMG"), "compare", "-f", "raw", "-F", formats[disk],
         expected, path, NULL
@@ -112,7 +112,7 @@ static void assert_image_as_expected(const char *side, unsigned disk)
 static char *disk_options(const char *side, unsigned disk, const char *node,
                           const char *protocol)
 {
-    g_autofree char *path = image_path(side, disk);
+    g_autofree char *path = mux_image_path(side, disk);
 
     return g_strdup_printf("-blockdev %s%s,node-name=file%u "
                            "-blockdev driver=%s,file=file%u,node-name=%s%u "
@@ -320,7 +320,7 @@ void mux_write(MuxTest *t, unsigned disk, uint8_t pattern, size_t offset,
                                                pattern, offset, len);
 
     mux_disk_io(t->from, disk, command);
-    write_expected(disk, pattern, offset, len);
+    mux_write_image("expected", disk, pattern, offset, len);
 }
 
 /* --- the commands --- */

@@ -68,6 +68,13 @@ bool mux_start(MuxTest *t);
  */
 void mux_end(MuxTest *t, bool moved);
 
+/* Returns: the path of an image of @side, "src" or "dst"; to be freed */
+char *mux_image_path(const char *side, unsigned disk);
+
+/* Write to a raw image directly: no QEMU may have read or written there. */
+void mux_write_image(const char *side, unsigned disk, uint8_t pattern,
+                     size_t offset, size_t len);
+
 /* Replace the destination by a new one, with images of full size. */
 void mux_replace_target(MuxTest *t);
 
