@@ -52,8 +52,7 @@ class TwoSockets(EventDriven, migrate.TwoSockets):
     """An NBD server, mirrors with the options of the series, and migration."""
 
     def start(self) -> None:
-        self._from = self.source.qmp.mark()
-        self._began = time.time()
+        self._begin()
         qmp = self.source.qmp
         for disk in self.disks:
             qmp.cmd('blockdev-add', {

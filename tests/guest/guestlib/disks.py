@@ -2,6 +2,7 @@
 """The guest's disk images: make, fill, and read them back in full."""
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,8 @@ class ImageTool:
     def touch(self, disk: Disk, folder: Path) -> None:
         """
         Write the empty image's disk with zeroes, so that its memory and its
-        clusters exist.
+        clusters exist.  They are written back, too: QEMU does that to an image
+        that it is about to use.
         """
         image = disk.image(folder)
         if disk.format == 'raw':
@@ -115,6 +117,8 @@ class ImageTool:
             self.run('convert', '-S', '0', '-f', 'raw',
                      *self._format(disk, '-O'), raw, image)
             raw.unlink()
+        with open(image, 'r+b') as out:
+            os.fsync(out.fileno())
 
     @staticmethod
     def _format(disk: Disk, option: str) -> tuple[str, ...]:

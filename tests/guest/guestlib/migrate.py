@@ -309,9 +309,6 @@ class TwoSockets(Migration):
         if address['type'] == 'inet':   # QEMU does not report the port
             port, = listening_ports(self.destination.pid) - before
             address['data']['port'] = str(port)
-        for disk in self.disks:
-            qmp.cmd('block-export-add', id=job_name(disk), type='nbd',
-                    node_name=disk.name, writable=True)
         self._nbd = {'type': address['type'], **address['data']}
 
     def run(self, on_progress=lambda progress: None) -> Outcome:
@@ -331,8 +328,7 @@ class TwoSockets(Migration):
 
     def start(self) -> None:
         """Begin the mirror jobs, and return at once."""
-        self._from = self.source.qmp.mark()
-        self._began = time.time()
+        self._begin()
         qmp = self.source.qmp
         for disk in self.disks:
             qmp.cmd('blockdev-add', node_name=self._target(disk),
@@ -340,6 +336,15 @@ class TwoSockets(Migration):
             qmp.cmd('blockdev-mirror', job_id=job_name(disk),
                     device=disk.name, target=self._target(disk), sync='full',
                     speed=self._speed)
+
+    def _begin(self) -> None:
+        """Export the disks, which OneSocket does within the migration."""
+        self._from = self.source.qmp.mark()
+        self._began = time.time()
+        for disk in self.disks:
+            self.destination.qmp.cmd('block-export-add', id=job_name(disk),
+                                     type='nbd', node_name=disk.name,
+                                     writable=True)
 
     def cancel(self) -> None:
         self._end_jobs(force=True)
