@@ -48,7 +48,6 @@ struct DiskMirror {
     DiskMirrorState state;  /* atomic: read by other threads */
 
     const MigrationDiskChannel *def;    /* its stream's name is the job's */
-    int64_t speed;
     const DiskMirrorOps *ops;           /* NULL: the owner is gone */
     void *opaque;
 
@@ -89,14 +88,13 @@ static void disk_mirror_unref(DiskMirror *d)
     g_free(d);
 }
 
-DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
+DiskMirror *disk_mirror_new(const MigrationDiskChannel *def,
                             const DiskMirrorOps *ops, void *opaque)
 {
     DiskMirror *d = g_new0(DiskMirror, 1);
 
     d->refcount = 1;
     d->def = def;
-    d->speed = speed;
     d->ops = ops;
     d->opaque = opaque;
     qemu_mutex_init(&d->lock);
@@ -305,7 +303,7 @@ static void disk_mirror_job_event(void *opaque)
 
 static bool disk_mirror_start_job(DiskMirror *d, Error **errp)
 {
-    MirrorJob *job = mirror_job_start(d->def, d->bs, d->filter, d->speed,
+    MirrorJob *job = mirror_job_start(d->def, d->bs, d->filter,
                                       disk_mirror_job_event, d, errp);
 
     if (!job) {
@@ -320,11 +318,10 @@ static bool disk_mirror_start_job(DiskMirror *d, Error **errp)
     return true;
 }
 
-void disk_mirror_set_speed(DiskMirror *d, int64_t speed)
+void disk_mirror_limit_changed(DiskMirror *d)
 {
-    d->speed = speed;
     if (disk_mirror_has_job(d)) {
-        mirror_job_set_speed(d->job, speed);
+        mirror_job_limit_changed(d->job);
     }
 }
 

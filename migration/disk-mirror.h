@@ -42,11 +42,10 @@ typedef struct DiskMirrorOps {
 
 /*
  * Prepare to copy the disk of @def, which must live until disk_mirror_free().
- * @speed is in bytes per second, 0: no limit.
  *
  * Returns: the copy, to be given back with disk_mirror_free()
  */
-DiskMirror *disk_mirror_new(const MigrationDiskChannel *def, int64_t speed,
+DiskMirror *disk_mirror_new(const MigrationDiskChannel *def,
                             const DiskMirrorOps *ops, void *opaque);
 
 /* Open the stream and negotiate NBD.  May call ops->failed(). */
@@ -82,8 +81,8 @@ BlockDriverState *disk_mirror_filter(DiskMirror *d);
 /* The stream of @d, or NULL before disk_mirror_start(). */
 QIOChannelMux *disk_mirror_stream(DiskMirror *d);
 
-/* Change the limit; 0: none. */
-void disk_mirror_set_speed(DiskMirror *d, int64_t speed);
+/* migration_limit() has changed. */
+void disk_mirror_limit_changed(DiskMirror *d);
 
 /*
  * Make the guest's writes wait for the destination, so that it cannot fall

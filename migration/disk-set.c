@@ -134,20 +134,11 @@ static bool disk_set_all(DiskSet *set, bool (*has)(DiskMirror *d))
 
 /* --- steps --- */
 
-/* Each of @num disks gets the same share of @speed. */
-static int64_t disk_set_share(int64_t speed, guint num)
-{
-    /* 0 is no limit */
-    return speed ? MAX(speed / num, 1) : 0;
-}
-
-void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
-                    MuxSession *session)
+void disk_set_start(DiskSet *set, GPtrArray *defs, MuxSession *session)
 {
     set->pending = defs->len;
     for (guint i = 0; i < defs->len && !set->failed; i++) {
         DiskMirror *d = disk_mirror_new(g_ptr_array_index(defs, i),
-                                        disk_set_share(speed, defs->len),
                                         &disk_set_ops, set);
 
         WITH_QEMU_LOCK_GUARD(&set->lock) {
@@ -198,12 +189,12 @@ void disk_set_complete(DiskSet *set)
     }
 }
 
-void disk_set_set_speed(DiskSet *set, int64_t speed)
+void disk_set_limit_changed(DiskSet *set)
 {
     DiskMirror *d;
 
     FOR_EACH_DISK(d, set) {
-        disk_mirror_set_speed(d, disk_set_share(speed, set->disks->len));
+        disk_mirror_limit_changed(d);
     }
 }
 

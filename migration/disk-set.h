@@ -39,11 +39,9 @@ GPtrArray *disk_set_disks(DiskSet *set);
 
 /*
  * Open the stream of each disk of @defs (MigrationDiskChannel *) and start the
- * NBD handshakes; @speed is the limit in bytes per second of all together, 0:
- * none.  ops->connected() or ops->failed() follows.
+ * NBD handshakes.  ops->connected() or ops->failed() follows.
  */
-void disk_set_start(DiskSet *set, GPtrArray *defs, int64_t speed,
-                    MuxSession *session);
+void disk_set_start(DiskSet *set, GPtrArray *defs, MuxSession *session);
 
 /*
  * Attach the filters, and request the block status of the destination's images.
@@ -60,8 +58,8 @@ void disk_set_begin(DiskSet *set);
  */
 void disk_set_complete(DiskSet *set);
 
-/* Change the limit of all disks together; 0: none. */
-void disk_set_set_speed(DiskSet *set, int64_t speed);
+/* migration_limit() has changed. */
+void disk_set_limit_changed(DiskSet *set);
 
 /* Is @bs the node that the mirror of a disk writes to? */
 bool disk_set_has_target(DiskSet *set, BlockDriverState *bs);

@@ -14,6 +14,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "disk-target.h"
+#include "migration-limit.h"
 #include "trace.h"
 
 /* Granularity of the bitmap and of the detection of zeroes, in bytes */
@@ -214,20 +215,20 @@ disk_target_write_detected(BlockDriverState *bs, int64_t offset, int64_t bytes,
                            BdrvRequestFlags flags)
 {
     DiskTarget *t = bs->opaque;
+    bool unmap = t->def->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
     bool maybe_data;
     int64_t run = disk_target_run(t, offset, bytes, &maybe_data);
 
-    if (run == bytes && !maybe_data) {
-        return 0;
+    if ((run < bytes || maybe_data) &&
+        !disk_target_covers_chunks(t, offset, bytes)) {
+        return disk_target_write(bs, offset, bytes, qiov, qiov_offset, flags);
     }
-    if (disk_target_covers_chunks(t, offset, bytes)) {
-        bool unmap = t->def->detect_zeroes ==
-                     BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
-
-        return disk_target_co_pwrite_zeroes(bs, offset, bytes, flags |
-                                            (unmap ? BDRV_REQ_MAY_UNMAP : 0));
+    if (!qatomic_read(&t->slow)) {
+        /* The mirror has drawn what it read */
+        shared_limit_give_back(migration_limit(), bytes);
     }
-    return disk_target_write(bs, offset, bytes, qiov, qiov_offset, flags);
+    return disk_target_co_pwrite_zeroes(bs, offset, bytes, flags |
+                                        (unmap ? BDRV_REQ_MAY_UNMAP : 0));
 }
 
 typedef struct DiskTargetPart {

@@ -9,6 +9,7 @@
 #include "qapi/qapi-commands-block-core.h"
 #include "block/blockjob.h"
 #include "qemu/job.h"
+#include "migration-limit.h"
 #include "mirror-job.h"
 
 struct MirrorJob {
@@ -92,8 +93,8 @@ static MirrorJob *mirror_job_adopt(Job *job, MirrorJobNotify *notify,
 
 MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
                             BlockDriverState *source, BlockDriverState *target,
-                            int64_t speed, MirrorJobNotify *notify,
-                            void *opaque, Error **errp)
+                            MirrorJobNotify *notify, void *opaque,
+                            Error **errp)
 {
     ERRP_GUARD();
     BlockJob *job;
@@ -102,7 +103,7 @@ MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
                         bdrv_get_node_name(target), NULL,
                         def->sync == MIGRATION_DISK_SYNC_TOP ?
                         MIRROR_SYNC_MODE_TOP : MIRROR_SYNC_MODE_FULL,
-                        speed > 0, speed, false, 0, false, 0,
+                        false, 0, false, 0, false, 0,
                         true, BLOCKDEV_ON_ERROR_REPORT,
                         true, BLOCKDEV_ON_ERROR_REPORT, NULL,
                         true, MIRROR_COPY_MODE_BACKGROUND,
@@ -115,6 +116,7 @@ MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
         error_setg(errp, "job '%s' ended immediately", def->stream);
         return NULL;
     }
+    shared_limit_user_init(&job->share, migration_limit(), 1);
     return mirror_job_adopt(&job->job, notify, opaque);
 }
 
@@ -166,10 +168,10 @@ static BlockJob *mirror_job_block_job(MirrorJob *j)
     return container_of(j->job, BlockJob, job);
 }
 
-void mirror_job_set_speed(MirrorJob *j, int64_t speed)
+void mirror_job_limit_changed(MirrorJob *j)
 {
     JOB_LOCK_GUARD();
-    block_job_set_speed_locked(mirror_job_block_job(j), speed, &error_abort);
+    block_job_shared_limit_changed_locked(mirror_job_block_job(j));
 }
 
 void mirror_job_block_writes(MirrorJob *j)

@@ -25,20 +25,21 @@ typedef struct MirrorJob MirrorJob;
 typedef void MirrorJobNotify(void *opaque);
 
 /*
- * Start the job, named after the stream of @def.  @speed is in bytes per
- * second, 0: no limit.
+ * Start the job, named after the stream of @def, subject to migration_limit().
+ * The source must be drained.
  *
  * Returns: NULL with @errp set on error
  */
 MirrorJob *mirror_job_start(const MigrationDiskChannel *def,
                             BlockDriverState *source, BlockDriverState *target,
-                            int64_t speed, MirrorJobNotify *notify,
-                            void *opaque, Error **errp);
+                            MirrorJobNotify *notify, void *opaque,
+                            Error **errp);
 
 /* Release the job; it continues if it has not ended.  No more @notify. */
 void mirror_job_free(MirrorJob *j);
 
-void mirror_job_set_speed(MirrorJob *j, int64_t speed);
+/* migration_limit() has changed. */
+void mirror_job_limit_changed(MirrorJob *j);
 
 /* Make the guest's writes wait for the target. */
 void mirror_job_block_writes(MirrorJob *j);

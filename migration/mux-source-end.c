@@ -13,6 +13,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "migration.h"
+#include "migration-limit.h"
 #include "mux-departure.h"
 #include "mux-failure.h"
 #include "mux-limits.h"
@@ -69,6 +70,7 @@ static void mux_source_cleanup(MuxSource *m)
     mux_source_abort_disks(m);
     s->mux_streams = mux_source_streams(m);
     disk_set_release(m->disks);
+    migration_limit_lift();
     if (m->committed) {
         mux_departure_free(s->mux_departure);
         s->mux_departure = mux_departure_new(l->session,

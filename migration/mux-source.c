@@ -27,6 +27,7 @@
 #include "qemu/main-loop.h"
 #include "channel-args.h"
 #include "migration.h"
+#include "migration-limit.h"
 #include "mux-limits.h"
 #include "mux-migration.h"
 #include "mux-offer.h"
@@ -226,17 +227,18 @@ static const DiskSetOps mux_source_disk_ops = {
     .ending = mux_source_disk_ending,
 };
 
-/* The disks share the limit that the user set for the migration; 0: none. */
-static int64_t mux_source_disk_speed(void)
-{
-    return MIN(migrate_max_bandwidth(), INT64_MAX);
-}
-
 void migration_mux_bandwidth_changed(MigrationState *s)
 {
+    migration_limit_set(migrate_max_bandwidth());
     if (s->mux) {
-        disk_set_set_speed(s->mux->disks, mux_source_disk_speed());
+        disk_set_limit_changed(s->mux->disks);
     }
+}
+
+void mux_source_lift_limit(MuxSource *m)
+{
+    migration_limit_lift();
+    disk_set_limit_changed(m->disks);
 }
 
 static void mux_source_main_open(MuxSource *m)
@@ -252,9 +254,9 @@ static void mux_source_main_open(MuxSource *m)
     }
     /* RAM gets as much as all the disks, as it does of the limit. */
     qio_channel_mux_set_weight(m->main, defs->len);
+    migration_limit_begin(migrate_max_bandwidth(), defs->len);
     mux_watch_begin_step(m, mux_limit_setup_ms(), mux_source_disks_late);
-    disk_set_start(m->disks, defs, mux_source_disk_speed(),
-                   m->link->session);
+    disk_set_start(m->disks, defs, m->link->session);
 }
 
 /* --- the session --- */

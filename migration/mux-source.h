@@ -90,6 +90,9 @@ void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 /* Send the phase to the destination.  BQL held. */
 void mux_source_say_phase(MuxSource *m);
 
+/* The guest is about to be stopped.  BQL held. */
+void mux_source_lift_limit(MuxSource *m);
+
 /* The connection has ended; @failure: NULL: without one.  Any thread. */
 void mux_source_ended(MuxSource *m, const MuxFailure *failure);
 

@@ -323,6 +323,7 @@ static void mux_switchover_begin(MuxSource *m)
     BQL_LOCK_GUARD();
     mux_source_set_phase(m, MIGRATION_PHASE_SWITCHOVER);
     mux_source_say_phase(m);
+    mux_source_lift_limit(m);
     /* Further flushes would only hold up those of the stop and the mirrors */
     mux_switchover_stop(m);
     /* The limits of the steps say what was awaited */

@@ -1,0 +1,91 @@
+/*
+ * Migration: the limit of RAM and disks together
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "migration-limit.h"
+
+/*
+ * All users together draw what is sent in this time: so long it takes until all
+ * have had their turn, and no longer until another one gets what one does not
+ * use.
+ */
+#define MIGRATION_LIMIT_ROUND_MS 100
+#define MIGRATION_LIMIT_QUANTUM_MIN (64 * KiB)
+#define MIGRATION_LIMIT_QUANTUM_MAX (1 * MiB)
+
+static struct {
+    SharedLimit shared;
+    unsigned disks;
+    bool lifted;
+    /* Migration thread */
+    SharedLimitUser ram;
+    uint64_t transferred;
+} limit;
+
+static void __attribute__((constructor)) migration_limit_init(void)
+{
+    shared_limit_init(&limit.shared);
+    limit.lifted = true;
+}
+
+SharedLimit *migration_limit(void)
+{
+    return &limit.shared;
+}
+
+static unsigned migration_limit_quantum(uint64_t rate)
+{
+    uint64_t round = rate / 1000 * MIGRATION_LIMIT_ROUND_MS;
+
+    return CLAMP(round / (2 * limit.disks), MIGRATION_LIMIT_QUANTUM_MIN,
+                 MIGRATION_LIMIT_QUANTUM_MAX);
+}
+
+void migration_limit_begin(uint64_t rate, unsigned disks)
+{
+    limit.disks = disks;
+    limit.lifted = false;
+    limit.transferred = 0;
+    shared_limit_user_init(&limit.ram, &limit.shared, disks);
+    migration_limit_set(rate);
+}
+
+void migration_limit_set(uint64_t rate)
+{
+    if (!limit.lifted) {
+        shared_limit_set(&limit.shared, rate, migration_limit_quantum(rate),
+                         get_clock());
+    }
+}
+
+void migration_limit_lift(void)
+{
+    migration_limit_set(0);
+    limit.lifted = true;
+}
+
+bool migration_limit_ram(uint64_t transferred, bool *exceeded)
+{
+    shared_limit_spend(&limit.ram, transferred - limit.transferred);
+    limit.transferred = transferred;
+    if (!shared_limit_applies(&limit.ram)) {
+        return false;
+    }
+    *exceeded = shared_limit_delay(&limit.ram, get_clock());
+    return true;
+}
+
+int migration_limit_ram_wait_ms(int ms)
+{
+    int64_t delay;
+
+    if (!shared_limit_applies(&limit.ram)) {
+        return ms;
+    }
+    delay = shared_limit_delay(&limit.ram, get_clock());
+    return MIN(ms, DIV_ROUND_UP(delay, SCALE_MS));
+}
