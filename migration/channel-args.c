@@ -17,6 +17,7 @@
 #include "qapi/qobject-output-visitor.h"
 #include "qobject/qobject.h"
 #include "channel-args.h"
+#include "guest-disks.h"
 #include "migration.h"
 #include "options.h"
 
@@ -113,31 +114,105 @@ static bool check_unique(const MigrationChannels *channels,
     return true;
 }
 
-static bool add_disk(MigrationChannels *channels, const MigrationChannel *entry,
-                     MigrationChannelsUse use, Error **errp)
+static bool check_disk_addr(MigrationChannels *channels,
+                            const MigrationChannel *entry, Error **errp)
 {
-    const MigrationChannelNbd *def = &entry->u.nbd;
-    bool incoming = use == MIGRATION_CHANNELS_INCOMING;
-    g_autoptr(MigrationDiskChannel) disk = NULL;
-
-    if (use == MIGRATION_CHANNELS_RESUME) {
-        error_setg(errp, "Disk '%s': not accepted when resuming a migration",
-                   def->disk);
+    if (entry->addr && !addr_is_equal(entry->addr, channels->main_addr)) {
+        error_setg(errp, "Disk '%s': a connection of its own is not "
+                   "supported; leave out 'addr'", entry->u.nbd.disk);
         return false;
     }
+    return true;
+}
+
+static bool add_disk(MigrationChannels *channels,
+                     const MigrationChannelNbd *def, MigrationChannelsUse use,
+                     Error **errp)
+{
+    bool incoming = use == MIGRATION_CHANNELS_INCOMING;
+    g_autoptr(MigrationDiskChannel) disk = NULL;
 
     disk = migration_disk_channel_new(def, incoming, errp);
     if (!disk || !check_unique(channels, disk, errp)) {
         return false;
     }
-    if (entry->addr && !addr_is_equal(entry->addr, channels->main_addr)) {
-        error_setg(errp, "Disk '%s': a connection of its own is not "
-                   "supported; leave out 'addr'", def->disk);
-        return false;
-    }
 
     g_ptr_array_add(channels->disks, g_steal_pointer(&disk));
     return true;
+}
+
+static bool has_node(const MigrationChannels *channels, const char *node_name)
+{
+    for (guint i = 0; i < channels->disks->len; i++) {
+        const MigrationDiskChannel *disk = channels->disks->pdata[i];
+
+        if (!strcmp(disk->node_name, node_name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Add the disks of the guest that are not in the list, with @def's options */
+static bool add_guest_disks(MigrationChannels *channels,
+                            const MigrationChannelNbd *def,
+                            MigrationChannelsUse use, Error **errp)
+{
+    g_autoptr(GPtrArray) disks = NULL;
+
+    if (def->node_name) {
+        error_setg(errp, "Disk '%s' has no 'node-name'", def->disk);
+        return false;
+    }
+    disks = migration_guest_disks(errp);
+    for (guint i = 0; disks && i < disks->len; i++) {
+        const MigrationChannelNbd *found = disks->pdata[i];
+        MigrationChannelNbd disk = *def;
+
+        disk.disk = found->disk;
+        disk.node_name = found->node_name;
+        if (!has_node(channels, disk.node_name) &&
+            !add_disk(channels, &disk, use, errp)) {
+            return false;
+        }
+    }
+    return disks;
+}
+
+/* The disk '*' takes those that no other entry has, so it comes last */
+static bool add_disks(MigrationChannels *channels,
+                      const MigrationChannelList *list,
+                      MigrationChannelsUse use, Error **errp)
+{
+    const MigrationChannelNbd *all = NULL;
+
+    for (; list; list = list->next) {
+        const MigrationChannelNbd *def = &list->value->u.nbd;
+
+        if (list->value->channel_type != MIGRATION_CHANNEL_TYPE_NBD) {
+            continue;
+        }
+        channels->mux = true;
+        if (use == MIGRATION_CHANNELS_RESUME) {
+            error_setg(errp, "Disk '%s': not accepted when resuming a "
+                       "migration", def->disk);
+            return false;
+        }
+        if (!check_disk_addr(channels, list->value, errp)) {
+            return false;
+        }
+        if (!strcmp(def->disk, MIGRATION_GUEST_DISKS)) {
+            if (all) {
+                error_setg(errp, "Channel list has more than one entry for "
+                           "disk '%s'", def->disk);
+                return false;
+            }
+            all = def;
+        } else if (!add_disk(channels, def, use, errp)) {
+            return false;
+        }
+    }
+    return !all || add_guest_disks(channels, all, use, errp);
 }
 
 /* Take the only entry of type @type into @entry; there may be none */
@@ -189,13 +264,7 @@ static bool parse_list(MigrationChannels *channels,
         channels->cpr = QAPI_CLONE(MigrationChannel, cpr_entry);
     }
 
-    for (; list; list = list->next) {
-        if (list->value->channel_type == MIGRATION_CHANNEL_TYPE_NBD &&
-            !add_disk(channels, list->value, use, errp)) {
-            return false;
-        }
-    }
-    return true;
+    return add_disks(channels, list, use, errp);
 }
 
 static bool parse_uri(MigrationChannels *channels, const char *uri,
@@ -230,7 +299,7 @@ MigrationChannels *migration_channels_parse(const char *uri, bool has_channels,
         return NULL;
     }
 
-    channels->mux = channels->disks->len || migrate_channel_mux();
+    channels->mux |= migrate_channel_mux();
     if (channels->mux && !check_mux(channels, errp)) {
         return NULL;
     }

@@ -46,8 +46,8 @@ void migration_limit_lift(void);
 bool migration_limit_ram(uint64_t transferred, bool *exceeded);
 
 /*
- * Returns: for how many milliseconds RAM should wait before migration_limit_ram()
- * is called again, at most @ms.  Migration thread.
+ * Returns: milliseconds that RAM should wait, @ms at most, before
+ *          migration_limit_ram() is called again.  Migration thread.
  */
 int migration_limit_ram_wait_ms(int ms);
 

@@ -1,10 +1,12 @@
 /*
- * HMP: the streams of a multiplexed migration connection
+ * HMP: disks and streams of a multiplexed migration connection
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
+#include "qapi/util.h"
+#include "guest-disks.h"
 #include "mux-hmp.h"
 
 static void print_stream(Monitor *mon, const MigrationStreamInfo *stream)
@@ -40,4 +42,13 @@ void migration_mux_info_print(Monitor *mon, const MigrationInfo *info)
             print_stream(mon, entry->value);
         }
     }
+}
+
+void migration_mux_hmp_add_disks(MigrationChannelList **channels)
+{
+    MigrationChannel *all = g_new0(MigrationChannel, 1);
+
+    all->channel_type = MIGRATION_CHANNEL_TYPE_NBD;
+    all->u.nbd.disk = g_strdup(MIGRATION_GUEST_DISKS);
+    QAPI_LIST_PREPEND(*channels, all);
 }

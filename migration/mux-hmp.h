@@ -1,5 +1,5 @@
 /*
- * HMP: the streams of a multiplexed migration connection
+ * HMP: disks and streams of a multiplexed migration connection
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -18,5 +18,13 @@
  * Print the phase and the streams that @info has; nothing when it has none.
  */
 void migration_mux_info_print(Monitor *mon, const MigrationInfo *info);
+
+/**
+ * migration_mux_hmp_add_disks:
+ * @channels: the channels of a migration, which get one for all disks
+ *
+ * What option -b of migrate and migrate_incoming means.
+ */
+void migration_mux_hmp_add_disks(MigrationChannelList **channels);
 
 #endif

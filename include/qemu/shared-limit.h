@@ -54,7 +54,7 @@ void shared_limit_destroy(SharedLimit *l);
 void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
                       int64_t now);
 
-/* Have all users wait for @bytes that are not to wait themselves.  Any thread. */
+/* Have all users wait for @bytes, which were sent at once.  Any thread. */
 void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now);
 
 /* Pay for @bytes that a user has spent but need not be sent.  Any thread. */

@@ -87,6 +87,13 @@ static const Refusal refused_by_both[] = {
       "Disks 'disk0' and 'other' are the same node 'disk0'" },
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'addr': " ADDR("/other"))),
       "Disk 'disk0': a connection of its own is not supported" },
+    { CHANNELS(MAIN ", " NBD("'disk': '*', 'node-name': 'disk0'")),
+      "Disk '*' has no 'node-name'" },
+    { CHANNELS(MAIN ", " DISK("*") ", " DISK("disk0") ", " DISK("*")),
+      "Channel list has more than one entry for disk '*'" },
+    { CHANNELS(MAIN ", " NBD("'disk': '*', 'addr': " ADDR("/other"))),
+      "Disk '*': a connection of its own is not supported" },
+    { CHANNELS(TOFILE ", " DISK("*")), "Transport 'file' " EXCLUDES_MUX },
     { CHANNELS(RDMA ", " DISK("disk0")), "Transport 'rdma' " EXCLUDES_MUX },
     { CHANNELS(TOFILE ", " DISK("disk0")), "Transport 'file' " EXCLUDES_MUX },
     { "{ 'uri': 'rdma:nonsense' }", "error parsing address 'nonsense'" },
@@ -104,6 +111,8 @@ static const Refusal refused_by_migrate[] = {
       "Disk 'drive0': node 'drive0' is in use by job" },
     { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("disk0") " ] }",
       "Disk 'disk0': not accepted when resuming a migration" },
+    { "{ 'resume': true, 'channels': [ " MAIN ", " DISK("*") " ] }",
+      "Disk '*': not accepted when resuming a migration" },
 };
 
 static const Refusal refused_by_incoming[] = {
@@ -353,6 +362,35 @@ static void test_command_line(void)
                        "    \"disk\": \"disk0\" } ]'");
 }
 
+/* A mirror has replaced the only thing of this disk that had a name. */
+static void test_unnamed_disk(void)
+{
+    QTestState *qts;
+
+    if (!g_str_equal(qtest_get_arch(), "x86_64")) {
+        g_test_skip("needs the machine q35");
+        return;
+    }
+    /* Of the size that null-co:// has */
+    qts = qtest_init("-machine q35 -nodefaults -device virtio-blk,drive=disk0 "
+                     "-blockdev null-co,node-name=disk0,size=1073741824,"
+                     "read-zeroes=on");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'drive-mirror', 'arguments': {"
+                             "  'job-id': 'job', 'device': 'disk0',"
+                             "  'target': 'null-co://', 'format': 'raw',"
+                             "  'mode': 'existing', 'sync': 'none' } }");
+    qtest_qmp_eventwait(qts, "BLOCK_JOB_READY");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'block-job-complete',"
+                             "  'arguments': { 'device': 'job' } }");
+    qtest_qmp_eventwait(qts, "BLOCK_JOB_COMPLETED");
+    assert_refused(qts, "migrate", qdict_from_jsonf_nofail(
+                       CHANNELS(MAIN ", " DISK("*"))),
+                   "virtio-backend' has no name: its drive and its device "
+                   "have no id, its node has no name");
+    assert_nothing_started(qts);
+    qtest_quit(qts);
+}
+
 static void check_command_line_refused(const char *incoming, const char *error)
 {
     g_autofree char *command = g_strdup_printf(
@@ -398,6 +436,8 @@ void migration_test_add_channel_args(MigrationTestEnv *env)
 
     migration_test_add("/migration/channel-args/outgoing", test_outgoing);
     migration_test_add("/migration/channel-args/incoming", test_incoming);
+    migration_test_add("/migration/channel-args/unnamed-disk",
+                       test_unnamed_disk);
     migration_test_add("/migration/channel-args/command-line",
                        test_command_line);
     migration_test_add("/migration/channel-args/command-line-refused",

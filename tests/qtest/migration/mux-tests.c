@@ -329,6 +329,15 @@ static void test_disks_cancel_other_mode(void)
     end_early(cancel_with_other_mode, "cancelled");
 }
 
+static uint64_t bytes_sent(MuxTest *t, const char *stream)
+{
+    QDict *info = mux_query_stream(t->from, stream);
+    uint64_t sent = qdict_get_int(info, "sent");
+
+    qobject_unref(info);
+    return sent;
+}
+
 /* By device id and by QOM path; the drives belong to parts of the devices. */
 static void test_disks_device_id(void)
 {
@@ -343,6 +352,45 @@ static void test_disks_device_id(void)
     mux_listen(&t, disks);
     mux_migrate(&t, disks);
     mux_complete(&t);
+    mux_end(&t, true);
+}
+
+static void assert_stream_done(MuxTest *t, const char *stream)
+{
+    g_assert_cmpuint(bytes_sent(t, stream), >=, MiB);
+}
+
+/* vd1, by its node's name, has an entry of its own; '*' stands for the rest. */
+static void test_disks_all(void)
+{
+    const char *disks = MUX_DISK("'disk': '*'") MUX_DISK1;
+    MuxTest t = { .bare = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    mux_listen(&t, disks);
+    mux_migrate(&t, disks);
+    mux_complete(&t);
+    assert_stream_done(&t, "nbd-vd0");
+    assert_stream_done(&t, "nbd-disk1");
+    mux_end(&t, true);
+}
+
+static void test_disks_hmp(void)
+{
+    MuxTest t = { .bare = true };
+    g_autofree char *uri = NULL;
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    g_free(qtest_hmp(t.to, "migrate_incoming -b tcp:127.0.0.1:0"));
+    uri = migrate_get_connect_uri(t.to);
+    g_free(qtest_hmp(t.from, "migrate -d -b %s", uri));
+    mux_complete(&t);
+    assert_stream_done(&t, "nbd-vd0");
+    assert_stream_done(&t, "nbd-vd1");
     mux_end(&t, true);
 }
 
@@ -402,15 +450,6 @@ static void test_disks_paused_guest(void)
     qtest_qmp_assert_success(t.to, "{ 'execute': 'cont' }");
     mux_wait_running(t.to);
     mux_end(&t, true);
-}
-
-static uint64_t bytes_sent(MuxTest *t, const char *stream)
-{
-    QDict *info = mux_query_stream(t->from, stream);
-    uint64_t sent = qdict_get_int(info, "sent");
-
-    qobject_unref(info);
-    return sent;
 }
 
 /* With a limit that allows nothing more than what has been begun */
@@ -577,6 +616,8 @@ void migration_test_add_mux(MigrationTestEnv *env)
     migration_test_add("/migration/mux/disks-listen-again",
                        test_disks_listen_again);
     migration_test_add("/migration/mux/disks-device-id", test_disks_device_id);
+    migration_test_add("/migration/mux/disks-all", test_disks_all);
+    migration_test_add("/migration/mux/disks-hmp", test_disks_hmp);
     migration_test_add("/migration/mux/disks-other-node-name",
                        test_disks_other_node_name);
     migration_test_add("/migration/mux/disks-pause-before-switchover",
