@@ -14,7 +14,7 @@
  * use.
  */
 #define MIGRATION_LIMIT_ROUND_MS 100
-#define MIGRATION_LIMIT_QUANTUM_MIN (64 * KiB)
+#define MIGRATION_LIMIT_QUANTUM_MIN (4 * KiB)
 #define MIGRATION_LIMIT_QUANTUM_MAX (1 * MiB)
 
 static struct {

@@ -8,7 +8,7 @@
 #include "qemu/lockable.h"
 #include "qemu/shared-limit.h"
 
-/* The longest that is reported; who waits looks again. */
+/* The longest time that is reported */
 #define SHARED_LIMIT_DELAY_MAX (3600 * NANOSECONDS_PER_SECOND)
 
 void shared_limit_init(SharedLimit *l)
@@ -26,14 +26,12 @@ void shared_limit_destroy(SharedLimit *l)
 static void shared_limit_settle(SharedLimit *l, int64_t now)
 {
     double per_ns = (double)l->rate / NANOSECONDS_PER_SECOND;
+    double elapsed = per_ns * (now - l->settled);
+    double burst = per_ns * SHARED_LIMIT_BURST_NS;
 
-    if (l->rate) {
-        l->paid = MIN(l->paid + per_ns * (now - l->settled),
-                      l->drawn + per_ns * SHARED_LIMIT_BURST_NS);
-    } else {
-        l->paid = l->drawn;
-    }
     l->settled = now;
+    l->paid = l->rate ? MIN(l->paid + elapsed, l->drawn + burst) : l->drawn;
+    l->chargeable = MIN(l->chargeable + elapsed / 2, burst / 2);
 }
 
 void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
@@ -55,8 +53,13 @@ static uint64_t shared_limit_draw(SharedLimit *l, uint64_t bytes, int64_t now)
 
 void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now)
 {
+    uint64_t counted;
+
     QEMU_LOCK_GUARD(&l->lock);
-    shared_limit_draw(l, bytes, now);
+    shared_limit_settle(l, now);
+    counted = MIN(bytes, l->chargeable);
+    l->chargeable -= counted;
+    l->drawn += counted;
 }
 
 void shared_limit_give_back(SharedLimit *l, uint64_t bytes)

@@ -28,6 +28,7 @@ typedef struct SharedLimit {
     unsigned quantum;           /* bytes; atomic */
     uint64_t drawn;             /* bytes, since the beginning */
     double paid;                /* bytes, of @drawn and in advance */
+    double chargeable;          /* bytes, for shared_limit_charge() */
     int64_t settled;            /* @paid includes the time until then */
 } SharedLimit;
 
@@ -54,7 +55,10 @@ void shared_limit_destroy(SharedLimit *l);
 void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
                       int64_t now);
 
-/* Have all users wait for @bytes, which were sent at once.  Any thread. */
+/*
+ * Count @bytes that have not waited.  Such bytes take up to half of the limit;
+ * all above are not counted, so that the users get the other half.  Any thread.
+ */
 void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now);
 
 /* Pay for @bytes that a user has spent but need not be sent.  Any thread. */

@@ -163,6 +163,31 @@ static void test_short(void)
     bdrv_unref(source);
 }
 
+/* A limit that is shared with others clips data, but not holes. */
+static void test_shared_limit(void)
+{
+    BlockDriverState *source = new_source();
+    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
+    BDRVZeroState *s = target->opaque;
+    SharedLimit limit;
+    Job *job;
+
+    shared_limit_init(&limit);
+    shared_limit_set(&limit, INT64_MAX, 4 * KiB, get_clock());
+    s->hold = true;
+    bdrv_drain_all_begin();
+    job = start_mirror(source, target);
+    shared_limit_user_init(&container_of(job, BlockJob, job)->share, &limit, 1);
+    bdrv_drain_all_end();
+    poll_until_idle();
+    g_assert_cmpint(s->largest, ==, 16 * MiB);
+
+    finish(job, s);
+    bdrv_unref(target);
+    bdrv_unref(source);
+    shared_limit_destroy(&limit);
+}
+
 int main(int argc, char **argv)
 {
     bdrv_init();
@@ -170,5 +195,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/mirror-zeroes/slow", test_slow);
     g_test_add_func("/mirror-zeroes/short", test_short);
+    g_test_add_func("/mirror-zeroes/shared-limit", test_shared_limit);
     return g_test_run();
 }

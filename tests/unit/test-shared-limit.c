@@ -218,10 +218,25 @@ static void test_extremes(Fixture *f, gconstpointer opaque)
     g_assert_cmpint(delay(f, 1), ==, SECONDS(3600));
 }
 
+/* Bytes that do not wait take half of the limit, however many they are. */
 static void test_charge(Fixture *f, gconstpointer opaque)
 {
-    shared_limit_charge(&f->limit, RATE, f->now);
-    check_delay(f, 0, SECONDS(101) / 100);
+    int64_t end = f->now + SECONDS(10);
+
+    while (f->now < end) {
+        shared_limit_charge(&f->limit, RATE / 100, f->now);
+        run(f, 1, SCALE_MS);
+    }
+    g_assert_cmpuint(f->sender[0].sent, >=, 5 * (uint64_t)RATE - QUANTUM);
+    g_assert_cmpuint(f->sender[0].sent, <=, 5 * (uint64_t)RATE + BURST);
+}
+
+static void test_few_charges(Fixture *f, gconstpointer opaque)
+{
+    f->now += SECONDS(1);
+    shared_limit_charge(&f->limit, BURST / 4, f->now);
+    send_all(f, &f->sender[0]);
+    g_assert_cmpuint(f->sender[0].sent, ==, BURST * 3 / 4 / QUANTUM * QUANTUM);
 }
 
 static void test_give_back(Fixture *f, gconstpointer opaque)
@@ -253,6 +268,7 @@ int main(int argc, char **argv)
     ADD("change", test_change);
     ADD("extremes", test_extremes);
     ADD("charge", test_charge);
+    ADD("few-charges", test_few_charges);
     ADD("give-back", test_give_back);
     return g_test_run();
 }
