@@ -462,8 +462,11 @@ static void mux_destination_set_phase(MuxDestination *m, const char *name)
 {
     int phase = qapi_enum_parse(&MigrationPhase_lookup, name, -1, NULL);
 
-    /* Those of a later version are not known here */
-    if (phase >= 0) {
+    /*
+     * Those of a later version are not known here.  There is no way back, or a
+     * source could cause any number of events.
+     */
+    if (phase > (int)mux_link_phase(m->link)) {
         trace_migration_mux_destination_phase(name);
         mux_link_set_phase(m->link, phase);
     }
@@ -683,6 +686,7 @@ void migration_mux_destination_cleanup(MigrationIncomingState *mis)
         mux_control_say(l->control, MIGRATION_CONTROL_TYPE_RUNNING, NULL);
     }
     g_clear_pointer(&l->control, mux_control_free);
+    mux_link_set_phase(l, MIGRATION_PHASE_DONE);
     mis->mux_streams = mux_destination_streams(m);
     export_set_release(m->exports, failure ?: unknown);
     export_set_free(m->exports);

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/qapi-events-migration-stream.h"
 #include "qemu/lockable.h"
 #include "qemu/yank.h"
 #include "migration.h"
@@ -96,5 +97,7 @@ MigrationPhase mux_link_phase(MuxLink *l)
 
 void mux_link_set_phase(MuxLink *l, MigrationPhase phase)
 {
-    qatomic_set(&l->phase, phase);
+    if (qatomic_xchg(&l->phase, phase) != phase && migrate_events()) {
+        qapi_event_send_migration_phase(phase);
+    }
 }

@@ -74,6 +74,8 @@ void mux_link_reset_streams(MuxLink *l, const MuxFailure *failure);
 
 /* Any thread */
 MigrationPhase mux_link_phase(MuxLink *l);
+
+/* A change is reported by an event.  Any thread. */
 void mux_link_set_phase(MuxLink *l, MigrationPhase phase);
 
 #endif

@@ -377,6 +377,37 @@ static void test_disks_all(void)
     mux_end(&t, true);
 }
 
+static void assert_next_phase(QTestState *who, const char *phase)
+{
+    QDict *event = qtest_qmp_eventwait_ref(who, "MIGRATION_PHASE");
+
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(event, "data"), "phase"), ==,
+                    phase);
+    qobject_unref(event);
+}
+
+static void test_disks_events(void)
+{
+    static const char *const phases[] = {
+        "disks", "precopy", "converge", "switchover", "done"
+    };
+    MuxTest t = { .bare = true };
+
+    if (!mux_start(&t)) {
+        return;
+    }
+    migrate_set_capability(t.from, "events", true);
+    migrate_set_capability(t.to, "events", true);
+    mux_listen(&t, MUX_BOTH_DISKS);
+    mux_migrate(&t, MUX_BOTH_DISKS);
+    mux_complete(&t);
+    for (size_t i = 0; i < ARRAY_SIZE(phases); i++) {
+        assert_next_phase(t.from, phases[i]);
+        assert_next_phase(t.to, phases[i]);
+    }
+    mux_end(&t, true);
+}
+
 static void test_disks_hmp(void)
 {
     MuxTest t = { .bare = true };
@@ -452,7 +483,7 @@ static void test_disks_paused_guest(void)
     mux_end(&t, true);
 }
 
-/* With a limit that allows nothing more than what has been begun */
+/* Check that no more than @most is sent, for 200 ms */
 static void assert_held(MuxTest *t, const char *stream, uint64_t most)
 {
     for (unsigned i = 0; i < 20; i++) {
@@ -461,7 +492,7 @@ static void assert_held(MuxTest *t, const char *stream, uint64_t most)
     }
 }
 
-/* One limit for the disks, before and after the first copy, and for RAM */
+/* The limit applies to RAM, and to disks before and after the first copy */
 static void test_disks_bandwidth(void)
 {
     MuxTest t = {};
@@ -617,6 +648,7 @@ void migration_test_add_mux(MigrationTestEnv *env)
                        test_disks_listen_again);
     migration_test_add("/migration/mux/disks-device-id", test_disks_device_id);
     migration_test_add("/migration/mux/disks-all", test_disks_all);
+    migration_test_add("/migration/mux/disks-events", test_disks_events);
     migration_test_add("/migration/mux/disks-hmp", test_disks_hmp);
     migration_test_add("/migration/mux/disks-other-node-name",
                        test_disks_other_node_name);
