@@ -161,7 +161,7 @@ static bool add_guest_disks(MigrationChannels *channels,
     g_autoptr(GPtrArray) disks = NULL;
 
     if (def->node_name) {
-        error_setg(errp, "Disk '%s' has no 'node-name'", def->disk);
+        error_setg(errp, "Disk '%s': 'node-name' is not accepted", def->disk);
         return false;
     }
     disks = migration_guest_disks(errp);
@@ -179,7 +179,7 @@ static bool add_guest_disks(MigrationChannels *channels,
     return disks;
 }
 
-/* The disk '*' takes those that no other entry has, so it comes last */
+/* '*' stands for the disks without an entry of their own: handle it last */
 static bool add_disks(MigrationChannels *channels,
                       const MigrationChannelList *list,
                       MigrationChannelsUse use, Error **errp)

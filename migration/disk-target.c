@@ -224,7 +224,7 @@ disk_target_write_detected(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return disk_target_write(bs, offset, bytes, qiov, qiov_offset, flags);
     }
     if (!qatomic_read(&t->slow)) {
-        /* The mirror has drawn what it read */
+        /* The mirror has spent credit for these bytes */
         shared_limit_give_back(migration_limit(), bytes);
     }
     return disk_target_co_pwrite_zeroes(bs, offset, bytes, flags |

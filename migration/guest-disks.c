@@ -25,7 +25,7 @@ static const char *device_id(DeviceState *device)
     return NULL;
 }
 
-/* The name that the user gave to @bs, or NULL: QEMU generated it. */
+/* The name that the user gave to @bs, or NULL if QEMU generated it */
 static const char *chosen_node_name(BlockDriverState *bs)
 {
     const char *name = bdrv_get_node_name(bs);
@@ -67,9 +67,9 @@ GPtrArray *migration_guest_disks(Error **errp)
             g_autofree char *path =
                 object_get_canonical_path(OBJECT(blk_get_attached_dev(blk)));
 
-            error_setg(errp, "The disk of device '%s' has no name: its drive "
-                       "and its device have no id, its node has no name",
-                       path);
+            error_setg(errp, "Disk '*': device '%s' and its drive have no id, "
+                       "and its node has a generated name; list the disk with "
+                       "'node-name'", path);
             return NULL;
         }
         disk = g_new0(MigrationChannelNbd, 1);

@@ -15,13 +15,12 @@
 #define MIGRATION_GUEST_DISKS "*"
 
 /*
- * List the nodes of all drives that a device of the guest uses, that have a
- * medium and are not read-only: 'disk' and 'node-name' of each.  The name is
- * the id of the drive, of the device, or else the node name that the user has
- * chosen.  Main thread.
+ * List the guest's disks that have a medium and are not read-only, with 'disk'
+ * and 'node-name' set.  'disk' is the id of the drive, otherwise the id of the
+ * device, otherwise the node name, unless QEMU generated it.  Main thread.
  *
- * Returns: MigrationChannelNbd *, to be given back with g_ptr_array_unref(); or
- *          NULL with @errp set: a disk has no name
+ * Returns: an array of MigrationChannelNbd *, to be released with
+ *     g_ptr_array_unref(); NULL with @errp set if a disk has no such name
  */
 GPtrArray *migration_guest_disks(Error **errp);
 

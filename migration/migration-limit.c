@@ -1,5 +1,5 @@
 /*
- * Migration: the limit of RAM and disks together
+ * Migration: the limit that RAM and disks share
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,9 +9,10 @@
 #include "migration-limit.h"
 
 /*
- * All users together draw what is sent in this time: so long it takes until all
- * have had their turn, and no longer until another one gets what one does not
- * use.
+ * In a round, each disk draws once, and RAM as much as all disks.  The quantum
+ * is chosen so that a round takes this long, within the bounds below.  That
+ * limits how long a user waits for its turn, and how long it takes until the
+ * others get what a user does not need.
  */
 #define MIGRATION_LIMIT_ROUND_MS 100
 #define MIGRATION_LIMIT_QUANTUM_MIN (4 * KiB)

@@ -1,13 +1,12 @@
 /*
- * Migration: the limit of RAM and disks together
+ * Migration: the limit that RAM and disks share
  *
- * max-bandwidth limits all that the source reads to send it: RAM, and what the
- * mirrors copy in the background.  It has two kinds of users: the mirror jobs,
- * by migration_limit(), and RAM, by migration_rate_exceeded().  RAM draws as
- * much at a time as all disks.
+ * max-bandwidth limits RAM and the background copies of all disks together.
+ * Each mirror job is a user of migration_limit().  RAM is another one, in
+ * migration_rate_exceeded(), and draws as much at a time as all disks.
  *
- * The guest's own writes are counted, but never held back.  The limit is lifted
- * before the guest is stopped.
+ * Guest writes that a mirror copies synchronously count, but do not wait for
+ * the limit.  It is lifted before the guest is stopped.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,31 +16,35 @@
 
 #include "qemu/shared-limit.h"
 
-/* Without a limit while no disks are migrated. */
+/* No limit applies before migration_limit_begin() and after it was lifted. */
 SharedLimit *migration_limit(void);
 
 /*
- * Set the limit of a migration with @disks disks to @rate bytes per second; 0:
- * none.  Before the migration thread is started; BQL held.
+ * Set the limit of a migration of @disks disks to @rate bytes per second; 0: no
+ * limit.  Call it before the migration thread starts.  BQL held.
  */
 void migration_limit_begin(uint64_t rate, unsigned disks);
 
 /*
- * Change the limit, unless it is lifted.  The mirror jobs must be woken.  BQL
- * held.
+ * Change the limit, unless it has been lifted.  The caller must wake the mirror
+ * jobs.  BQL held.
  */
 void migration_limit_set(uint64_t rate);
 
-/* There is no limit until migration_limit_begin().  Otherwise the same. */
+/*
+ * Remove the limit until the next migration_limit_begin().  The caller must
+ * wake the mirror jobs.  BQL held.
+ */
 void migration_limit_lift(void);
 
 /*
- * Must RAM wait?
+ * Check whether RAM exceeds the limit that it shares with disks.
  *
- * @transferred: the bytes that this migration has sent for it so far
- * @exceeded: set to the answer, if there is a limit for RAM and disks together
+ * @transferred: bytes that the migration has sent so far, without the disks
+ * @exceeded: whether RAM must wait; set only if the shared limit applies
  *
- * Returns: whether there is.  Migration thread.
+ * Returns: whether the shared limit applies; otherwise QEMU's own one does.
+ *     Migration thread.
  */
 bool migration_limit_ram(uint64_t transferred, bool *exceeded);
 

@@ -23,7 +23,7 @@ void migration_mux_info_print(Monitor *mon, const MigrationInfo *info);
  * migration_mux_hmp_add_disks:
  * @channels: the channels of a migration, which get one for all disks
  *
- * What option -b of migrate and migrate_incoming means.
+ * Implements option -b of migrate and migrate_incoming.
  */
 void migration_mux_hmp_add_disks(MigrationChannelList **channels);
 

@@ -90,7 +90,7 @@ void mux_source_set_phase(MuxSource *m, MigrationPhase phase);
 /* Send the phase to the destination.  BQL held. */
 void mux_source_say_phase(MuxSource *m);
 
-/* The guest is about to be stopped.  BQL held. */
+/* Lift the bandwidth limit: the guest is about to be stopped.  BQL held. */
 void mux_source_lift_limit(MuxSource *m);
 
 /* The connection has ended; @failure: NULL: without one.  Any thread. */

@@ -1,5 +1,5 @@
 /*
- * A limit on the bytes per second that several users share
+ * A limit on the bytes per second that several users send together
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

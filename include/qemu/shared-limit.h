@@ -1,15 +1,14 @@
 /*
- * A limit on the bytes per second that several users share
+ * A limit on the bytes per second that several users send together
  *
- * A user spends credit.  When it has none left, it draws the limit's quantum,
- * or a multiple of it, and what it has overspent, and continues when that is
- * paid for, at the rate of the limit, in the order in which users draw.  So
- * users get shares in proportion to what they draw at a time, however small
- * their requests are, and what one of them does not need is left to the others
- * at once.  Time in which nothing was drawn counts for the next
- * SHARED_LIMIT_BURST_NS at most.
+ * Each user spends credit on what it sends.  A user without credit draws a
+ * number of quanta, plus what it has overspent, and waits.  Draws are paid for
+ * in their order, at the rate of the limit; then the user may continue.  So
+ * users get shares in proportion to their quanta, however small their requests
+ * are, and the others get at once what a user does not need.  Time in which
+ * nothing is drawn is credited afterwards, SHARED_LIMIT_BURST_NS of it at most.
  *
- * The time is an argument, in nanoseconds: that of get_clock().
+ * @now is the time of get_clock(), in nanoseconds.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,30 +24,30 @@
 typedef struct SharedLimit {
     QemuMutex lock;
     uint64_t rate;              /* bytes per second; 0: no limit */
-    unsigned quantum;           /* bytes; atomic */
-    uint64_t drawn;             /* bytes, since the beginning */
-    double paid;                /* bytes, of @drawn and in advance */
-    double chargeable;          /* bytes, for shared_limit_charge() */
-    int64_t settled;            /* @paid includes the time until then */
+    unsigned quantum;           /* bytes; 0: no limit; atomic */
+    uint64_t drawn;             /* bytes, in all */
+    double paid;                /* bytes; may exceed @drawn by a burst */
+    double chargeable;          /* bytes that shared_limit_charge() may count */
+    int64_t settled;            /* time up to which @paid is computed */
 } SharedLimit;
 
 typedef struct SharedLimitUser {
     SharedLimit *limit;         /* NULL: the user is not limited */
-    unsigned quanta;            /* that it draws at a time, at least */
-    int64_t credit;             /* bytes; negative: it has spent more */
-    uint64_t drawn;             /* bytes that it waits for */
-    uint64_t turn;              /* while it does */
+    unsigned quanta;            /* to draw at a time, besides an overspend */
+    int64_t credit;             /* bytes; negative: overspent */
+    uint64_t drawn;             /* bytes of the pending draw; 0: none */
+    uint64_t turn;              /* limit->paid at which that is paid for */
 } SharedLimitUser;
 
-/* Without a limit, so far. */
+/* No limit applies until shared_limit_set(). */
 void shared_limit_init(SharedLimit *l);
 
 void shared_limit_destroy(SharedLimit *l);
 
 /*
- * From now on the limit is @rate bytes per second, 0: there is none.  What was
- * drawn and is not paid for yet is paid for at this rate.  Users that wait have
- * to be woken.  Any thread.
+ * Set the limit to @rate bytes per second; 0: no limit.  Draws that are not
+ * paid for yet are paid for at the new rate.  The caller must wake the users
+ * that wait.  Any thread.
  *
  * @quantum: bytes
  */
@@ -56,17 +55,15 @@ void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
                       int64_t now);
 
 /*
- * Count @bytes that have not waited.  Such bytes take up to half of the limit;
- * all above are not counted, so that the users get the other half.  Any thread.
+ * Count @bytes that are sent without waiting.  They count as up to half of the
+ * limit, so that the users get at least the other half.  Any thread.
  */
 void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now);
 
-/* Pay for @bytes that a user has spent but need not be sent.  Any thread. */
+/* Give back @bytes that a user has spent but does not send.  Any thread. */
 void shared_limit_give_back(SharedLimit *l, uint64_t bytes);
 
-/*
- * The functions below belong to one thread at a time.
- */
+/* A user belongs to one thread at a time, which calls the functions below. */
 
 /* @limit: NULL: @u is not limited */
 void shared_limit_user_init(SharedLimitUser *u, SharedLimit *limit,
@@ -76,8 +73,10 @@ void shared_limit_user_init(SharedLimitUser *u, SharedLimit *limit,
 void shared_limit_spend(SharedLimitUser *u, uint64_t bytes);
 
 /*
- * Returns: nanoseconds until @u may send more, unless the limit changes; 0: it
- * may now
+ * Draw credit if @u has none.
+ *
+ * Returns: nanoseconds until @u may send, 3600 s at most; 0: it may send now.
+ *     A change of the limit changes the result.
  */
 int64_t shared_limit_delay(SharedLimitUser *u, int64_t now);
 

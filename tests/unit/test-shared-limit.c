@@ -80,7 +80,7 @@ static void run(Fixture *f, unsigned num, int64_t ns)
     }
 }
 
-/* What was sent in 10 s; each user may have drawn more that it waits for. */
+/* The bytes sent in 10 s; each user may still wait for its last draw */
 static void check_sum(Fixture *f, unsigned num, uint64_t quanta)
 {
     uint64_t sum = 0;

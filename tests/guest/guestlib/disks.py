@@ -101,8 +101,8 @@ class ImageTool:
     def touch(self, disk: Disk, folder: Path) -> None:
         """
         Write the empty image's disk with zeroes, so that its memory and its
-        clusters exist.  They are written back, too: QEMU does that to an image
-        that it is about to use.
+        clusters exist.  Then flush it, because QEMU would do so when it first
+        uses the image.
         """
         image = disk.image(folder)
         if disk.format == 'raw':

@@ -88,7 +88,7 @@ static const Refusal refused_by_both[] = {
     { CHANNELS(MAIN ", " NBD("'disk': 'disk0', 'addr': " ADDR("/other"))),
       "Disk 'disk0': a connection of its own is not supported" },
     { CHANNELS(MAIN ", " NBD("'disk': '*', 'node-name': 'disk0'")),
-      "Disk '*' has no 'node-name'" },
+      "Disk '*': 'node-name' is not accepted" },
     { CHANNELS(MAIN ", " DISK("*") ", " DISK("disk0") ", " DISK("*")),
       "Channel list has more than one entry for disk '*'" },
     { CHANNELS(MAIN ", " NBD("'disk': '*', 'addr': " ADDR("/other"))),
@@ -362,7 +362,7 @@ static void test_command_line(void)
                        "    \"disk\": \"disk0\" } ]'");
 }
 
-/* A mirror has replaced the only thing of this disk that had a name. */
+/* The disk's only name was that of a node, which a mirror has replaced. */
 static void test_unnamed_disk(void)
 {
     QTestState *qts;
@@ -371,7 +371,7 @@ static void test_unnamed_disk(void)
         g_test_skip("needs the machine q35");
         return;
     }
-    /* Of the size that null-co:// has */
+    /* The size must be that of null-co:// */
     qts = qtest_init("-machine q35 -nodefaults -device virtio-blk,drive=disk0 "
                      "-blockdev null-co,node-name=disk0,size=1073741824,"
                      "read-zeroes=on");
@@ -385,8 +385,8 @@ static void test_unnamed_disk(void)
     qtest_qmp_eventwait(qts, "BLOCK_JOB_COMPLETED");
     assert_refused(qts, "migrate", qdict_from_jsonf_nofail(
                        CHANNELS(MAIN ", " DISK("*"))),
-                   "virtio-backend' has no name: its drive and its device "
-                   "have no id, its node has no name");
+                   "virtio-backend' and its drive have no id, and its node "
+                   "has a generated name; list the disk with 'node-name'");
     assert_nothing_started(qts);
     qtest_quit(qts);
 }
