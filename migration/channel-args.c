@@ -164,19 +164,27 @@ static bool add_guest_disks(MigrationChannels *channels,
         error_setg(errp, "Disk '%s': 'node-name' is not accepted", def->disk);
         return false;
     }
-    disks = migration_guest_disks(errp);
-    for (guint i = 0; disks && i < disks->len; i++) {
+    disks = migration_guest_disks();
+    for (guint i = 0; i < disks->len; i++) {
         const MigrationChannelNbd *found = disks->pdata[i];
         MigrationChannelNbd disk = *def;
 
+        if (has_node(channels, found->node_name)) {
+            continue;
+        }
+        if (!found->disk) {
+            error_setg(errp, "Disk '%s': node '%s' has a generated name, and "
+                       "neither its drive nor its device has an id; list it "
+                       "with 'node-name'", def->disk, found->node_name);
+            return false;
+        }
         disk.disk = found->disk;
         disk.node_name = found->node_name;
-        if (!has_node(channels, disk.node_name) &&
-            !add_disk(channels, &disk, use, errp)) {
+        if (!add_disk(channels, &disk, use, errp)) {
             return false;
         }
     }
-    return disks;
+    return true;
 }
 
 /* '*' stands for the disks without an entry of their own: handle it last */

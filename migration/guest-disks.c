@@ -7,7 +7,6 @@
 #include "qemu/osdep.h"
 #include "block/block_int.h"
 #include "hw/qdev-core.h"
-#include "qapi/error.h"
 #include "qemu/id.h"
 #include "system/block-backend.h"
 #include "guest-disks.h"
@@ -47,35 +46,22 @@ static const char *disk_name(BlockBackend *blk)
 static bool is_writable_disk(BlockBackend *blk)
 {
     return blk_get_attached_dev(blk) && blk_is_inserted(blk) &&
-           !bdrv_is_read_only(blk_bs(blk));
+           blk_is_writable(blk) && !bdrv_is_read_only(blk_bs(blk));
 }
 
-GPtrArray *migration_guest_disks(Error **errp)
+GPtrArray *migration_guest_disks(void)
 {
-    g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(
+    GPtrArray *disks = g_ptr_array_new_with_free_func(
         (GDestroyNotify)qapi_free_MigrationChannelNbd);
 
     for (BlockBackend *blk = NULL; (blk = blk_all_next(blk)); ) {
-        MigrationChannelNbd *disk;
-        const char *name;
+        if (is_writable_disk(blk)) {
+            MigrationChannelNbd *disk = g_new0(MigrationChannelNbd, 1);
 
-        if (!is_writable_disk(blk)) {
-            continue;
+            disk->disk = g_strdup(disk_name(blk));
+            disk->node_name = g_strdup(bdrv_get_node_name(blk_bs(blk)));
+            g_ptr_array_add(disks, disk);
         }
-        name = disk_name(blk);
-        if (!name) {
-            g_autofree char *path =
-                object_get_canonical_path(OBJECT(blk_get_attached_dev(blk)));
-
-            error_setg(errp, "Disk '*': device '%s' and its drive have no id, "
-                       "and its node has a generated name; list the disk with "
-                       "'node-name'", path);
-            return NULL;
-        }
-        disk = g_new0(MigrationChannelNbd, 1);
-        disk->disk = g_strdup(name);
-        disk->node_name = g_strdup(bdrv_get_node_name(blk_bs(blk)));
-        g_ptr_array_add(disks, disk);
     }
-    return g_steal_pointer(&disks);
+    return disks;
 }

@@ -15,13 +15,13 @@
 #define MIGRATION_GUEST_DISKS "*"
 
 /*
- * List the guest's disks that have a medium and are not read-only, with 'disk'
+ * List the guest's disks that have a medium and that it can write, with 'disk'
  * and 'node-name' set.  'disk' is the id of the drive, otherwise the id of the
- * device, otherwise the node name, unless QEMU generated it.  Main thread.
+ * device, otherwise the node name; NULL if QEMU generated that.  Main thread.
  *
  * Returns: an array of MigrationChannelNbd *, to be released with
- *     g_ptr_array_unref(); NULL with @errp set if a disk has no such name
+ *     g_ptr_array_unref()
  */
-GPtrArray *migration_guest_disks(Error **errp);
+GPtrArray *migration_guest_disks(void);
 
 #endif

@@ -26,10 +26,12 @@ void shared_limit_destroy(SharedLimit *l)
 static void shared_limit_settle(SharedLimit *l, int64_t now)
 {
     double per_ns = (double)l->rate / NANOSECONDS_PER_SECOND;
-    double elapsed = per_ns * (now - l->settled);
+    /* A thread may have read the clock before another one that was faster */
+    int64_t ns = MAX(now - l->settled, 0);
+    double elapsed = per_ns * ns;
     double burst = per_ns * SHARED_LIMIT_BURST_NS;
 
-    l->settled = now;
+    l->settled += ns;
     l->paid = l->rate ? MIN(l->paid + elapsed, l->drawn + burst) : l->drawn;
     l->chargeable = MIN(l->chargeable + elapsed / 2, burst / 2);
 }
@@ -40,6 +42,7 @@ void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
     QEMU_LOCK_GUARD(&l->lock);
     shared_limit_settle(l, now);
     l->rate = rate;
+    l->uncounted = 0;
     qatomic_set(&l->quantum, rate ? quantum : 0);
 }
 
@@ -57,15 +60,20 @@ void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now)
 
     QEMU_LOCK_GUARD(&l->lock);
     shared_limit_settle(l, now);
-    counted = MIN(bytes, l->chargeable);
+    counted = MIN(bytes, (uint64_t)l->chargeable);
     l->chargeable -= counted;
     l->drawn += counted;
+    l->uncounted += bytes - counted;
 }
 
 void shared_limit_give_back(SharedLimit *l, uint64_t bytes)
 {
+    uint64_t uncounted;
+
     QEMU_LOCK_GUARD(&l->lock);
-    l->paid += bytes;
+    uncounted = MIN(bytes, l->uncounted);
+    l->uncounted -= uncounted;
+    l->paid += bytes - uncounted;
 }
 
 /* With the lock held.  Returns: nanoseconds until @turn is paid for */

@@ -28,6 +28,7 @@ typedef struct SharedLimit {
     uint64_t drawn;             /* bytes, in all */
     double paid;                /* bytes; may exceed @drawn by a burst */
     double chargeable;          /* bytes that shared_limit_charge() may count */
+    uint64_t uncounted;         /* bytes that it has not counted */
     int64_t settled;            /* time up to which @paid is computed */
 } SharedLimit;
 
@@ -60,7 +61,10 @@ void shared_limit_set(SharedLimit *l, uint64_t rate, unsigned quantum,
  */
 void shared_limit_charge(SharedLimit *l, uint64_t bytes, int64_t now);
 
-/* Give back @bytes that a user has spent but does not send.  Any thread. */
+/*
+ * Give back @bytes that were spent or charged but are not sent, first those
+ * that shared_limit_charge() has not counted.  Any thread.
+ */
 void shared_limit_give_back(SharedLimit *l, uint64_t bytes);
 
 /* A user belongs to one thread at a time, which calls the functions below. */

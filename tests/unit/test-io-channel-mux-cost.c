@@ -162,6 +162,15 @@ static unsigned take_count(unsigned *count)
     return qatomic_xchg(count, 0);
 }
 
+/* Afterwards both sides have read all that the other one sent at first. */
+static void exchange_byte(QIOChannel *from, QIOChannel *to)
+{
+    char byte = 0;
+
+    qio_channel_write_all(from, &byte, 1, &error_abort);
+    qio_channel_read_all(to, &byte, 1, &error_abort);
+}
+
 static void cost_init(Cost *c)
 {
     c->src = WIRE(object_new(TYPE_WIRE));
@@ -172,6 +181,8 @@ static void cost_init(Cost *c)
     c->ioc = open_stream(c->p, "x", &c->peer);
     WAIT_FOR(qio_channel_mux_state(QIO_CHANNEL_MUX(c->ioc)) ==
              MUX_STREAM_OPEN);
+    exchange_byte(c->ioc, c->peer);
+    exchange_byte(c->peer, c->ioc);
     /* from now on they count */
     for (int i = 0; i < 2; i++) {
         Wire *w = i ? c->dst : c->src;

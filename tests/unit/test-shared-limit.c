@@ -239,6 +239,29 @@ static void test_few_charges(Fixture *f, gconstpointer opaque)
     g_assert_cmpuint(f->sender[0].sent, ==, BURST * 3 / 4 / QUANTUM * QUANTUM);
 }
 
+/* Two threads may read the clock in one order, and take the lock in another. */
+static void test_time_order(Fixture *f, gconstpointer opaque)
+{
+    f->now += SECONDS(1);
+    shared_limit_charge(&f->limit, RATE, f->now);
+    shared_limit_charge(&f->limit, RATE, f->now - SCALE_US);
+    shared_limit_charge(&f->limit, RATE, f->now);
+    f->now += SECONDS(1);
+    g_assert_cmpint(delay(f, 0), ==, 0);
+}
+
+/* What was not counted gives nothing back. */
+static void test_give_back_charge(Fixture *f, gconstpointer opaque)
+{
+    f->sender[0].u.quanta = RATE / QUANTUM;
+    check_delay(f, 0, SECONDS(1));
+    shared_limit_charge(&f->limit, RATE, f->now);
+    shared_limit_give_back(&f->limit, RATE);
+    check_delay(f, 0, SECONDS(1));
+    shared_limit_give_back(&f->limit, RATE / 2);
+    check_delay(f, 0, SECONDS(1) / 2);
+}
+
 static void test_give_back(Fixture *f, gconstpointer opaque)
 {
     f->sender[0].u.quanta = RATE / QUANTUM;
@@ -269,6 +292,8 @@ int main(int argc, char **argv)
     ADD("extremes", test_extremes);
     ADD("charge", test_charge);
     ADD("few-charges", test_few_charges);
+    ADD("time-order", test_time_order);
     ADD("give-back", test_give_back);
+    ADD("give-back-charge", test_give_back_charge);
     return g_test_run();
 }

@@ -366,6 +366,8 @@ static void test_command_line(void)
 static void test_unnamed_disk(void)
 {
     QTestState *qts;
+    QDict *err;
+    char **words;
 
     if (!g_str_equal(qtest_get_arch(), "x86_64")) {
         g_test_skip("needs the machine q35");
@@ -383,11 +385,20 @@ static void test_unnamed_disk(void)
     qtest_qmp_assert_success(qts, "{ 'execute': 'block-job-complete',"
                              "  'arguments': { 'device': 'job' } }");
     qtest_qmp_eventwait(qts, "BLOCK_JOB_COMPLETED");
-    assert_refused(qts, "migrate", qdict_from_jsonf_nofail(
-                       CHANNELS(MAIN ", " DISK("*"))),
-                   "virtio-backend' and its drive have no id, and its node "
-                   "has a generated name; list the disk with 'node-name'");
+    err = qtest_qmp_assert_failure_ref(
+        qts, "{ 'execute': 'migrate', 'arguments': "
+        CHANNELS(MAIN ", " DISK("*")) " }");
+    words = g_strsplit(qdict_get_str(err, "desc"), "'", -1);
+    g_assert_cmpstr(words[2], ==, ": node ");
+    g_assert_cmpstr(words[4], ==, " has a generated name, and neither its "
+                    "drive nor its device has an id; list it with ");
+    qobject_unref(err);
     assert_nothing_started(qts);
+    qtest_qmp_assert_success(
+        qts, "{ 'execute': 'migrate', 'arguments': "
+        CHANNELS(MAIN ", " NBD("'disk': 'x', 'node-name': %s") ", " DISK("*"))
+        " }", words[3]);
+    g_strfreev(words);
     qtest_quit(qts);
 }
 
