@@ -114,8 +114,14 @@ class Mute(nbd.Server):
     silenced = threading.Event()
     swallowed = threading.Event()
     failing = ''                    # the disk whose requests fail then
+    # Whose flush, which ends the first copy, waits for `synced`
+    copied: set[str] = set()
+    synced = threading.Event()
 
     def _perform(self, kind: int, offset: int, length: int):
+        if kind == nbd.CMD_FLUSH:
+            self.copied.add(self.name)
+            self.synced.wait()
         if not self.silenced.is_set():
             return super()._perform(kind, offset, length)
         if self.name != self.failing:
@@ -249,6 +255,8 @@ class Silence(Source):
         super().setUp()
         Mute.silenced.clear()
         Mute.swallowed.clear()
+        Mute.copied.clear()
+        Mute.synced.set()
         Mute.failing = ''
 
     def in_disks(self) -> None:
@@ -259,8 +267,11 @@ class Silence(Source):
 
     def in_precopy(self) -> None:
         """The next request is not answered."""
-        self.set_parameter('max-bandwidth', SLOW)
+        Mute.synced.clear()
         self.serve(Mute)
+        wait_until(lambda: Mute.copied == set(DISKS), 'the copies')
+        self.set_parameter('max-bandwidth', SLOW)
+        Mute.synced.set()
         self.wait_precopy()
         Mute.silenced.set()
 
@@ -577,15 +588,15 @@ class Strangers(unittest.TestCase):
         """
         source = self.start('source')
         source.wait_for_guest()
-        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': SLOW})
+        source.set_capability('pause-before-switchover')
         source.migrate(self.port)
         self.assert_closed(before)
-        wait_until(lambda: source.status() == 'active', 'the source')
+        wait_until(lambda: source.status() == 'pre-switchover', 'the source')
         descriptors = self.target.descriptors()
         self.assert_closed(self.connect(50))
         wait_until(lambda: self.target.descriptors() <= descriptors,
                    'the end of the strangers')
-        source.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': 0})
+        source.qmp.cmd('migrate-continue', state='pre-switchover')
         source.wait_success()
         self.target.wait_success()
         self.target.wait_for_guest()
