@@ -20,8 +20,7 @@
 
 static struct {
     SharedLimit shared;
-    unsigned disks;
-    bool lifted;
+    unsigned disks;             /* 0: the limit is lifted */
     /* Migration thread */
     SharedLimitUser ram;
     uint64_t transferred;
@@ -30,7 +29,6 @@ static struct {
 static void __attribute__((constructor)) migration_limit_init(void)
 {
     shared_limit_init(&limit.shared);
-    limit.lifted = true;
 }
 
 SharedLimit *migration_limit(void)
@@ -49,7 +47,6 @@ static unsigned migration_limit_quantum(uint64_t rate)
 void migration_limit_begin(uint64_t rate, unsigned disks)
 {
     limit.disks = disks;
-    limit.lifted = false;
     limit.transferred = 0;
     shared_limit_user_init(&limit.ram, &limit.shared, disks);
     migration_limit_set(rate);
@@ -57,7 +54,7 @@ void migration_limit_begin(uint64_t rate, unsigned disks)
 
 void migration_limit_set(uint64_t rate)
 {
-    if (!limit.lifted) {
+    if (limit.disks) {
         shared_limit_set(&limit.shared, rate, migration_limit_quantum(rate),
                          get_clock());
     }
@@ -66,7 +63,7 @@ void migration_limit_set(uint64_t rate)
 void migration_limit_lift(void)
 {
     migration_limit_set(0);
-    limit.lifted = true;
+    limit.disks = 0;
 }
 
 bool migration_limit_ram(uint64_t transferred, bool *exceeded)

@@ -108,17 +108,35 @@ static void finish(Job *job, BDRVZeroState *s)
     }
 }
 
-static void test_slow(void)
+typedef struct Fixture {
+    BlockDriverState *source, *target;
+} Fixture;
+
+/* The target holds requests until finish(). */
+static void set_up(Fixture *f, gconstpointer opaque)
 {
-    BlockDriverState *source = new_source();
-    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
-    BDRVZeroState *s = target->opaque;
+    BDRVZeroState *s;
+
+    f->source = new_source();
+    f->target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
+    s = f->target->opaque;
+    s->hold = true;
+}
+
+static void tear_down(Fixture *f, gconstpointer opaque)
+{
+    bdrv_unref(f->target);
+    bdrv_unref(f->source);
+}
+
+static void test_slow(Fixture *f, gconstpointer opaque)
+{
+    BDRVZeroState *s = f->target->opaque;
     Job *job;
 
-    target->open_flags |= BDRV_O_UNMAP;
-    target->supported_zero_flags = BDRV_REQ_MAY_UNMAP;
-    s->hold = true;
-    job = start_mirror(source, target);
+    f->target->open_flags |= BDRV_O_UNMAP;
+    f->target->supported_zero_flags = BDRV_REQ_MAY_UNMAP;
+    job = start_mirror(f->source, f->target);
     poll_until_idle();
 
     /* Each of two slow requests halves the request size, down to the minimum */
@@ -134,20 +152,15 @@ static void test_slow(void)
     g_assert_cmpint(s->in_flight, ==, 2 * MiB);
 
     finish(job, s);
-    bdrv_unref(target);
-    bdrv_unref(source);
 }
 
 /* Requests that are shorter than the limit, but slow nevertheless */
-static void test_short(void)
+static void test_short(Fixture *f, gconstpointer opaque)
 {
-    BlockDriverState *source = new_source();
-    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
-    BDRVZeroState *s = target->opaque;
+    BDRVZeroState *s = f->target->opaque;
     Job *job;
 
-    s->hold = true;
-    job = start_mirror(source, target);
+    job = start_mirror(f->source, f->target);
     poll_until_idle();
     g_assert_cmpint(s->largest, ==, 16 * MiB);
     g_assert_cmpint(s->in_flight, ==, 128 * MiB);
@@ -159,32 +172,25 @@ static void test_short(void)
     g_assert_cmpint(s->in_flight, ==, 2 * MiB);
 
     finish(job, s);
-    bdrv_unref(target);
-    bdrv_unref(source);
 }
 
 /* A limit that is shared with others clips data, but not holes. */
-static void test_shared_limit(void)
+static void test_shared_limit(Fixture *f, gconstpointer opaque)
 {
-    BlockDriverState *source = new_source();
-    BlockDriverState *target = hold_new_node(&bdrv_zero, "target", DISK_SIZE);
-    BDRVZeroState *s = target->opaque;
+    BDRVZeroState *s = f->target->opaque;
     SharedLimit limit;
     Job *job;
 
     shared_limit_init(&limit);
     shared_limit_set(&limit, INT64_MAX, 4 * KiB, get_clock());
-    s->hold = true;
     bdrv_drain_all_begin();
-    job = start_mirror(source, target);
+    job = start_mirror(f->source, f->target);
     shared_limit_user_init(&container_of(job, BlockJob, job)->share, &limit, 1);
     bdrv_drain_all_end();
     poll_until_idle();
     g_assert_cmpint(s->largest, ==, 16 * MiB);
 
     finish(job, s);
-    bdrv_unref(target);
-    bdrv_unref(source);
     shared_limit_destroy(&limit);
 }
 
@@ -193,8 +199,10 @@ int main(int argc, char **argv)
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/mirror-zeroes/slow", test_slow);
-    g_test_add_func("/mirror-zeroes/short", test_short);
-    g_test_add_func("/mirror-zeroes/shared-limit", test_shared_limit);
+#define ADD(name, func)                                                 \
+    g_test_add("/mirror-zeroes/" name, Fixture, NULL, set_up, func, tear_down)
+    ADD("slow", test_slow);
+    ADD("short", test_short);
+    ADD("shared-limit", test_shared_limit);
     return g_test_run();
 }

@@ -338,6 +338,14 @@ static uint64_t bytes_sent(MuxTest *t, const char *stream)
     return sent;
 }
 
+/* With the same list on both sides */
+static void migrate_with(MuxTest *t, const char *disks)
+{
+    mux_listen(t, disks);
+    mux_migrate(t, disks);
+    mux_complete(t);
+}
+
 /* By device id and by QOM path; the drives belong to parts of the devices. */
 static void test_disks_device_id(void)
 {
@@ -349,9 +357,7 @@ static void test_disks_device_id(void)
     if (!mux_start(&t)) {
         return;
     }
-    mux_listen(&t, disks);
-    mux_migrate(&t, disks);
-    mux_complete(&t);
+    migrate_with(&t, disks);
     mux_end(&t, true);
 }
 
@@ -369,9 +375,7 @@ static void test_disks_all(void)
     if (!mux_start(&t)) {
         return;
     }
-    mux_listen(&t, disks);
-    mux_migrate(&t, disks);
-    mux_complete(&t);
+    migrate_with(&t, disks);
     assert_stream_done(&t, "nbd-vd0");
     assert_stream_done(&t, "nbd-disk1");
     mux_end(&t, true);
@@ -398,9 +402,7 @@ static void test_disks_events(void)
     }
     migrate_set_capability(t.from, "events", true);
     migrate_set_capability(t.to, "events", true);
-    mux_listen(&t, MUX_BOTH_DISKS);
-    mux_migrate(&t, MUX_BOTH_DISKS);
-    mux_complete(&t);
+    migrate_with(&t, MUX_BOTH_DISKS);
     for (size_t i = 0; i < ARRAY_SIZE(phases); i++) {
         assert_next_phase(t.from, phases[i]);
         assert_next_phase(t.to, phases[i]);
